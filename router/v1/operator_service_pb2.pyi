@@ -1,0 +1,206 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from router.v1 import accounting_pb2 as _accounting_pb2
+from router.v1 import routing_pb2 as _routing_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CostDimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COST_DIMENSION_UNSPECIFIED: _ClassVar[CostDimension]
+    COST_DIMENSION_ROUTE: _ClassVar[CostDimension]
+    COST_DIMENSION_MODEL: _ClassVar[CostDimension]
+    COST_DIMENSION_TENANT: _ClassVar[CostDimension]
+    COST_DIMENSION_APPLICATION: _ClassVar[CostDimension]
+    COST_DIMENSION_LABEL: _ClassVar[CostDimension]
+    COST_DIMENSION_DAY: _ClassVar[CostDimension]
+    COST_DIMENSION_PURPOSE: _ClassVar[CostDimension]
+COST_DIMENSION_UNSPECIFIED: CostDimension
+COST_DIMENSION_ROUTE: CostDimension
+COST_DIMENSION_MODEL: CostDimension
+COST_DIMENSION_TENANT: CostDimension
+COST_DIMENSION_APPLICATION: CostDimension
+COST_DIMENSION_LABEL: CostDimension
+COST_DIMENSION_DAY: CostDimension
+COST_DIMENSION_PURPOSE: CostDimension
+
+class GetCostsRequest(_message.Message):
+    __slots__ = ("dimension", "label_key", "start_time", "end_time", "tenant", "application")
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_KEY_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    dimension: CostDimension
+    label_key: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    tenant: str
+    application: str
+    def __init__(self, dimension: _Optional[_Union[CostDimension, str]] = ..., label_key: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., application: _Optional[str] = ...) -> None: ...
+
+class CostRow(_message.Message):
+    __slots__ = ("key", "call_count", "usage", "cost", "no_caching", "all_opus", "all_flash", "all_opus_no_caching", "unknown_cost_count", "unknown_cost_bound_nano_usd", "unbounded_count", "usage_count")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    NO_CACHING_FIELD_NUMBER: _ClassVar[int]
+    ALL_OPUS_FIELD_NUMBER: _ClassVar[int]
+    ALL_FLASH_FIELD_NUMBER: _ClassVar[int]
+    ALL_OPUS_NO_CACHING_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_COST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_COST_BOUND_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNBOUNDED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    call_count: int
+    usage: _accounting_pb2.Usage
+    cost: _accounting_pb2.Cost
+    no_caching: CostComparison
+    all_opus: CostComparison
+    all_flash: CostComparison
+    all_opus_no_caching: CostComparison
+    unknown_cost_count: int
+    unknown_cost_bound_nano_usd: int
+    unbounded_count: int
+    usage_count: int
+    def __init__(self, key: _Optional[str] = ..., call_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus: _Optional[_Union[CostComparison, _Mapping]] = ..., all_flash: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus_no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., unknown_cost_count: _Optional[int] = ..., unknown_cost_bound_nano_usd: _Optional[int] = ..., unbounded_count: _Optional[int] = ..., usage_count: _Optional[int] = ...) -> None: ...
+
+class CostComparison(_message.Message):
+    __slots__ = ("call_count", "baseline_nano_usd", "cost_nano_usd")
+    CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    call_count: int
+    baseline_nano_usd: int
+    cost_nano_usd: int
+    def __init__(self, call_count: _Optional[int] = ..., baseline_nano_usd: _Optional[int] = ..., cost_nano_usd: _Optional[int] = ...) -> None: ...
+
+class GetCostsResponse(_message.Message):
+    __slots__ = ("rows", "total")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[CostRow]
+    total: CostRow
+    def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ...) -> None: ...
+
+class ListPrefixesRequest(_message.Message):
+    __slots__ = ("page_size",)
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    def __init__(self, page_size: _Optional[int] = ...) -> None: ...
+
+class WarmPrefix(_message.Message):
+    __slots__ = ("prefix_key", "model", "tokens", "warm_probability", "ttl", "expire_time")
+    PREFIX_KEY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WARM_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    prefix_key: str
+    model: str
+    tokens: int
+    warm_probability: float
+    ttl: _duration_pb2.Duration
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, prefix_key: _Optional[str] = ..., model: _Optional[str] = ..., tokens: _Optional[int] = ..., warm_probability: _Optional[float] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListPrefixesResponse(_message.Message):
+    __slots__ = ("prefixes", "total_count")
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    prefixes: _containers.RepeatedCompositeFieldContainer[WarmPrefix]
+    total_count: int
+    def __init__(self, prefixes: _Optional[_Iterable[_Union[WarmPrefix, _Mapping]]] = ..., total_count: _Optional[int] = ...) -> None: ...
+
+class WarmPrefixRequest(_message.Message):
+    __slots__ = ("application",)
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    application: str
+    def __init__(self, application: _Optional[str] = ...) -> None: ...
+
+class WarmPrefixResponse(_message.Message):
+    __slots__ = ("usage", "cost", "verdict")
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    usage: _accounting_pb2.Usage
+    cost: _accounting_pb2.Cost
+    verdict: str
+    def __init__(self, usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class Classifier(_message.Message):
+    __slots__ = ("digest", "train_time", "sample_count", "threshold", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_TIME_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    train_time: _timestamp_pb2.Timestamp
+    sample_count: int
+    threshold: float
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, digest: _Optional[str] = ..., train_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sample_count: _Optional[int] = ..., threshold: _Optional[float] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class GetClassifierRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetClassifierResponse(_message.Message):
+    __slots__ = ("classifier",)
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    classifier: Classifier
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ...) -> None: ...
+
+class ReloadClassifierRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadClassifierResponse(_message.Message):
+    __slots__ = ("classifier", "previous_digest")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    classifier: Classifier
+    previous_digest: str
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., previous_digest: _Optional[str] = ...) -> None: ...
+
+class PromoteClassifierRequest(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
+class PromoteClassifierResponse(_message.Message):
+    __slots__ = ("classifier", "expected_shares")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_SHARES_FIELD_NUMBER: _ClassVar[int]
+    classifier: Classifier
+    expected_shares: _containers.RepeatedCompositeFieldContainer[RouteShare]
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., expected_shares: _Optional[_Iterable[_Union[RouteShare, _Mapping]]] = ...) -> None: ...
+
+class RouteShare(_message.Message):
+    __slots__ = ("route", "share")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    route: _routing_pb2.Route
+    share: float
+    def __init__(self, route: _Optional[_Union[_routing_pb2.Route, str]] = ..., share: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Which route a request needs: samples, features, training, serving and policy."""

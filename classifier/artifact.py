@@ -1,0 +1,283 @@
+"""A trained model on disk: one JSON manifest and one file of arrays, checked before use; data, never code.
+
+    <directory>/manifest.json            what it is, what it was made from, how good it was, checksums
+    <directory>/weights-<sha256>.npz     float64 arrays named in `ARRAYS`
+
+Rule: nothing is used before it is proved: size, checksum, names, shapes, dtype, finiteness, and the versions
+of the sample and the features it was fit on. Arrays are read with pickle refused. The arrays' file is named
+by its content and the manifest is replaced last and atomically, so a crash while saving leaves the old model
+or the new one.
+
+A checksum proves that the files belong together, not who made them: whoever may write the directory may
+change the model. It does not know how the arrays were learned (`training`) or how they score (`model`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from classifier.features import FEATURE_VERSION, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
+from classifier.sample import SAMPLE_VERSION
+
+FORMAT: Final = "hybrid-router-classifier"
+SCHEMA_VERSION: Final = 1
+"""Version of the manifest and of the set of arrays."""
+
+MANIFEST_NAME: Final = "manifest.json"
+MAX_MANIFEST_BYTES: Final = 1 << 20
+MAX_ARRAYS_BYTES: Final = 1 << 26
+"""Bounds on what is read into memory before it is checked, compressed or not."""
+
+ARRAYS: Final[dict[str, int]] = {
+    "ngram_weights": NGRAM_BUCKETS,
+    "ngram_idf": NGRAM_BUCKETS,
+    "name_weights": NAME_BUCKETS,
+    "structure_weights": len(STRUCTURE_NAMES),
+    "structure_means": len(STRUCTURE_NAMES),
+}
+"""Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0."""
+
+Array = npt.NDArray[np.float64]
+
+_ARRAYS_NAME: Final = re.compile(r"weights-[0-9a-f]{16}\.npz")
+
+
+class ArtifactError(Exception):
+    """A model file is missing, damaged, foreign or of another version; the message names the file and the
+    fault."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the artifact is; see `ARRAYS` for the arrays beside it.
+
+    Attributes:
+        format, schema_version, sample_version, feature_version: Must equal this code's.
+        created_time: RFC 3339 time of training, as the trainer was told.
+        libraries: Library -> version that fitted it; information, not a requirement.
+        seed: Seed of every random choice in training.
+        settings: Training settings as given.
+        data_digest: SHA-256 of the training rows in canonical form.
+        rows, positive_rows, groups: Size of the training data.
+        bias: Decision value of a sample with average structure and no words.
+        calibration_slope, calibration_intercept: value = sigmoid(slope * raw + intercept).
+        threshold: Threshold the training suggests, in [0, 1].
+        metrics: Out-of-group figures of the training report.
+        arrays_name, arrays_bytes, arrays_sha256: The file of arrays.
+    """
+
+    format: str
+    schema_version: int
+    sample_version: int
+    feature_version: int
+    created_time: str
+    libraries: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+    data_digest: str
+    rows: int
+    positive_rows: int
+    groups: int
+    bias: float
+    calibration_slope: float
+    calibration_intercept: float
+    threshold: float
+    metrics: dict[str, Any]
+    arrays_name: str
+    arrays_bytes: int
+    arrays_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A checked manifest with its arrays.
+
+    Attributes:
+        manifest: As read or about to be written.
+        digest: First 12 hex digits of the SHA-256 of the manifest's bytes; names the model everywhere.
+        arrays: One array per name in `ARRAYS`.
+    """
+
+    manifest: Manifest
+    digest: str
+    arrays: Mapping[str, Array]
+
+
+def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """Serialise the arrays of `ARRAYS`; equal arrays give equal bytes.
+
+    Raises:
+        ArtifactError: An array is missing, misshapen or not finite.
+    """
+    _check_arrays("arrays to save", arrays)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **{name: arrays[name] for name in ARRAYS})
+    return buffer.getvalue()
+
+
+def arrays_entry(packed: bytes) -> dict[str, Any]:
+    """The manifest's three fields about the file of arrays."""
+    sha256 = hashlib.sha256(packed).hexdigest()
+    return {
+        "arrays_name": f"weights-{sha256[:16]}.npz",
+        "arrays_bytes": len(packed),
+        "arrays_sha256": sha256,
+    }
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest's bytes: indented JSON with sorted keys, so that diffs read and digests are stable."""
+    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+
+
+def digest_of(manifest_bytes: bytes) -> str:
+    """The short name of a model, from its manifest's bytes."""
+    return hashlib.sha256(manifest_bytes).hexdigest()[:12]
+
+
+def save(directory: Path, manifest: Manifest, arrays: Mapping[str, Array]) -> Artifact:
+    """Write the artifact into `directory`, replacing one that is there, and return it as `load` would.
+
+    Args:
+        directory: Created if missing; other files in it are left alone.
+        manifest: Its `arrays_*` fields are filled in here.
+
+    Raises:
+        ArtifactError: The arrays or the manifest would not load again.
+        OSError: The directory cannot be written.
+    """
+    packed = pack_arrays(arrays)
+    manifest = msgspec.structs.replace(manifest, **arrays_entry(packed))
+    encoded = encode_manifest(manifest)
+    artifact = Artifact(
+        manifest=_decode_manifest("manifest", encoded), digest=digest_of(encoded), arrays=arrays
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    old = _arrays_name_in(directory)
+    _replace(directory / manifest.arrays_name, packed)
+    _replace(directory / MANIFEST_NAME, encoded)
+    if old is not None and old != manifest.arrays_name:
+        (directory / old).unlink(missing_ok=True)
+    return artifact
+
+
+def load(directory: Path) -> Artifact:
+    """Read and check the artifact in `directory`.
+
+    Raises:
+        ArtifactError: Anything at all is wrong with it.
+    """
+    manifest_path = directory / MANIFEST_NAME
+    encoded = _read(manifest_path, MAX_MANIFEST_BYTES)
+    manifest = _decode_manifest(str(manifest_path), encoded)
+    arrays_path = directory / manifest.arrays_name
+    packed = _read(arrays_path, MAX_ARRAYS_BYTES)
+    if len(packed) != manifest.arrays_bytes:
+        raise ArtifactError(
+            f"{arrays_path} has {len(packed)} bytes, the manifest says {manifest.arrays_bytes}"
+        )
+    sha256 = hashlib.sha256(packed).hexdigest()
+    if sha256 != manifest.arrays_sha256:
+        raise ArtifactError(
+            f"{arrays_path} was changed: its SHA-256 is {sha256}, not {manifest.arrays_sha256}"
+        )
+    arrays = _unpack(arrays_path, packed)
+    _check_arrays(str(arrays_path), arrays)
+    return Artifact(manifest=manifest, digest=digest_of(encoded), arrays=arrays)
+
+
+def _decode_manifest(where: str, encoded: bytes) -> Manifest:
+    try:
+        manifest = msgspec.json.decode(encoded, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ArtifactError(f"{where} is not a classifier manifest: {error}") from error
+    if manifest.format != FORMAT:
+        raise ArtifactError(f"{where} is of format {manifest.format!r}, not {FORMAT!r}")
+    for name, supported in (
+        ("schema_version", SCHEMA_VERSION),
+        ("sample_version", SAMPLE_VERSION),
+        ("feature_version", FEATURE_VERSION),
+    ):
+        if (found := getattr(manifest, name)) != supported:
+            raise ArtifactError(f"{where} has {name} {found}, this code reads {supported}; retrain the model")
+    if not _ARRAYS_NAME.fullmatch(manifest.arrays_name):
+        raise ArtifactError(
+            f"{where} names an arrays file {manifest.arrays_name!r} that is not of this format"
+        )
+    if not 0.0 <= manifest.threshold <= 1.0:
+        raise ArtifactError(f"{where} has threshold {manifest.threshold}, not within [0, 1]")
+    if manifest.calibration_slope <= 0.0:
+        raise ArtifactError(f"{where} has calibration_slope {manifest.calibration_slope}, which must be > 0")
+    return manifest
+
+
+def _unpack(path: Path, packed: bytes) -> dict[str, Array]:
+    """Read the arrays; the archive's own claims are checked before anything is decompressed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            members = {member.filename: member.file_size for member in archive.infolist()}
+        expected = {f"{name}.npy" for name in ARRAYS}
+        if set(members) != expected:
+            raise ArtifactError(f"{path} holds {sorted(members)}, not {sorted(expected)}")
+        if sum(members.values()) > MAX_ARRAYS_BYTES:
+            raise ArtifactError(f"{path} would unpack to more than {MAX_ARRAYS_BYTES} bytes")
+        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+            return {name: archive[name] for name in ARRAYS}
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, MemoryError) as error:
+        raise ArtifactError(f"{path} is not a file of plain arrays: {error}") from error
+
+
+def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:
+    for name, length in ARRAYS.items():
+        array = arrays.get(name)
+        if array is None:
+            raise ArtifactError(f"{where}: array {name} is missing")
+        if array.dtype != np.float64 or array.shape != (length,):
+            raise ArtifactError(
+                f"{where}: array {name} is {array.dtype} of shape {array.shape}, not float64 of ({length},)"
+            )
+        if not np.isfinite(array).all():
+            raise ArtifactError(f"{where}: array {name} holds values that are not finite")
+    if not (arrays["ngram_idf"] > 0.0).all():
+        raise ArtifactError(f"{where}: array ngram_idf holds values that are not > 0")
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise ArtifactError(f"{path} is larger than {limit} bytes")
+    return data
+
+
+def _arrays_name_in(directory: Path) -> str | None:
+    """The arrays file the manifest there names, if it is one of ours; damaged ones are simply replaced."""
+    try:
+        return _decode_manifest("", _read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES)).arrays_name
+    except ArtifactError:
+        return None
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

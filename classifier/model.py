@@ -1,0 +1,174 @@
+"""One sample in, one calibrated score out, in tens of microseconds and without scikit-learn.
+
+Rule: the served score is the trained pipeline's own arithmetic with everything constant folded in at load: a
+bias, one weight per structure column, one per name bucket, two per word bucket (weight x idf, and idf squared
+for the length of the row), and the two numbers of the sigmoid. It equals the pipeline's `predict_proba` to
+1e-6; a property test over arbitrary text holds it.
+
+It does not know thresholds, costs or routes: that is `policy`. Loading reads arrays and JSON only
+(`artifact`). A `Model` is immutable and safe to share between threads; to swap models, swap the reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, sqrt
+from operator import mul
+from pathlib import Path
+from typing import Final
+
+from classifier import artifact as artifacts
+from classifier.artifact import Artifact, ArtifactError, Manifest
+from classifier.features import (
+    STRUCTURE_NAMES,
+    Features,
+    extract,
+    name_surfaces,
+    ngram_surfaces,
+    top,
+)
+from classifier.route import Score
+from classifier.sample import Sample
+
+DEFAULT_DIRECTORY: Final = Path(__file__).parent / "data" / "default"
+"""The artifact shipped with the package, trained from `data/seed.jsonl`."""
+
+__all__ = ["DEFAULT_DIRECTORY", "ArtifactError", "Contribution", "Model", "Score"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What one feature added to a sample's raw score.
+
+    Attributes:
+        name: Structure column, `ngram#<bucket>` or `name#<bucket>`.
+        value: The feature's value: structure less its training mean, or the word's share of its row.
+        contribution: Value x weight, in units of the raw score; positive speaks for Opus.
+        own_text: The words of the request itself that fall into the bucket. Derived from the caller's text:
+            show it to the caller, never store or log it. Empty for structure.
+    """
+
+    name: str
+    value: float
+    contribution: float
+    own_text: tuple[str, ...] = ()
+
+
+class Model:
+    """A loaded artifact, ready to score."""
+
+    __slots__ = (
+        "_intercept",
+        "_name_weights",
+        "_ngram_norms",
+        "_ngram_weights",
+        "_slope",
+        "_start",
+        "_structure_weights",
+        "artifact",
+        "digest",
+    )
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Fold a checked artifact (from `artifact.load` or `training.to_artifact`) into lookup lists."""
+        arrays, manifest = artifact.arrays, artifact.manifest
+        self.artifact = artifact
+        self.digest = artifact.digest
+        idf = arrays["ngram_idf"]
+        self._ngram_weights = _shared((arrays["ngram_weights"] * idf).tolist()).__getitem__
+        self._ngram_norms = _shared((idf * idf).tolist()).__getitem__
+        self._name_weights: list[float] = arrays["name_weights"].tolist()
+        self._structure_weights: list[float] = arrays["structure_weights"].tolist()
+        self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
+        self._slope, self._intercept = manifest.calibration_slope, manifest.calibration_intercept
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Model:
+        """Load the artifact in `directory`.
+
+        Raises:
+            ArtifactError: It is missing, damaged, foreign or of another version.
+        """
+        return cls(artifacts.load(Path(directory)))
+
+    @classmethod
+    def default(cls) -> Model:
+        """Load the artifact shipped with the package."""
+        return cls.load(DEFAULT_DIRECTORY)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model was made from and how good it was."""
+        return self.artifact.manifest
+
+    def score(self, sample: Sample) -> Score:
+        """Score one sample: features, three dot products, one sigmoid."""
+        return self.score_features(extract(sample))
+
+    def score_features(self, features: Features) -> Score:
+        """Score features computed before, by `extract` or read back from a ledger."""
+        raw = self._start + sum(map(mul, self._structure_weights, features.structure))
+        ngrams = features.ngrams
+        if ngrams:
+            raw += sum(map(self._ngram_weights, ngrams)) / sqrt(sum(map(self._ngram_norms, ngrams)))
+        for bucket in features.names:
+            raw += self._name_weights[bucket]
+        return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
+
+    def explain(self, sample: Sample, top_count: int = 10) -> tuple[Contribution, ...]:
+        """The features that moved this sample's raw score most, largest magnitude first.
+
+        All contributions together are the raw score less the manifest's bias, which is the score of a sample
+        with average structure and no words.
+
+        Args:
+            sample: The caller's own request.
+            top_count: Most contributions to return, >= 1.
+        """
+        features = extract(sample)
+        arrays = self.artifact.arrays
+        means = arrays["structure_means"]
+        values: dict[str, tuple[float, float]] = {}
+        for index, name in enumerate(STRUCTURE_NAMES):
+            value = features.structure[index] - float(means[index])
+            values[name] = (value, value * self._structure_weights[index])
+        own_text: dict[str, tuple[str, ...]] = {}
+        if features.ngrams:
+            length = sqrt(sum(map(self._ngram_norms, features.ngrams)))
+            surfaces = ngram_surfaces(sample.text)
+            for bucket in features.ngrams:
+                name = f"ngram#{bucket}"
+                values[name] = (
+                    float(arrays["ngram_idf"][bucket]) / length,
+                    self._ngram_weights(bucket) / length,
+                )
+                own_text[name] = tuple(surfaces.get(bucket, ()))
+        for bucket, names in name_surfaces(sample).items():
+            values[f"name#{bucket}"] = (1.0, self._name_weights[bucket])
+            own_text[f"name#{bucket}"] = tuple(names)
+        order = {index: contribution for index, (_, contribution) in enumerate(values.values())}
+        keys = list(values)
+        return tuple(
+            Contribution(
+                name=keys[index],
+                value=values[keys[index]][0],
+                contribution=contribution,
+                own_text=own_text.get(keys[index], ()),
+            )
+            for index, contribution in top(order, top_count)
+        )
+
+
+def _shared(values: list[float]) -> list[float]:
+    """The list with equal numbers shared: most buckets hold the same few, and 65,536 floats would cost 1.6
+    MB."""
+    seen: dict[float, float] = {}
+    return [seen.setdefault(value, value) for value in values]
+
+
+def _sigmoid(logit: float) -> float:
+    """1 / (1 + exp(-logit)) without overflow."""
+    if logit >= 0.0:
+        return 1.0 / (1.0 + exp(-logit))
+    grown = exp(logit)
+    return grown / (1.0 + grown)

@@ -1,0 +1,276 @@
+"""Labels in, a model and an honest report out.
+
+Rule: what is served is fitted on every row; what is reported comes only from rows whose group the reporting
+model never saw. So training runs twice: once per outer fold (fit, calibrate, score the fold) for the report,
+and once over everything for the model. Both use the same function. Equal rows, settings and seed give equal
+models.
+
+It does not know the clock (the time of creation is passed in), nor whether the new model should replace the
+old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import scipy
+import sklearn
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import StratifiedGroupKFold
+
+from classifier import artifact as artifacts
+from classifier.artifact import Array, Artifact, Manifest
+from classifier.dataset import Dataset, read
+from classifier.evaluation import Evaluation, evaluate
+from classifier.features import FEATURE_VERSION, Features, extract
+from classifier.model import Model
+from classifier.pipeline import Ints, RouteClassifier, fit_calibrated, served_arrays
+from classifier.sample import SAMPLE_VERSION, Sample
+
+SEED_PATH: Final = Path(__file__).parent / "data" / "seed.jsonl"
+"""The labelled set shipped with the package."""
+
+DEFAULT_SEED: Final = 20261122
+"""Seed of the shipped model's folds."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, what was done)."""
+
+
+class TrainingError(Exception):
+    """The labels cannot carry a model; the message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """How to fit.
+
+    Attributes:
+        inverse_penalty: Inverse strength of the L2 penalty, > 0.
+        ngram_scale: Length of the word part against structure columns of unit deviation, > 0.
+        name_scale: Value of a name's column, > 0.
+        scale_floor: Least divisor of a structure column, > 0.
+        folds: Group folds for calibration and for the report, >= 2.
+        waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
+            suggested threshold is waste / (1 + waste), the least harmful cut on a calibrated score.
+    """
+
+    inverse_penalty: float = 0.3
+    ngram_scale: float = 6.0
+    name_scale: float = 1.0
+    scale_floor: float = 0.3
+    folds: int = 5
+    waste_per_miss: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("inverse_penalty", "ngram_scale", "name_scale", "scale_floor", "waste_per_miss"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
+        if self.folds < 2:
+            raise ValueError(f"folds must be >= 2, got {self.folds}")
+
+    @property
+    def threshold(self) -> float:
+        """The threshold these settings suggest, in (0, 1)."""
+        return self.waste_per_miss / (1.0 + self.waste_per_miss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """What was trained on and how good it is on groups it had not seen."""
+
+    rows: int
+    positive_rows: int
+    groups: int
+    data_digest: str
+    threshold: float
+    held_out: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return {
+            "rows": self.rows,
+            "positive_rows": self.positive_rows,
+            "groups": self.groups,
+            "data_digest": self.data_digest,
+            "threshold": self.threshold,
+            "held_out": self.held_out.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A fitted classifier before it is an artifact.
+
+    Attributes:
+        calibrated: The scikit-learn object, for comparison; not saved.
+        settings, seed: As given.
+        dataset: What it was fitted on.
+        metrics: The report's figures, or empty if it was not judged.
+    """
+
+    calibrated: CalibratedClassifierCV
+    settings: TrainingSettings
+    seed: int
+    dataset: Dataset
+    metrics: dict[str, Any]
+
+    def predict(self, samples: Sequence[Sample]) -> Array:
+        """Calibrated scores by scikit-learn itself, ndarray of shape (n_samples,)."""
+        return np.asarray(self.calibrated.predict_proba([extract(sample) for sample in samples])[:, 1])
+
+    def save(self, directory: Path, created_time: str) -> Artifact:
+        """Write the artifact.
+
+        Args:
+            directory: See `artifact.save`.
+            created_time: RFC 3339 time to record.
+        """
+        manifest, arrays = self._parts(created_time)
+        return artifacts.save(directory, manifest, arrays)
+
+    def to_model(self, created_time: str) -> Model:
+        """The served form without touching a disk."""
+        manifest, arrays = self._parts(created_time)
+        packed = artifacts.encode_manifest(manifest)
+        return Model(Artifact(manifest=manifest, digest=artifacts.digest_of(packed), arrays=arrays))
+
+    def _parts(self, created_time: str) -> tuple[Manifest, dict[str, Array]]:
+        arrays, bias, slope, intercept = served_arrays(self.calibrated)
+        manifest = Manifest(
+            format=artifacts.FORMAT,
+            schema_version=artifacts.SCHEMA_VERSION,
+            sample_version=SAMPLE_VERSION,
+            feature_version=FEATURE_VERSION,
+            created_time=created_time,
+            libraries={
+                "numpy": np.__version__,
+                "scikit-learn": sklearn.__version__,
+                "scipy": scipy.__version__,
+            },
+            seed=self.seed,
+            settings=asdict(self.settings),
+            data_digest=self.dataset.digest(),
+            rows=len(self.dataset),
+            positive_rows=sum(self.dataset.labels),
+            groups=self.dataset.group_count,
+            bias=bias,
+            calibration_slope=slope,
+            calibration_intercept=intercept,
+            threshold=self.settings.threshold,
+            metrics=self.metrics,
+            **artifacts.arrays_entry(artifacts.pack_arrays(arrays)),
+        )
+        return manifest, arrays
+
+
+def train(
+    dataset: Dataset, settings: TrainingSettings, seed: int, progress: Progress | None = None
+) -> tuple[TrainedModel, TrainingReport]:
+    """Fit the model on all rows and judge the recipe on groups held out.
+
+    Args:
+        dataset: Both labels must occur in at least 2 x `settings.folds` groups each.
+        settings: See there.
+        seed: Of folds and bootstrap.
+        progress: Told of each finished step, if given.
+
+    Raises:
+        TrainingError: Too few groups of a label, or scores that do not rank the labels at all.
+    """
+    _require_groups(dataset, settings.folds)
+    features = [extract(row.sample) for row in dataset.rows]
+    report = _judge(dataset, features, settings, seed, progress)
+    trained = _fit(dataset, features, settings, seed, report.to_dict()["held_out"])
+    if progress is not None:
+        progress(settings.folds + 1, settings.folds + 1, "fitted on every row")
+    return trained, report
+
+
+def fit(dataset: Dataset, settings: TrainingSettings, seed: int) -> TrainedModel:
+    """Fit the model on all rows without judging it: the same model as `train` gives, several times sooner.
+
+    Raises:
+        TrainingError: As `train`.
+    """
+    _require_groups(dataset, settings.folds)
+    return _fit(dataset, [extract(row.sample) for row in dataset.rows], settings, seed, {})
+
+
+def train_seed(progress: Progress | None = None) -> tuple[TrainedModel, TrainingReport]:
+    """Train the shipped model from the shipped labels, with the default settings and seed."""
+    return train(read(SEED_PATH), TrainingSettings(), DEFAULT_SEED, progress)
+
+
+def _judge(
+    dataset: Dataset,
+    features: Sequence[Features],
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None,
+) -> TrainingReport:
+    """Score every row by a model that saw none of its group, and evaluate these scores."""
+    scores = np.empty(len(dataset))
+    for step, (train_rows, held_out) in enumerate(_folds(dataset, settings.folds, seed), start=1):
+        kept = Dataset(tuple(dataset.rows[row] for row in train_rows))
+        fitted = _fit(kept, [features[row] for row in train_rows], settings, seed, {})
+        scores[held_out] = fitted.calibrated.predict_proba([features[row] for row in held_out])[:, 1]
+        if progress is not None:
+            progress(step, settings.folds + 1, f"judged fold {step} of {settings.folds}")
+    return TrainingReport(
+        rows=len(dataset),
+        positive_rows=sum(dataset.labels),
+        groups=dataset.group_count,
+        data_digest=dataset.digest(),
+        threshold=settings.threshold,
+        held_out=evaluate(dataset.rows, scores.tolist(), settings.threshold, seed=seed),
+    )
+
+
+def _fit(
+    dataset: Dataset,
+    features: Sequence[Features],
+    settings: TrainingSettings,
+    seed: int,
+    metrics: dict[str, Any],
+) -> TrainedModel:
+    classifier = RouteClassifier(
+        C=settings.inverse_penalty,
+        ngram_scale=settings.ngram_scale,
+        name_scale=settings.name_scale,
+        scale_floor=settings.scale_floor,
+    )
+    weights = [row.weight for row in dataset.rows]
+    folds = _folds(dataset, settings.folds, seed)
+    calibrated = fit_calibrated(classifier, features, dataset.labels, weights, folds)
+    slope = served_arrays(calibrated)[2]
+    if not slope > 0.0:
+        raise TrainingError(
+            f"scores of held-out groups do not rise with the labels (sigmoid slope {slope:.3g}): these "
+            "features can learn nothing from them; check the labels, or add groups"
+        )
+    return TrainedModel(calibrated=calibrated, settings=settings, seed=seed, dataset=dataset, metrics=metrics)
+
+
+def _require_groups(dataset: Dataset, folds: int) -> None:
+    """Refuse labels too few to hold one fold out and still calibrate on the rest."""
+    for label in (0, 1):
+        found = len({row.group for row in dataset.rows if row.label == label})
+        if found < 2 * folds:
+            raise TrainingError(
+                f"label {label} occurs in {found} groups; {folds} folds need {2 * folds} of each label"
+            )
+
+
+def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """(train, held-out) row indices of `count` folds; groups whole, labels spread as evenly as they allow."""
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+    blank = np.zeros(len(dataset))
+    return [
+        (np.asarray(kept, dtype=np.int64), np.asarray(held, dtype=np.int64))
+        for kept, held in splitter.split(blank, dataset.labels, groups=dataset.groups)
+    ]

@@ -1,0 +1,68 @@
+"""Hypothesis strategies for samples."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from classifier.sample import EFFORTS, PREVIOUS_ROUTES, Sample
+
+# Surrogates cannot arrive over the wire (protobuf strings are UTF-8), but a stray one must not break scoring.
+any_text = st.text(st.characters(), max_size=300)
+request_text = st.lists(
+    st.sampled_from(
+        [
+            "please",
+            "prove",
+            "compare",
+            "the",
+            "is",
+            "why",
+            "not",
+            "yes",
+            "42",
+            "def",
+            "return",
+            "{",
+            "}",
+            "?",
+            "!",
+            "\n",
+            "-",
+            "1.",
+            "```",
+            "für",
+            "好的",
+            "東京",
+            "да",
+            "İ",
+            "ß",
+            "ﬁ",
+            "résumé",
+        ]
+    ),
+    max_size=60,
+).map(" ".join)
+counts = st.integers(min_value=0, max_value=10**9)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    """Any sample at all, text half arbitrary and half of words the features know."""
+    return Sample.bounded(
+        text=draw(any_text | request_text),
+        previous_user_text=draw(st.just("") | any_text),
+        turn_index=draw(counts),
+        tools_offered_count=draw(counts),
+        tool_result_count=draw(counts),
+        tool_loop=draw(st.booleans()),
+        has_image=draw(st.booleans()),
+        has_document=draw(st.booleans()),
+        application=draw(st.none() | any_text),
+        effort=draw(st.none() | st.sampled_from(EFFORTS)),
+        max_output_tokens=draw(st.none() | counts),
+        output_schema=draw(st.booleans()),
+        system_characters=draw(counts),
+        history_characters=draw(counts),
+        previous_route=draw(st.none() | st.sampled_from(PREVIOUS_ROUTES)),
+        action=draw(st.none() | any_text),
+    )

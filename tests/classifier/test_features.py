@@ -1,0 +1,138 @@
+"""Features: total, finite, bounded, without text, and the same wherever they are computed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import isfinite
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifier.features import (
+    FEATURE_VERSION,
+    NAME_BUCKETS,
+    NGRAM_BUCKETS,
+    STRUCTURE_NAMES,
+    Features,
+    extract,
+    name_surfaces,
+    ngram_surfaces,
+    words,
+)
+from classifier.sample import Sample
+from tests.classifier.samples import any_text, samples
+
+
+def named(sample: Sample) -> dict[str, float]:
+    return dict(zip(STRUCTURE_NAMES, extract(sample).structure, strict=True))
+
+
+@given(samples())
+def test_every_sample_has_finite_bounded_features(sample: Sample) -> None:
+    """Any text in any language gives one finite number per name and buckets within range."""
+    features = extract(sample)
+    assert len(features.structure) == len(STRUCTURE_NAMES)
+    assert all(isfinite(value) and abs(value) < 25.0 for value in features.structure)
+    assert all(0 <= bucket < NGRAM_BUCKETS for bucket in features.ngrams)
+    assert all(0 <= bucket < NAME_BUCKETS for bucket in features.names)
+
+
+@given(samples())
+def test_surfaces_name_exactly_the_buckets(sample: Sample) -> None:
+    """Explanation derives the same buckets as scoring, so every weight can be shown with its words."""
+    assert set(ngram_surfaces(sample.text)) == set(extract(sample).ngrams)
+    assert set(name_surfaces(sample)) == set(extract(sample).names)
+
+
+@given(samples())
+def test_features_survive_a_row_without_text(sample: Sample) -> None:
+    """A ledger row reads back equal; it holds numbers only."""
+    features = extract(sample)
+    row = json.loads(json.dumps(features.to_row()))
+    assert Features.from_row(row) == features
+    flat = [*row["ngrams"], *row["names"], *row["structure"], row["feature_version"]]
+    assert all(isinstance(value, int | float) for value in flat)
+
+
+@given(any_text)
+def test_words_are_lower_case_and_hold_no_space(text: str) -> None:
+    """Tokens are what training and serving hash: never empty, never with white space, UTF-8 encodable."""
+    for word in words(text):
+        assert word
+        assert word == word.lower() or word.lower() not in text
+        assert not any(character.isspace() for character in word)
+        word.encode()
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=100))
+def test_ascii_reads_the_same_beside_other_scripts(text: str) -> None:
+    """The quick pattern for ASCII agrees with the general one."""
+    assert words(text + " é")[:-1] == words(text)
+
+
+def test_unspaced_scripts_are_read_by_character() -> None:
+    """Chinese and Japanese have no spaces, so each character is a word; Korean has them."""
+    assert words("东京 weather") == ["东", "京", "weather"]
+    assert words("내일 아침") == ["내일", "아침"]
+
+
+def test_hashes_do_not_depend_on_the_process() -> None:
+    """Another interpreter with another hash seed computes the same buckets."""
+    code = (
+        "from classifier.features import extract; from classifier.sample import Sample;"
+        "print(sorted(extract(Sample.bounded(text='prove that p is prime', application='crm')).ngrams))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert outputs.pop().count(",") == 9
+
+
+def test_kind_shows_in_the_structure() -> None:
+    """A command, an analysis, a tool result and code differ in the columns named after them."""
+    command = named(Sample.bounded(text="turn off the lights", tools_offered_count=3))
+    assert (command["opens_with_command"], command["tools_and_short"], command["analysis_words"]) == (1, 1, 0)
+    analysis = named(Sample.bounded(text="Compare both contracts and justify which risk is worse. Why?"))
+    assert analysis["opens_with_analysis"] == 1
+    assert analysis["analysis_words"] >= 2
+    assert analysis["ends_with_question"] == 1
+    loop = named(Sample.bounded(text="", tool_result_count=2, tool_loop=True))
+    assert loop["is_empty"] == loop["tool_loop"] == 1
+    code = named(Sample.bounded(text="```python\ndef f(x):\n    return {x: 1}\n```"))
+    assert code["code_fence"] == 1
+    assert code["code_words"] >= 2
+    assert code["code_punctuation_share"] > 0
+
+
+def test_names_of_different_kinds_do_not_share_a_bucket() -> None:
+    """An application and an action of one name are two features."""
+    (application,) = extract(Sample.bounded(text="x", application="report")).names
+    (action,) = extract(Sample.bounded(text="x", action="report")).names
+    assert application != action
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"feature_version": FEATURE_VERSION + 1}, "feature_version"),
+        ({"ngrams": [NGRAM_BUCKETS]}, "ngrams"),
+        ({"names": [-1]}, "names"),
+        ({"structure": [0.0]}, "structure"),
+    ],
+)
+def test_foreign_feature_rows_are_refused(change: dict[str, object], fault: str) -> None:
+    """A stored row of another version or shape is refused rather than scored."""
+    row = extract(Sample.bounded(text="hello")).to_row() | change
+    with pytest.raises(ValueError, match=fault):
+        Features.from_row(row)

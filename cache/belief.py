@@ -1,0 +1,56 @@
+"""What we believe of one cached prefix at an instant, and how surely.
+
+The rule: a belief is a value taken at a time. It says when the entry can be read (from the first byte of the
+request that wrote it) and until when (its TTL after the START of the request that last touched it), and with
+what chance it is there at all. Nobody but the provider knows; usage corrects us afterwards.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cache.prompt import Layer, Prompt
+
+
+class Belief(NamedTuple):
+    """An entry we believe in.
+
+    Attributes:
+        tokens: Tokens of the whole prefix; what usage proved where `exact`, else an estimate.
+        exact: Whether a call's usage gave `tokens`.
+        ttl_s: TTL it was written with.
+        expires: Instant it ends, in the caller's clock.
+        available_from: Instant it can first be read; infinity while the writer has not answered.
+        confidence: Chance in [0, 1] that the entry exists between those instants.
+    """
+
+    tokens: int
+    exact: bool
+    ttl_s: int
+    expires: float
+    available_from: float
+    confidence: float
+
+    def p_warm(self, now: float) -> float:
+        """Chance in [0, 1] that a request starting `now` can read it."""
+        return self.confidence if self.available_from <= now < self.expires else 0.0
+
+
+def p_warm_by_layer(prompt: Prompt, beliefs: Sequence[Belief | None], now: float) -> dict[Layer, float]:
+    """Chance per non-empty layer that all of it can be read: that an entry at its end or deeper is there.
+
+    Args:
+        beliefs: One per block, as `PrefixIndex.belief` gives them.
+    """
+    chances: dict[Layer, float] = {}
+    deepest, position = 0.0, len(prompt.blocks)
+    for layer in reversed(Layer):
+        end = prompt.ends[layer]
+        if end < 0:
+            continue
+        while position > end:
+            position -= 1
+            belief = beliefs[position]
+            if belief is not None:
+                deepest = max(deepest, belief.p_warm(now))
+        chances[layer] = deepest
+    return dict(sorted(chances.items()))

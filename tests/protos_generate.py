@@ -28,7 +28,9 @@ def generate(target: Path) -> None:
         raise RuntimeError("protoc-gen-mypy_grpc is not installed; run `make setup`")
     files = sorted(PROTOS.glob("router/v1/*.proto"))
     names = [str(file.relative_to(PROTOS)) for file in files]
-    services = [name for name, file in zip(names, files, strict=True) if "\nservice " in file.read_text("utf-8")]
+    services = [
+        name for name, file in zip(names, files, strict=True) if "\nservice " in file.read_text("utf-8")
+    ]
     includes = [f"-I{PROTOS}", f"-I{GOOGLE_PROTOS}"]
     messages = ["protoc", *includes, f"--python_out={target}", f"--pyi_out={target}", *names]
     stubs = [

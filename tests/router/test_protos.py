@@ -50,12 +50,21 @@ def test_buf_lint_is_clean() -> None:
     if npx is None:
         pytest.skip("npm is not on this machine, so buf cannot be had")
     version = subprocess.run(
-        [npx, "--yes", "@bufbuild/buf@1.75.0", "--version"], capture_output=True, text=True, timeout=50, check=False
+        [npx, "--yes", "@bufbuild/buf@1.75.0", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     if version.returncode != 0:
         pytest.skip("the npm registry is out of reach, so buf cannot be had")
     lint = subprocess.run(
-        [npx, "--yes", "@bufbuild/buf@1.75.0", "lint"], cwd=PROTOS, capture_output=True, text=True, timeout=50, check=False
+        [npx, "--yes", "@bufbuild/buf@1.75.0", "lint"],
+        cwd=PROTOS,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     assert lint.returncode == 0, lint.stdout + lint.stderr
 

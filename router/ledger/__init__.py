@@ -1,0 +1,29 @@
+"""Durable truth about every call: journalled before money is spent, settled once, never silent after a crash.
+
+See README.md beside this file for the design, its guarantees and its measured cost.
+"""
+
+from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
+from router.ledger.queries import GROUPS, Comparison, CostRow, Filter, Interrupted, LedgerReader, Tokens
+from router.ledger.recovery import Recovery
+from router.ledger.schema import SchemaTooNew
+from router.ledger.store import LedgerStore, StoreError
+
+__all__ = [
+    "DATABASE",
+    "GROUPS",
+    "Comparison",
+    "CostRow",
+    "Filter",
+    "Interrupted",
+    "Ledger",
+    "LedgerLocked",
+    "LedgerReader",
+    "LedgerSettings",
+    "LedgerStats",
+    "LedgerStore",
+    "Recovery",
+    "SchemaTooNew",
+    "StoreError",
+    "Tokens",
+]

@@ -1,0 +1,112 @@
+"""Ledger records as bytes: one JSON object each, the same in the journal and in the store.
+
+The rule: what is written can be read back as an equal record; fields added later have defaults, unknown ones
+are ignored, so a newer release reads an older journal. This module does not know where the bytes go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from router.settlement import Intent, Settlement
+
+INTENT = b"I"
+SETTLEMENT = b"S"
+
+Key = tuple[str, int]
+"""(request_id, attempt): the identity of a call."""
+
+
+class Undecodable(ValueError):
+    """The bytes are not a record this release can read."""
+
+
+class IntentRecord(NamedTuple):
+    """An intent and the bytes it is kept as."""
+
+    intent: Intent
+    body: bytes
+
+    @property
+    def key(self) -> Key:
+        """The call's identity."""
+        return self.intent.request_id, self.intent.attempt
+
+
+class SettlementRecord(NamedTuple):
+    """A settlement and the bytes it is kept as."""
+
+    settlement: Settlement
+    body: bytes
+
+    @property
+    def key(self) -> Key:
+        """The call's identity."""
+        return self.settlement.intent.request_id, self.settlement.intent.attempt
+
+
+Record = IntentRecord | SettlementRecord
+
+
+def _plain(value: object) -> object:
+    """Turn what msgspec does not know (mapping proxies and kin) into what it does."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a ledger record must not hold a {type(value).__name__}")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+_INTENTS = msgspec.json.Decoder(Intent)
+_SETTLEMENTS = msgspec.json.Decoder(Settlement)
+
+
+def encode(entry: Intent | Settlement | Mapping[str, str]) -> bytes:
+    """Return `entry` as JSON without a newline.
+
+    Raises:
+        TypeError: It holds a value of a type that no field has.
+        OverflowError: A number needs more than 64 bits.
+    """
+    return _ENCODER.encode(entry)
+
+
+def decode_intent(body: bytes) -> Intent:
+    """Return the intent that `encode` wrote.
+
+    Raises:
+        Undecodable: The bytes are something else.
+    """
+    try:
+        return _INTENTS.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Undecodable(f"not an intent: {type(error).__name__}") from error
+
+
+def decode_settlement(body: bytes) -> Settlement:
+    """Return the settlement that `encode` wrote.
+
+    Raises:
+        Undecodable: The bytes are something else.
+    """
+    try:
+        return _SETTLEMENTS.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Undecodable(f"not a settlement: {type(error).__name__}") from error
+
+
+def decode(kind: bytes, body: bytes) -> Record:
+    """Return the record of a journal line.
+
+    Raises:
+        Undecodable: The kind is unknown or the body is something else.
+    """
+    match kind:
+        case b"I":
+            return IntentRecord(decode_intent(body), body)
+        case b"S":
+            return SettlementRecord(decode_settlement(body), body)
+        case _:
+            raise Undecodable(f"kind {kind!r} is not one of {INTENT!r}, {SETTLEMENT!r}")

@@ -1,0 +1,393 @@
+"""The ledger: durable truth about every call, whatever becomes of this process.
+
+The rule: an intent is in the journal before its call may spend money, a settlement before `settle` returns;
+both are one `write` to the kernel, so they survive a SIGKILL. A thread of its own brings them to the store.
+On opening, the journal of a process that died is replayed; an intent that nothing settled becomes an
+interrupted call: outcome and cost unknown, bounded by what it could have cost at most, and listed. Nothing is
+    in the store twice.
+
+One process at a time has the ledger open for writing; readers may come and go. No prompt or answer text is
+kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+from router.clock import Clock
+from router.errors import LedgerUnavailable
+from router.ledger import codec
+from router.ledger.codec import IntentRecord, SettlementRecord
+from router.ledger.journal import Journal
+from router.ledger.queries import CostRow, Filter, Interrupted, LedgerReader
+from router.ledger.recovery import Recovery, recover
+from router.ledger.sqlite import SqliteStore
+from router.ledger.store import LedgerStore, StoreError
+from router.ledger.writer import SegmentEnded, Writer
+from router.settlement import Intent, Settlement
+
+_LOG = logging.getLogger("router.ledger")
+_T = TypeVar("_T")
+
+DATABASE = "ledger.sqlite3"
+JOURNAL = "journal"
+
+
+class LedgerLocked(Exception):
+    """Another process has the ledger open for writing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSettings:
+    """How the ledger behaves.
+
+    Attributes:
+        interval_s: How long a batch gathers before it is committed and the journal synced; a power cut (not a
+            crash) can take back this much.
+        retry_s: Wait after a failure of the store.
+        segment_bytes: Size from which the journal begins a new segment.
+        max_pending: Records that may wait for the store; at this many, intents are refused, and at twice as
+            many settlements are left to the journal alone.
+        sync: Whether the journal is synced to the disk at all; False only for throw-away ledgers.
+    """
+
+    interval_s: float = 0.1
+    retry_s: float = 1.0
+    segment_bytes: int = 16 * 1024 * 1024
+    max_pending: int = 50_000
+    sync: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStats:
+    """What the ledger has done since it was opened.
+
+    Attributes:
+        pending: Records the store does not have yet.
+        intents: Intents journalled.
+        settlements: Settlements accepted.
+        refused: Intents refused because they could not be journalled or too much is pending.
+        unjournalled: Settlements that are in memory only until the store has them, for want of a journal.
+        dropped: Settlements the store will get only from the journal, on the next opening, or never: see the
+            log.
+        stored: Settlements new in the store.
+        repeated: Settlements it already had.
+        conflicting: Settlements that contradict one; kept aside.
+        batches: Commits.
+        failures: Failures of the store; `last_failure` says the latest.
+    """
+
+    pending: int
+    intents: int
+    settlements: int
+    refused: int
+    unjournalled: int
+    dropped: int
+    stored: int
+    repeated: int
+    conflicting: int
+    batches: int
+    failures: int
+    last_failure: str
+
+
+class Ledger:
+    """The append-only list of calls. Make one with `Ledger.open`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        lock_fd: int,
+        journal: Journal,
+        writer: Writer,
+        recovery: Recovery,
+        settings: LedgerSettings,
+        remove: bool,
+    ) -> None:
+        self._directory = directory
+        self._lock_fd = lock_fd
+        self._journal = journal
+        self._writer = writer
+        self._settings = settings
+        self._remove = remove
+        self._turn = threading.Lock()
+        self._closed = False
+        self._intents = 0
+        self._settlements = 0
+        self._refused = 0
+        self._unjournalled = 0
+        self._dropped = 0
+        self.recovery = recovery
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        clock: Clock,
+        settings: LedgerSettings | None = None,
+        store: LedgerStore | None = None,
+        remove: bool = False,
+    ) -> Self:
+        """Open the ledger in a directory, making it if need be, and replay what a dead process left.
+
+        Blocks for as long as the replay takes (about a second per 20,000 calls).
+
+        Args:
+            path: A directory of the ledger's own, on a local disk.
+            clock: Time for what was found interrupted.
+            settings: None for the defaults.
+            store: Where records go, closed with the ledger; None for SQLite in the directory, which is
+                also where the ledger's own queries look.
+            remove: Delete the directory on closing.
+
+        Raises:
+            LedgerLocked: Another process, or this one, has it open.
+            StoreError: The database cannot be opened.
+            SchemaTooNew: A newer release made it.
+            OSError: The directory cannot be used.
+        """
+        settings = settings or LedgerSettings()
+        directory = Path(path)
+        journal_directory = directory / JOURNAL
+        journal_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = _lock(directory)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
+            store = store or SqliteStore(directory / DATABASE, clock.now())
+            undo.callback(store.close)
+            recovery = recover(store, journal_directory, clock.now())
+            journal = Journal(
+                journal_directory, first=recovery.last_segment + 1, segment_bytes=settings.segment_bytes
+            )
+            undo.pop_all()
+        writer = Writer(
+            store,
+            journal,
+            now_s=clock.now,
+            interval_s=settings.interval_s,
+            retry_s=settings.retry_s,
+            sync=settings.sync,
+        )
+        writer.start()
+        return cls(
+            directory,
+            lock_fd=lock_fd,
+            journal=journal,
+            writer=writer,
+            recovery=recovery,
+            settings=settings,
+            remove=remove,
+        )
+
+    @classmethod
+    def temporary(cls, *, clock: Clock) -> Self:
+        """Open an empty ledger that is deleted when it is closed, for tests and replays."""
+        directory = tempfile.mkdtemp(prefix="hybrid-router-ledger-")
+        return cls.open(directory, clock=clock, settings=LedgerSettings(sync=False), remove=True)
+
+    def journal_intent(self, intent: Intent) -> None:
+        """Note that a call is about to be made; only when this returns may it be made.
+
+        Raises:
+            LedgerUnavailable: The intent is not safe; nothing may be sent.
+        """
+        try:
+            if self._writer.pending() >= self._settings.max_pending:
+                raise LedgerUnavailable(
+                    f"{self._settings.max_pending} records wait for the ledger's database: the limit"
+                )
+            body = codec.encode(intent)
+            with self._turn:
+                if self._closed:
+                    raise LedgerUnavailable("the ledger is closed")
+                self._journal.append(codec.INTENT, body)
+                self._writer.put(IntentRecord(intent, body))
+                self._rotate()
+        except OSError as error:
+            self._refused += 1
+            raise LedgerUnavailable(f"the journal cannot be written: {error.strerror or error}") from error
+        except LedgerUnavailable:
+            self._refused += 1
+            raise
+        self._intents += 1
+
+    def settle(self, settlement: Settlement) -> None:
+        """Note what became of a call; when this returns, a crash does not lose it.
+
+        Never raises for the ledger's own trouble: the money is spent, and the answer should reach the caller.
+        A settlement that cannot be journalled waits in memory for the store; the log and `stats` tell.
+        Settling the same again does nothing; settling otherwise is kept aside, counted and logged.
+        """
+        self._settlements += 1
+        try:
+            body = codec.encode(settlement)
+        except (TypeError, ValueError, OverflowError) as error:
+            self._dropped += 1
+            _LOG.error(
+                "settlement %s cannot be kept; it will show as interrupted: %s", _name(settlement), error
+            )
+            return
+        with self._turn:
+            if self._closed:
+                self._dropped += 1
+                _LOG.error(
+                    "settlement %s came after the ledger was closed; it will show as interrupted",
+                    _name(settlement),
+                )
+                return
+            journalled = True
+            try:
+                self._journal.append(codec.SETTLEMENT, body)
+            except OSError as error:
+                journalled = False
+                self._unjournalled += 1
+                _LOG.error("settlement %s is in memory only, no journal: %s", _name(settlement), error)
+            if self._writer.pending() < 2 * self._settings.max_pending:
+                self._writer.put(SettlementRecord(settlement, body))
+                self._rotate()
+                return
+        self._dropped += 1
+        _LOG.error(
+            "settlement %s does not fit in memory; %s",
+            _name(settlement),
+            "the next opening replays it from the journal" if journalled else "it will show as interrupted",
+        )
+
+    async def flush(self) -> None:
+        """Wait until everything noted so far is in the store.
+
+        Raises:
+            LedgerUnavailable: The store failed; the records stay in memory and journal.
+        """
+        try:
+            await asyncio.wrap_future(self._flush())
+        except (StoreError, OSError) as error:
+            raise LedgerUnavailable(f"the ledger's database failed: {error}") from error
+
+    def flush_blocking(self) -> None:
+        """Do what `flush` does, blocking the calling thread."""
+        try:
+            self._flush().result()
+        except (StoreError, OSError) as error:
+            raise LedgerUnavailable(f"the ledger's database failed: {error}") from error
+
+    def _flush(self) -> Future[None]:
+        """Ask the writer to commit; its answer is sure to come."""
+        with self._turn:
+            if self._closed:
+                raise LedgerUnavailable("the ledger is closed")
+            return self._writer.flush()
+
+    async def close(self) -> None:
+        """Commit everything and let go; what is still open shows as interrupted on the next opening."""
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        """Do what `close` does, blocking the calling thread. Closing twice does nothing."""
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
+            stopped = self._writer.stop()
+        failure = stopped.exception()
+        self._writer.join()
+        durable = self._writer.close_store() and failure is None
+        self._journal.close(remove=durable)
+        os.close(self._lock_fd)
+        if self._remove:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        elif failure is not None:
+            _LOG.error("the ledger closed with its store failing; the journal has the rest: %s", failure)
+
+    def stats(self) -> LedgerStats:
+        """Return what has been done so far."""
+        counts = self._writer.counts
+        return LedgerStats(
+            pending=self._writer.pending(),
+            intents=self._intents,
+            settlements=self._settlements,
+            refused=self._refused,
+            unjournalled=self._unjournalled,
+            dropped=self._dropped,
+            stored=counts.stored,
+            repeated=counts.repeated,
+            conflicting=counts.conflicting,
+            batches=counts.batches,
+            failures=counts.failures,
+            last_failure=counts.last_failure,
+        )
+
+    async def costs(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[CostRow]:
+        """Return costs by group, everything noted so far included; see `LedgerReader.costs`."""
+        return await self._read(lambda reader: reader.costs(group_by, where))
+
+    async def totals(self, where: Filter | None = None) -> CostRow:
+        """Return the sum over all calls; see `LedgerReader.totals`."""
+        return await self._read(lambda reader: reader.totals(where))
+
+    async def interrupted(self, where: Filter | None = None) -> list[Interrupted]:
+        """Return the calls whose process died before it settled them; see `LedgerReader.interrupted`."""
+        return await self._read(lambda reader: reader.interrupted(where))
+
+    async def settlements(self, where: Filter | None = None, *, page: int = 500) -> AsyncIterator[Settlement]:
+        """Yield settlements by start time, reading `page` of them at a time off the loop."""
+        after: tuple[float, int] | None = None
+        while True:
+            rows = await self._read(
+                partial(LedgerReader.settlement_page, where=where, after=after, limit=page)
+            )
+            for _, settlement in rows:
+                yield settlement
+            if len(rows) < page:
+                return
+            after = rows[-1][0]
+
+    async def _read(self, query: Callable[[LedgerReader], _T]) -> _T:
+        """Run a query in a thread on a connection of its own, after everything noted so far is committed."""
+        await self.flush()
+        return await asyncio.to_thread(self._query, query)
+
+    def _query(self, query: Callable[[LedgerReader], _T]) -> _T:
+        with LedgerReader.open(self._directory / DATABASE) as reader:
+            return query(reader)
+
+    def _rotate(self) -> None:
+        """Begin a new journal segment when it is time; the writer ends the old one."""
+        ended = self._journal.rotate_if_full()
+        if ended is not None:
+            self._writer.put(SegmentEnded(ended))
+
+
+def _name(settlement: Settlement) -> str:
+    return f"{settlement.intent.request_id}/{settlement.intent.attempt}"
+
+
+def _lock(directory: Path) -> int:
+    """Take the ledger's lock file; the kernel gives it back when this process ends, however it ends."""
+    fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise LedgerLocked(
+            f"the ledger in {directory} is open in process {owner}; stop it or use another directory"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.write(fd, str(os.getpid()).encode())
+    return fd

@@ -1,0 +1,144 @@
+"""What happens to the journal of a process that died: replay it, keep damage aside, name open calls.
+
+The rule: replay is idempotent. Every settlement found goes to the store, which keeps each once; an intent
+that no settlement and no earlier row answers becomes an interrupted call. Segments are removed only when the
+store has all of that durably, so a crash in the middle of a replay only means that the next one does it
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.ledger import codec
+from router.ledger.codec import IntentRecord, SettlementRecord, Undecodable
+from router.ledger.journal import Damage, Line, read_segment, segment_path, segments, sync_directory
+from router.ledger.store import LedgerStore
+
+_LOG = logging.getLogger("router.ledger")
+_BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What opening the ledger found.
+
+    Attributes:
+        last_segment: Highest segment number seen, 0 for none.
+        segments: Segments replayed.
+        settlements: Settlements in them that the store did not have.
+        repeated: Settlements in them that it had.
+        conflicting: Settlements that contradict one; kept aside.
+        interrupted: Calls newly known as interrupted.
+        torn_lines: Unfinished last lines: records whose writer died before going on; nothing was
+            acknowledged.
+        damaged_lines: Whole lines that cannot be read; kept aside as they are.
+    """
+
+    last_segment: int = 0
+    segments: int = 0
+    settlements: int = 0
+    repeated: int = 0
+    conflicting: int = 0
+    interrupted: int = 0
+    torn_lines: int = 0
+    damaged_lines: int = 0
+
+
+def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
+    """Bring the store up to date with the journal in `directory` and empty the journal.
+
+    Args:
+        store: Open, used by no one else.
+        directory: Where the segments are.
+        now_s: Time at which interrupted calls are found, seconds since the epoch.
+
+    Raises:
+        StoreError: The store failed; the journal is still there.
+        OSError: The journal cannot be read.
+    """
+    numbers = segments(directory)
+    open_intents = {record.key: record for record in store.open_intents()}
+    settled = _Settled(store, now_s)
+    torn = damaged = 0
+    for number in numbers:
+        kept_aside = []
+        for item in read_segment(segment_path(directory, number)):
+            record = _record(item)
+            match record:
+                case IntentRecord():
+                    open_intents[record.key] = record
+                case SettlementRecord():
+                    open_intents.pop(record.key, None)
+                    settled.add(record)
+                case Damage(torn=True):
+                    torn += 1
+                case Damage():
+                    damaged += 1
+                    kept_aside.append(record.raw)
+        _keep_aside(directory, number, kept_aside)
+    settled.write()
+    interrupted = store.interrupt(list(open_intents.values()), now_s) if open_intents else 0
+    if numbers and store.make_durable():
+        for number in numbers:
+            segment_path(directory, number).unlink(missing_ok=True)
+    recovery = Recovery(
+        last_segment=max(numbers, default=0),
+        segments=len(numbers),
+        settlements=settled.stored,
+        repeated=settled.repeated,
+        conflicting=settled.conflicting,
+        interrupted=interrupted,
+        torn_lines=torn,
+        damaged_lines=damaged,
+    )
+    if interrupted or torn or damaged or settled.stored or settled.conflicting:
+        _LOG.warning("the ledger was not closed in order: %s", recovery)
+    return recovery
+
+
+class _Settled:
+    """Settlements on their way into the store, a batch at a time."""
+
+    def __init__(self, store: LedgerStore, now_s: float) -> None:
+        self._store = store
+        self._now_s = now_s
+        self._batch: list[SettlementRecord] = []
+        self.stored = self.repeated = self.conflicting = 0
+
+    def add(self, record: SettlementRecord) -> None:
+        """Take one; write when enough have gathered."""
+        self._batch.append(record)
+        if len(self._batch) >= _BATCH:
+            self.write()
+
+    def write(self) -> None:
+        """Write what has gathered."""
+        written = self._store.write(self._batch, (), self._now_s)
+        self.stored += written.stored
+        self.repeated += written.repeated
+        self.conflicting += written.conflicting
+        self._batch = []
+
+
+def _record(item: Line | Damage) -> IntentRecord | SettlementRecord | Damage:
+    """Return the record of a line; one that this release cannot read counts as damaged."""
+    if isinstance(item, Damage):
+        return item
+    try:
+        return codec.decode(item.kind, item.body)
+    except Undecodable:
+        return Damage(item.kind + b" " + item.body + b"\n", torn=False)
+
+
+def _keep_aside(directory: Path, number: int, lines: Sequence[bytes]) -> None:
+    """Keep damaged lines beside the journal for a person to look at; replaying again writes the same file."""
+    if not lines:
+        return
+    path = directory / f"damaged-{number:010d}.log"
+    path.write_bytes(b"".join(lines))
+    path.chmod(0o600)
+    sync_directory(directory)

@@ -1,0 +1,118 @@
+"""The ledger's tables in SQLite, version by version.
+
+The rule: a database is brought to the current version when it is opened, one migration at a time, each in its
+own transaction; one made by a newer release is refused, never guessed at. The record column is the truth (the
+JSON of `codec`), the other columns are what queries filter, group and add up.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+VERSION_1 = """
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('settled', 'interrupted')),
+    outcome TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    route TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    model TEXT NOT NULL,
+    answered_model TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    application TEXT NOT NULL,
+    user TEXT NOT NULL,
+    session TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    strategy TEXT NOT NULL,
+    miss_cause TEXT NOT NULL,
+    finish_reason TEXT NOT NULL,
+    error TEXT NOT NULL,
+    started_time_s REAL NOT NULL,
+    settled_time_s REAL NOT NULL,
+    duration_s REAL,
+    first_byte_s REAL,
+    input_tokens INTEGER,
+    cache_read_tokens INTEGER,
+    cache_write_5m_tokens INTEGER,
+    cache_write_1h_tokens INTEGER,
+    output_tokens INTEGER,
+    thinking_tokens INTEGER,
+    uncached_input_nano_usd INTEGER,
+    cache_write_5m_nano_usd INTEGER,
+    cache_write_1h_nano_usd INTEGER,
+    cache_read_nano_usd INTEGER,
+    output_text_nano_usd INTEGER,
+    thinking_nano_usd INTEGER,
+    tools_nano_usd INTEGER,
+    cost_nano_usd INTEGER,
+    cost_bound_nano_usd INTEGER,
+    no_caching_nano_usd INTEGER,
+    all_opus_nano_usd INTEGER,
+    all_flash_nano_usd INTEGER,
+    all_opus_no_caching_nano_usd INTEGER,
+    record BLOB NOT NULL,
+    UNIQUE (request_id, attempt)
+);
+CREATE INDEX calls_by_start ON calls (started_time_s);
+CREATE TABLE intents (
+    request_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    record BLOB NOT NULL,
+    PRIMARY KEY (request_id, attempt)
+) WITHOUT ROWID;
+CREATE TABLE aside (
+    id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    found_time_s REAL NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (request_id, attempt, record)
+);
+"""
+
+MIGRATIONS: Sequence[str] = (VERSION_1,)
+"""Statements that lead from version i to i + 1; released ones are never changed, only added to."""
+
+
+class SchemaTooNew(Exception):
+    """The database was made by a newer release than this one."""
+
+
+def migrate(connection: sqlite3.Connection, now_s: float, migrations: Sequence[str] = MIGRATIONS) -> int:
+    """Bring a database to the version of `migrations`; return that version.
+
+    Args:
+        connection: In autocommit mode.
+        now_s: Time noted beside each version, seconds since the epoch.
+
+    Raises:
+        SchemaTooNew: The database is ahead of `migrations`.
+        sqlite3.Error: A migration failed; the database is at the version before it.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version"
+        " (version INTEGER PRIMARY KEY, applied_time_s REAL NOT NULL)"
+    )
+    (current,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    if current > len(migrations):
+        raise SchemaTooNew(
+            f"the ledger has schema version {current}, this release knows {len(migrations)};"
+            " run a newer release"
+        )
+    for version in range(current + 1, len(migrations) + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in migrations[version - 1].split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, now_s))
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    return len(migrations)

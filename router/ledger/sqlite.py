@@ -1,0 +1,310 @@
+"""The ledger's store in SQLite: write-ahead log, one connection, group commit.
+
+The rule: `synchronous=NORMAL`. A commit survives a kill of the process but not surely a power cut, and need
+not: the journal has the same records and is synced at the same cadence. A journal segment goes only after a
+checkpoint, which does sync the write-ahead log and the database file (https://www.sqlite.org/wal.html, read
+2026-11). This module does not know about threads or journals; its caller uses it from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from router.ledger import codec
+from router.ledger.codec import IntentRecord, Key, SettlementRecord
+from router.ledger.schema import migrate
+from router.ledger.store import StoreError, Written
+from router.settlement import Intent, Outcome
+
+_COLUMNS = (
+    "request_id", "attempt", "kind", "outcome", "purpose", "route", "upstream", "model", "answered_model",
+    "tenant", "application", "user", "session", "labels", "strategy", "miss_cause", "finish_reason", "error",
+    "started_time_s", "settled_time_s", "duration_s", "first_byte_s",
+    "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens",
+    "thinking_tokens",
+    "uncached_input_nano_usd", "cache_write_5m_nano_usd", "cache_write_1h_nano_usd", "cache_read_nano_usd",
+    "output_text_nano_usd", "thinking_nano_usd", "tools_nano_usd", "cost_nano_usd", "cost_bound_nano_usd",
+    "no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd",
+    "record",
+)  # fmt: skip
+_INSERT = (
+    f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    " ON CONFLICT (request_id, attempt) DO NOTHING"
+)
+_NO_TOKENS: tuple[None, ...] = (None,) * 6
+_NO_COST: tuple[None, ...] = (None,) * 8
+_NO_COUNTERFACTUALS: tuple[None, ...] = (None,) * 4
+
+_IMPOSSIBLE = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+"""What a record that can never be stored raises; trying again would hold up every other one behind it."""
+
+Value = str | int | float | bytes | None
+
+
+class SqliteStore:
+    """A `LedgerStore` in one SQLite file.
+
+    Args:
+        path: The database file; made when it does not exist.
+        now_s: Time noted beside schema versions applied now.
+
+    Raises:
+        StoreError: The file cannot be opened or is not a database.
+        SchemaTooNew: A newer release made it.
+    """
+
+    def __init__(self, path: Path, now_s: float) -> None:
+        try:
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=5.0
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            migrate(self._connection, now_s)
+            self._kept = set(self._connection.execute("SELECT request_id, attempt FROM intents"))
+        except sqlite3.Error as error:
+            raise StoreError(f"the ledger's database cannot be opened: {error}") from error
+
+    def write(
+        self, settled: Sequence[SettlementRecord], open_intents: Sequence[IntentRecord], now_s: float
+    ) -> Written:
+        """Store settlements, forget their intents, keep `open_intents`; all or nothing.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        with self._transaction():
+            written = self._insert(settled, now_s)
+            known = [record.key for record in settled if record.key in self._kept]
+            self._forget(known)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?)",
+                [(*record.key, record.body) for record in open_intents],
+            )
+        self._kept.difference_update(known)
+        self._kept.update(record.key for record in open_intents)
+        return written
+
+    def open_intents(self) -> list[IntentRecord]:
+        """Return the intents kept by `write` and not settled since."""
+        with _as_store_error():
+            bodies = [body for (body,) in self._connection.execute("SELECT record FROM intents")]
+        return [IntentRecord(codec.decode_intent(body), body) for body in bodies]
+
+    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float) -> int:
+        """Store intents whose process died as interrupted calls, cost unknown; return how many are new.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        new = 0
+        with self._transaction():
+            for record in intents:
+                row = _interrupted_row(record, found_time_s)
+                if self._connection.execute(_INSERT, row).rowcount == 1:
+                    new += 1
+                elif not self._accounted_for(record.intent):
+                    self._put_aside(
+                        record.key, "an interrupted call has the id of another", record.body, found_time_s
+                    )
+                    new += 1
+            keys = [record.key for record in intents]
+            self._forget(keys)
+        self._kept.difference_update(keys)
+        return new
+
+    def make_durable(self) -> bool:
+        """Copy the write-ahead log into the database and sync both; False while a reader holds it back."""
+        with _as_store_error():
+            busy, in_log, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return bool(busy == 0 and in_log == copied)
+
+    def close(self) -> None:
+        """Release the file; SQLite checkpoints when no one else has it open."""
+        self._connection.close()
+
+    def _insert(self, settled: Sequence[SettlementRecord], now_s: float) -> Written:
+        """Insert settlements; when one is repeated, conflicting or impossible, go through them one by one."""
+        if not settled:
+            return Written(0, 0, 0)
+        self._connection.execute("SAVEPOINT batch")
+        try:
+            stored = self._connection.executemany(_INSERT, map(_settled_row, settled)).rowcount
+        except _IMPOSSIBLE:
+            stored = -1
+        if stored != len(settled):
+            self._connection.execute("ROLLBACK TO batch")
+        self._connection.execute("RELEASE batch")
+        if stored == len(settled):
+            return Written(stored, 0, 0)
+        counts = {"stored": 0, "repeated": 0, "conflicting": 0}
+        for record in settled:
+            counts[self._insert_one(record, now_s)] += 1
+        return Written(**counts)
+
+    def _insert_one(self, record: SettlementRecord, now_s: float) -> str:
+        """Insert one settlement; return what came of it, as a field of `Written`."""
+        try:
+            row = _settled_row(record)
+            if self._connection.execute(_INSERT, row).rowcount == 1:
+                return "stored"
+        except _IMPOSSIBLE as error:
+            self._put_aside(record.key, f"cannot be stored: {type(error).__name__}", record.body, now_s)
+            return "conflicting"
+        found = self._connection.execute(
+            "SELECT kind, started_time_s, record FROM calls WHERE request_id = ? AND attempt = ?", record.key
+        ).fetchone()
+        kind, started_time_s, body = found
+        if kind == "settled" and body == record.body:
+            return "repeated"
+        if kind == "interrupted" and started_time_s == record.settlement.intent.started_time_s:
+            # Given up for lost and yet settled: the settlement knows more.
+            self._connection.execute("DELETE FROM calls WHERE request_id = ? AND attempt = ?", record.key)
+            self._connection.execute(_INSERT, row)
+            return "stored"
+        self._put_aside(record.key, "settled before, differently", record.body, now_s)
+        return "conflicting"
+
+    def _accounted_for(self, intent: Intent) -> bool:
+        """Whether the row of the intent's id is the row of this very intent."""
+        found = self._connection.execute(
+            "SELECT started_time_s FROM calls WHERE request_id = ? AND attempt = ?",
+            (intent.request_id, intent.attempt),
+        ).fetchone()
+        return found is not None and found[0] == intent.started_time_s
+
+    def _put_aside(self, key: Key, reason: str, body: bytes, now_s: float) -> None:
+        self._connection.execute(
+            "INSERT OR IGNORE INTO aside (request_id, attempt, reason, found_time_s, record)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (*key, reason, now_s, body),
+        )
+
+    def _forget(self, keys: Iterable[Key]) -> None:
+        self._connection.executemany("DELETE FROM intents WHERE request_id = ? AND attempt = ?", keys)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Run the body in one transaction."""
+        with _as_store_error():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def _as_store_error() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"the ledger's database failed: {error}") from error
+
+
+def _settled_row(record: SettlementRecord) -> tuple[Value, ...]:
+    """Return the columns of a settlement, in the order of `_COLUMNS`."""
+    settlement = record.settlement
+    usage, cost, other = settlement.usage, settlement.cost, settlement.counterfactuals
+    cache = settlement.cache
+    return (
+        *_identity(settlement.intent, "settled", settlement.outcome, settlement.answered_model),
+        cache.strategy if cache is not None else "",
+        cache.miss_cause if cache is not None else "",
+        settlement.finish_reason,
+        settlement.error,
+        settlement.intent.started_time_s,
+        settlement.settled_time_s,
+        settlement.duration_s,
+        settlement.first_byte_s,
+        *(
+            _NO_TOKENS
+            if usage is None
+            else (
+                usage.input_tokens,
+                usage.cache_read_tokens,
+                usage.cache_write_5m_tokens,
+                usage.cache_write_1h_tokens,
+                usage.output_tokens,
+                usage.thinking_tokens,
+            )
+        ),
+        *(
+            _NO_COST
+            if cost is None
+            else (
+                cost.uncached_input_nano_usd,
+                cost.cache_write_5m_nano_usd,
+                cost.cache_write_1h_nano_usd,
+                cost.cache_read_nano_usd,
+                cost.output_text_nano_usd,
+                cost.thinking_nano_usd,
+                cost.tools_nano_usd,
+                cost.total_nano_usd,
+            )
+        ),
+        settlement.intent.cost_bound_nano_usd,
+        *(
+            _NO_COUNTERFACTUALS
+            if other is None
+            else (
+                other.no_caching_nano_usd,
+                other.all_opus_nano_usd,
+                other.all_flash_nano_usd,
+                other.all_opus_no_caching_nano_usd,
+            )
+        ),
+        record.body,
+    )
+
+
+def _interrupted_row(record: IntentRecord, found_time_s: float) -> tuple[Value, ...]:
+    """Return the columns of an intent whose process died; what it used, cost and took is not known."""
+    intent = record.intent
+    return (
+        *_identity(intent, "interrupted", Outcome.UNKNOWN, ""),
+        *("", "", "", ""),
+        intent.started_time_s,
+        found_time_s,
+        *(None, None),
+        *_NO_TOKENS,
+        *_NO_COST,
+        intent.cost_bound_nano_usd,
+        *_NO_COUNTERFACTUALS,
+        record.body,
+    )
+
+
+def _identity(intent: Intent, kind: str, outcome: Outcome, answered_model: str) -> tuple[Value, ...]:
+    """Return the columns that say whose call it was and how it ended."""
+    return (
+        intent.request_id,
+        intent.attempt,
+        kind,
+        outcome.value,
+        intent.purpose.value,
+        intent.route,
+        intent.upstream,
+        intent.model,
+        answered_model,
+        intent.tenant,
+        intent.application,
+        intent.user,
+        intent.session,
+        codec.encode(intent.labels).decode(),
+    )

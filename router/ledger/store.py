@@ -1,0 +1,67 @@
+"""What the ledger needs of a database: a small protocol, so that another one can take SQLite's place.
+
+The rule: `write` is one transaction and idempotent by (request_id, attempt), so replaying a journal, whole or
+in part, any number of times, leaves every call in the store exactly once. Calls come from one thread at a
+time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.ledger.codec import IntentRecord, SettlementRecord
+
+
+class StoreError(Exception):
+    """The store could not do it now (disk full, locked); the same request may work later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of a batch.
+
+    Attributes:
+        stored: Settlements that are new in the store.
+        repeated: Settlements it already had, byte for byte.
+        conflicting: Settlements of a call that is settled differently, or that cannot be stored; kept aside.
+    """
+
+    stored: int
+    repeated: int
+    conflicting: int
+
+
+class LedgerStore(Protocol):
+    """Durable home of settlements and of intents that outlive their journal segment."""
+
+    def write(
+        self, settled: Sequence[SettlementRecord], open_intents: Sequence[IntentRecord], now_s: float
+    ) -> Written:
+        """Store settlements, forget their intents, keep `open_intents`; all or nothing.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        ...
+
+    def open_intents(self) -> list[IntentRecord]:
+        """Return the intents kept by `write` and not settled since."""
+        ...
+
+    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float) -> int:
+        """Store intents whose process died as interrupted calls, cost unknown; return how many are new.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        ...
+
+    def make_durable(self) -> bool:
+        """Make everything written survive a power cut; False when it could not be finished now."""
+        ...
+
+    def close(self) -> None:
+        """Release the store."""
+        ...

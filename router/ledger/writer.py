@@ -1,0 +1,232 @@
+"""The thread that carries records from memory to the store, in batches, and journal segments to their end.
+
+The rule: a record waits in memory until its batch is committed; a batch that fails is tried again until it
+works, so the journal's segments stay until then. Intents reach the store only when they outlive their
+segment: most calls cost one INSERT. Nothing here decides whether a record may enter; the ledger does, by
+    `pending`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from router.ledger.codec import IntentRecord, Key, SettlementRecord
+from router.ledger.journal import Journal
+from router.ledger.store import LedgerStore, StoreError
+
+_LOG = logging.getLogger("router.ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEnded:
+    """Everything of journal segment `number` has been handed over before this."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Whoever waits for `done` wants to know that everything before this is committed."""
+
+    done: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing comes after this."""
+
+    done: Future[None]
+
+
+Item = IntentRecord | SettlementRecord | SegmentEnded | Flush | Stop
+
+
+@dataclass(slots=True)
+class WriterCounts:
+    """What the writer has done since it started; read by other threads, written by its own."""
+
+    batches: int = 0
+    stored: int = 0
+    repeated: int = 0
+    conflicting: int = 0
+    failures: int = 0
+    last_failure: str = ""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is taken from the queue and not yet committed."""
+
+    settled: list[SettlementRecord] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    flushes: list[Future[None]] = field(default_factory=list)
+    stop: Future[None] | None = None
+
+
+class Writer:
+    """Owns the store and its thread.
+
+    Args:
+        store: Where records go; used only by the thread from `start` on.
+        journal: Whose segments are synced with every batch and removed when done with.
+        now_s: Time for what is put aside, seconds since the epoch.
+        interval_s: How long a batch gathers; also the most a power cut can take back.
+        retry_s: How long to wait after a failure of the store.
+        sync: Whether to sync the journal with every batch.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        journal: Journal,
+        *,
+        now_s: Callable[[], float],
+        interval_s: float,
+        retry_s: float,
+        sync: bool,
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._now_s = now_s
+        self._interval_s = interval_s
+        self._retry_s = retry_s
+        self._sync = sync
+        self._queue: deque[Item] = deque()
+        self._batch = _Batch()
+        self._open: dict[Key, IntentRecord] = {}
+        self._kept: set[Key] = set()
+        self._unretired: list[int] = []
+        self._durable = False
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self.counts = WriterCounts()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Hand over one item; cheap, and safe from any thread."""
+        self._queue.append(item)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def pending(self) -> int:
+        """Records in memory that the store does not have yet, about."""
+        return len(self._queue) + len(self._batch.settled)
+
+    def flush(self) -> Future[None]:
+        """Return a future that is done when everything put so far is committed and the journal synced."""
+        done: Future[None] = Future()
+        self.put(Flush(done))
+        self._hurry.set()
+        return done
+
+    def stop(self) -> Future[None]:
+        """Commit everything, keep open intents in the store, end the thread; the future tells how it went."""
+        done: Future[None] = Future()
+        self.put(Stop(done))
+        self._hurry.set()
+        return done
+
+    def join(self) -> None:
+        """Wait for the thread to end, after `stop`."""
+        self._thread.join()
+
+    def close_store(self) -> bool:
+        """Release the store, after `join`; return whether no journal segment is needed any more."""
+        retired = not self._unretired
+        self._store.close()
+        return retired and self._durable
+
+    def _run(self) -> None:
+        """Commit batches until told to stop."""
+        while True:
+            self._wake.wait()
+            if not self._hurry.is_set():
+                self._hurry.wait(self._interval_s)
+            self._wake.clear()
+            self._hurry.clear()
+            self._take()
+            batch = self._batch
+            try:
+                self._commit(batch)
+            except Exception as error:  # the edge of this thread: a bug too must not hang its callers
+                self._failed(batch, error)
+                if batch.stop is not None:
+                    batch.stop.set_exception(error)
+                    return
+                self._hurry.wait(self._retry_s)
+                self._wake.set()
+                continue
+            for done in batch.flushes:
+                done.set_result(None)
+            if batch.stop is not None:
+                batch.stop.set_result(None)
+                return
+
+    def _take(self) -> None:
+        """Move what is queued into the batch."""
+        batch, queue, opened = self._batch, self._queue, self._open
+        while queue:
+            item = queue.popleft()
+            match item:
+                case IntentRecord():
+                    opened[item.key] = item
+                case SettlementRecord():
+                    opened.pop(item.key, None)
+                    batch.settled.append(item)
+                case SegmentEnded():
+                    batch.ended.append(item.number)
+                case Flush():
+                    if item.done.set_running_or_notify_cancel():
+                        batch.flushes.append(item.done)
+                case Stop():
+                    batch.stop = item.done
+
+    def _commit(self, batch: _Batch) -> None:
+        """Write a batch; keep open intents and remove segments when some ended."""
+        if self._sync:
+            self._journal.sync()
+        parting = bool(batch.ended) or batch.stop is not None
+        keep = [record for key, record in self._open.items() if key not in self._kept] if parting else []
+        if batch.settled or keep:
+            written = self._store.write(batch.settled, keep, self._now_s())
+            self.counts.batches += 1
+            self.counts.stored += written.stored
+            self.counts.repeated += written.repeated
+            self.counts.conflicting += written.conflicting
+            if written.conflicting:
+                _LOG.error("%d settlements contradict what is settled; kept aside", written.conflicting)
+            self._kept.update(record.key for record in keep)
+            if self._kept:
+                self._kept.difference_update(record.key for record in batch.settled)
+        self._unretired.extend(batch.ended)
+        self._batch = _Batch()
+        if not self._unretired and batch.stop is None:
+            return
+        self._durable = self._store.make_durable()
+        if self._durable:
+            for number in self._unretired:
+                self._journal.retire(number)
+            self._unretired.clear()
+
+    def _failed(self, batch: _Batch, error: Exception) -> None:
+        """Note a failure; whoever waits for a flush learns of it, the records stay for the next try."""
+        self.counts.failures += 1
+        self.counts.last_failure = str(error)
+        _LOG.error(
+            "the ledger's store failed, %d records wait in memory and journal: %s",
+            self.pending(),
+            error,
+            exc_info=None if isinstance(error, StoreError | OSError) else error,
+        )
+        for done in batch.flushes:
+            done.set_exception(error)
+        batch.flushes.clear()

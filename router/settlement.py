@@ -1,0 +1,147 @@
+"""The record of one call: what was intended, what came of it, what it cost.
+
+The rule: one frozen record per attempt, made once, by the path that made the call; index, demand, token
+estimates, ledger, telemetry, sessions and training data are its readers. No field holds prompt or answer
+text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from router.cost import Cost, Counterfactuals
+from router.usage import Usage
+
+MAX_LABELS = 16
+"""Labels one call may carry; they are for cost buckets, not for data."""
+
+
+class Purpose(StrEnum):
+    """Why a call was made; everything but USER is our own overhead on the bill."""
+
+    USER = "user"
+    WARM = "warm"
+    PROBE = "probe"
+    SHADOW = "shadow"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    """The provider answered with an error before any content; it bills nothing."""
+    INTERRUPTED = "interrupted"
+    """The answer began and the provider broke it off."""
+    CANCELLED = "cancelled"
+    """The caller left or its deadline passed."""
+    UNKNOWN = "unknown"
+    """We cannot tell whether it was billed: crash of this process, reset or timeout after sending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """Journalled before money is spent. `(request_id, attempt)` is its identity, never used again.
+
+    Attributes:
+        request_id: Unique over the ledger's life; a second call settled under it would be kept aside, not
+            added.
+        attempt: 1-based number of the attempt within the request.
+        labels: At most `MAX_LABELS`; names as in `label:NAME` of the ledger's queries.
+        started_time_s: Wall clock, seconds since the epoch.
+        cost_bound_nano_usd: The most this attempt can cost (whole prompt written at the dearest price used,
+            maximal output); shown as the bound of unknown spend when the process dies; None when no price is
+            known.
+    """
+
+    request_id: str
+    attempt: int
+    purpose: Purpose
+    route: str
+    upstream: str
+    model: str
+    tenant: str
+    application: str
+    user: str
+    session: str
+    labels: Mapping[str, str]
+    stream: bool
+    started_time_s: float
+    cost_bound_nano_usd: int | None
+    trace_id: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.labels) > MAX_LABELS:
+            raise ValueError(f"a call carries at most {MAX_LABELS} labels, not {len(self.labels)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """The decision as the ledger keeps it, for training and audit.
+
+    Attributes:
+        score: Calibrated chance that Opus is needed, None when no model scored.
+        propensity: Probability with which the policy took this route.
+        expected_flash_nano_usd: Expected cost of Flash when deciding, None unknown; likewise Opus.
+        features: Hashed features as compact JSON, "" when not kept.
+    """
+
+    route: str
+    reason: str
+    score: float | None
+    threshold: float | None
+    propensity: float
+    model_digest: str
+    expected_flash_nano_usd: int | None
+    expected_opus_nano_usd: int | None
+    features: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheRecord:
+    """What was planned and proved about the provider's cache.
+
+    Attributes:
+        strategy: Strategy that planned ("a", "b", "c", "auto", "none").
+        breakpoint_count: Breakpoints sent.
+        expected_read_tokens: Input tokens the index believed warm, estimated.
+        miss_cause: Why fewer were read than expected, "" when not fewer.
+    """
+
+    strategy: str
+    breakpoint_count: int
+    expected_read_tokens: int
+    miss_cause: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What one attempt used and cost.
+
+    Attributes:
+        usage: None when the provider never told; the cost is then unknown too.
+        cost: Exact cost by part, None when unknown. A refused call that billed nothing has none either; the
+            ledger counts it as free by its outcome.
+        counterfactuals: What the same call would have cost otherwise; None where it cannot be known.
+        answered_model: Model id that answered, "" when none did.
+        first_byte_s: Seconds from the start to the first byte of the answer, None when none came.
+        duration_s: Seconds from the start to the end.
+        error: Stable reason of the error, "" when none.
+    """
+
+    intent: Intent
+    outcome: Outcome
+    settled_time_s: float
+    duration_s: float
+    first_byte_s: float | None = None
+    usage: Usage | None = None
+    cost: Cost | None = None
+    counterfactuals: Counterfactuals | None = None
+    answered_model: str = ""
+    response_id: str = ""
+    upstream_request_id: str = ""
+    finish_reason: str = ""
+    error: str = ""
+    decision: DecisionRecord | None = None
+    cache: CacheRecord | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)

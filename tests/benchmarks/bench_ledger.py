@@ -1,0 +1,185 @@
+"""CPU cost of money per request: price, cost, intent, settlement, and the writer's thread behind them.
+
+Run: `python -m tests.benchmarks.bench_ledger [--json] [--directory DIR]`. CPU time, best of several rounds.
+"Loop" is what the calling thread spends; "all" adds the writer's thread, journal sync and commits included.
+Paced rounds spread requests over time as traffic does, so that every batch pays for its own commit; an
+equally paced loop without a ledger is subtracted. Exit code 1 when intent + settlement take more than 60 us
+of the loop.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter, process_time, thread_time
+
+from router.clock import SystemClock
+from router.cost import cost, counterfactuals
+from router.ledger import Ledger
+from router.pricing import PriceTable
+from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
+from router.usage import Usage
+
+TARGET_LOOP_US = 60.0
+AT_S = 1_795_305_600.0
+USAGE = Usage(
+    input_tokens=25_050,
+    cache_write_5m_tokens=1_000,
+    cache_write_1h_tokens=4_000,
+    cache_read_tokens=20_000,
+    output_tokens=300,
+    thinking_tokens=100,
+)
+ON_FLASH = Usage(input_tokens=21_000, output_tokens=280)
+
+
+def pairs(count: int, table: PriceTable) -> list[tuple[Intent, Settlement]]:
+    """Return intents and settlements of so many streamed Opus calls, no two alike."""
+    price = table.price("claude-opus-5-5", AT_S)
+    other = table.price("gemini-3.8-flash", AT_S)
+    intent = Intent(
+        request_id="",
+        attempt=1,
+        purpose=Purpose.USER,
+        route="opus",
+        upstream="anthropic",
+        model="claude-opus-5-5",
+        tenant="acme",
+        application="helpdesk",
+        user="user-17",
+        session="session-5",
+        labels={"team": "search", "environment": "production"},
+        stream=True,
+        started_time_s=AT_S,
+        cost_bound_nano_usd=500_000_000,
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+    )
+    settlement = Settlement(
+        intent=intent,
+        outcome=Outcome.OK,
+        settled_time_s=AT_S + 3,
+        duration_s=3.0,
+        first_byte_s=0.7,
+        usage=USAGE,
+        cost=cost(USAGE, price),
+        counterfactuals=counterfactuals(
+            USAGE, price, answered_by_opus=True, other=ON_FLASH, other_price=other
+        ),
+        answered_model="claude-opus-5-5",
+        response_id="msg_01XFDUDYJgAACzvnptvVoYEL",
+        upstream_request_id="req_018EeWyXxfu5pfWkrYcMdjWG",
+        finish_reason="end_turn",
+        decision=DecisionRecord(
+            route="opus",
+            reason="score_above_threshold",
+            score=0.83,
+            threshold=0.5,
+            propensity=1.0,
+            model_digest="sha256:8f434346648f6b96",
+            expected_flash_nano_usd=16_800_000,
+            expected_opus_nano_usd=47_000_000,
+        ),
+        cache=CacheRecord(strategy="c", breakpoint_count=3, expected_read_tokens=20_000),
+    )
+    intents = [
+        replace(intent, request_id=f"0193a1c2-{i:08x}-7d3e", started_time_s=AT_S + i) for i in range(count)
+    ]
+    return [(intent, replace(settlement, intent=intent)) for intent in intents]
+
+
+def per_call_us(function: Callable[[], object], rounds: int = 5, calls: int = 20_000) -> float:
+    """Return the CPU time of one call in microseconds, best of several rounds."""
+    best = float("inf")
+    for _ in range(rounds):
+        start = process_time()
+        for _ in range(calls):
+            function()
+        best = min(best, process_time() - start)
+    return best / calls * 1e6
+
+
+def burst(directory: Path, batch: Sequence[tuple[Intent, Settlement]]) -> tuple[float, float]:
+    """Journal and settle without a pause; return microseconds of CPU per request, loop and all."""
+    ledger = Ledger.open(directory, clock=SystemClock())
+    all_start, loop_start = process_time(), thread_time()
+    for intent, settlement in batch:
+        ledger.journal_intent(intent)
+        ledger.settle(settlement)
+    loop_s = thread_time() - loop_start
+    ledger.flush_blocking()
+    all_s = process_time() - all_start
+    ledger.close_blocking()
+    return loop_s / len(batch) * 1e6, all_s / len(batch) * 1e6
+
+
+async def paced(
+    directory: Path | None, batch: Sequence[tuple[Intent, Settlement]], rate: float
+) -> tuple[float, float]:
+    """Journal and settle `rate` requests a second; without a directory only keep the pace."""
+    ledger = Ledger.open(directory, clock=SystemClock()) if directory is not None else None
+    start = perf_counter()
+    all_start, loop_start = process_time(), thread_time()
+    for number, (intent, settlement) in enumerate(batch):
+        await asyncio.sleep(max(0.0, start + number / rate - perf_counter()))
+        if ledger is not None:
+            ledger.journal_intent(intent)
+            ledger.settle(settlement)
+    loop_s = thread_time() - loop_start
+    if ledger is not None:
+        await ledger.flush()
+    all_s = process_time() - all_start
+    if ledger is not None:
+        await ledger.close()
+    return loop_s / len(batch) * 1e6, all_s / len(batch) * 1e6
+
+
+def measure(directory: Path) -> dict[str, float]:
+    """Return every figure, microseconds of CPU per request."""
+    table = PriceTable()
+    price = table.price("claude-opus-5-5", AT_S)
+    other = table.price("gemini-3.8-flash", AT_S)
+    figures = {
+        "price": per_call_us(
+            lambda: table.price("claude-opus-5-5", AT_S, speed="standard", inference_geo="global")
+        ),
+        "cost": per_call_us(lambda: cost(USAGE, price)),
+        "counterfactuals": per_call_us(
+            lambda: counterfactuals(USAGE, price, answered_by_opus=True, other=ON_FLASH, other_price=other)
+        ),
+    }
+    bursts = [burst(directory / f"burst-{i}", pairs(10_000, table)) for i in range(3)]
+    figures["burst_loop"] = min(loop for loop, _ in bursts)
+    figures["burst_all"] = min(both for _, both in bursts)
+    for rate in (50, 400):
+        batch = pairs(rate * 3, table)
+        idle = asyncio.run(paced(None, batch, rate))
+        busy = asyncio.run(paced(directory / f"paced-{rate}", batch, rate))
+        figures[f"paced_{rate}_loop"] = busy[0] - idle[0]
+        figures[f"paced_{rate}_all"] = busy[1] - idle[1]
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--directory", type=Path, help="where to make the ledgers (default: a temporary one)")
+    options = parser.parse_args(arguments)
+    gc.disable()
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
+        figures = measure(Path(directory))
+    if options.json:
+        print(json.dumps({name: round(us, 3) for name, us in figures.items()}))
+    else:
+        for name, us in figures.items():
+            print(f"{name:<18}{us:9.2f} us")
+    return 0 if figures["burst_loop"] <= TARGET_LOOP_US else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""From RouterError to gRPC status: the one table, and the google.rpc details that go with each row.
+
+The rule: an error class has exactly one row, and a test asserts that the table is whole. Codes are
+chosen by what a client library does with them by itself: UNAVAILABLE only where a blind retry is safe
+and nothing was billed, DEADLINE_EXCEEDED, ABORTED and INTERNAL where a retry would be billed again,
+RESOURCE_EXHAUSTED with RetryInfo when waiting helps and with QuotaFailure when it does not.
+`ErrorInfo.reason` tells apart what shares a code.
+
+Details travel in `grpc-status-details-bin`, trailing metadata that HTTP/2 stacks bound to a few KiB
+(grpc's soft limit is 8 KiB), so every text is cut to a stated number of bytes. This module knows nothing
+of requests in progress.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RequestInfo,
+    ResourceInfo,
+    RetryInfo,
+)
+from google.rpc.status_pb2 import Status as StatusProto
+from grpc_status import rpc_status
+
+from router import errors
+
+DOMAIN: Final = "hybrid-router"
+"""google.rpc.ErrorInfo.domain of every error of this service."""
+
+INCIDENT_REASON: Final = "INTERNAL_INCIDENT"
+"""ErrorInfo.reason when something unforeseen failed; `metadata.incident` is the id to look for in the log."""
+
+REQUEST_ID_KEY: Final = "x-request-id"
+"""Metadata key under which a request id comes in and goes out."""
+
+MESSAGE_BYTES: Final = 512
+"""Longest text of a status, in UTF-8 bytes; grpc-message percent-encodes, so up to three times that on
+the wire."""
+
+VALUE_BYTES: Final = 128
+"""Longest name, id or metadata value in the details, in UTF-8 bytes."""
+
+LEDGER_RETRY_S: Final = 1.0
+"""Advised wait while the ledger cannot take an intent: its writer commits in groups, well within a second."""
+
+_CODE: Final = grpc.StatusCode
+
+STATUS: Final[Mapping[type[errors.RouterError], grpc.StatusCode]] = MappingProxyType(
+    {
+        errors.RouterError: _CODE.INTERNAL,
+        errors.InvalidRequest: _CODE.INVALID_ARGUMENT,
+        errors.NotFound: _CODE.NOT_FOUND,
+        errors.NotSupported: _CODE.FAILED_PRECONDITION,
+        errors.Conflict: _CODE.ABORTED,
+        errors.NoRoute: _CODE.FAILED_PRECONDITION,
+        errors.BudgetExceeded: _CODE.RESOURCE_EXHAUSTED,
+        errors.Unimplemented: _CODE.UNIMPLEMENTED,
+        errors.DeadlineTooShort: _CODE.DEADLINE_EXCEEDED,
+        errors.Overloaded: _CODE.RESOURCE_EXHAUSTED,
+        errors.LedgerUnavailable: _CODE.UNAVAILABLE,
+        errors.UpstreamError: _CODE.INTERNAL,
+        errors.UpstreamRejected: _CODE.INVALID_ARGUMENT,
+        # The credential and the model are the operator's, not the caller's: to a caller this is our fault.
+        errors.UpstreamUnauthorized: _CODE.INTERNAL,
+        errors.UpstreamModelMissing: _CODE.INTERNAL,
+        errors.UpstreamRateLimited: _CODE.RESOURCE_EXHAUSTED,
+        errors.UpstreamSpendLimited: _CODE.RESOURCE_EXHAUSTED,
+        errors.UpstreamOverloaded: _CODE.UNAVAILABLE,
+        errors.UpstreamFailed: _CODE.UNAVAILABLE,
+        errors.UpstreamTimeout: _CODE.DEADLINE_EXCEEDED,
+        errors.UpstreamUnreachable: _CODE.UNAVAILABLE,
+        errors.UpstreamMalformed: _CODE.INTERNAL,
+        # What was delivered stays billed: "retry at a higher level", not by the channel's retry policy.
+        errors.UpstreamInterrupted: _CODE.ABORTED,
+    }
+)
+"""Status of each error class."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+def code_of(error: errors.RouterError) -> grpc.StatusCode:
+    """Return the status code of an error; a class without a row of its own takes its nearest ancestor's."""
+    for cls in type(error).__mro__:
+        code = STATUS.get(cls)
+        if code is not None:
+            return code
+    raise TypeError(f"{type(error).__qualname__} is no RouterError")
+
+
+def status_of(error: errors.RouterError, *, request_id: str = "") -> grpc.Status:
+    """Spell an error as a gRPC status with google.rpc details.
+
+    Args:
+        error: What went wrong; its message goes to the caller as it is, cut to `MESSAGE_BYTES`.
+        request_id: Added as google.rpc.RequestInfo and echoed in the trailing metadata; "" for none.
+
+    Returns:
+        Code, message and trailing metadata, ready for `context.abort_with_status`.
+    """
+    return _assemble(code_of(error), str(error), _details(error), request_id)
+
+
+def incident_status(incident: str, *, request_id: str = "") -> grpc.Status:
+    """Spell an unforeseen failure: no text of the exception, only the id under which it was logged."""
+    info = ErrorInfo(
+        reason=INCIDENT_REASON, domain=DOMAIN, metadata={"incident": _cut(incident, VALUE_BYTES)}
+    )
+    message = f"internal error; quote incident {incident} to the operator"
+    return _assemble(_CODE.INTERNAL, message, [info], request_id)
+
+
+def _assemble(
+    code: grpc.StatusCode, message: str, details: Iterable[Message], request_id: str
+) -> grpc.Status:
+    proto = StatusProto(code=code.value[0], message=_cut(message, MESSAGE_BYTES))
+    for detail in details:
+        proto.details.append(_packed(detail))
+    if request_id:
+        proto.details.append(_packed(RequestInfo(request_id=request_id)))
+    status: grpc.Status = rpc_status.to_status(proto)
+    if request_id:
+        status = status._replace(  # type: ignore[attr-defined]
+            trailing_metadata=(*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+        )
+    return status
+
+
+def _details(error: errors.RouterError) -> list[Message]:
+    """Details of one error: always ErrorInfo, then what a client can act on."""
+    facts: dict[str, str] = {}
+    more: list[Message] = []
+    match error:
+        case errors.InvalidRequest():
+            violation = BadRequest.FieldViolation(
+                field=_cut(error.field, VALUE_BYTES), description=_cut(error.problem, MESSAGE_BYTES)
+            )
+            more.append(BadRequest(field_violations=[violation]))
+        case errors.NotFound():
+            more.append(
+                ResourceInfo(
+                    resource_type=_cut(error.kind, VALUE_BYTES), resource_name=_cut(error.name, VALUE_BYTES)
+                )
+            )
+        case errors.BudgetExceeded() | errors.UpstreamSpendLimited():
+            violation_text = _cut(str(error), MESSAGE_BYTES // 2)
+            more.append(
+                QuotaFailure(
+                    violations=[QuotaFailure.Violation(subject="budget", description=violation_text)]
+                )
+            )
+        case errors.Overloaded():
+            more.append(_retry_after(error.retry_after_s))
+        case errors.LedgerUnavailable():
+            more.append(_retry_after(LEDGER_RETRY_S))
+        case errors.DeadlineTooShort():
+            facts["remaining_s"] = f"{error.remaining_s:.3f}"
+    if isinstance(error, errors.UpstreamError):
+        facts |= _upstream_facts(error)
+        if error.retry_after_s is not None and not isinstance(error, errors.UpstreamSpendLimited):
+            more.append(_retry_after(error.retry_after_s))
+    return [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts), *more]
+
+
+def _upstream_facts(error: errors.UpstreamError) -> dict[str, str]:
+    facts = {
+        "upstream": error.upstream,
+        "model": error.model,
+        "upstream_request_id": error.upstream_request_id,
+        "http_status": "" if error.http_status is None else str(error.http_status),
+        "billed": "yes" if error.usage is not None else "maybe" if error.may_be_billed else "no",
+    }
+    return {key: _cut(value, VALUE_BYTES) for key, value in facts.items() if value}
+
+
+def _retry_after(delay_s: float) -> RetryInfo:
+    delay = Duration()
+    delay.FromNanoseconds(max(0, round(delay_s * 1e9)))
+    return RetryInfo(retry_delay=delay)
+
+
+def _packed(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """Cut `text` to at most `limit_bytes` of UTF-8, ending in "..." when something was cut.
+
+    Lone surrogates, which a provider's JSON may escape and protobuf refuses, become "?".
+    """
+    if len(text) <= limit_bytes and text.isascii():
+        return text
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit_bytes:
+        return encoded.decode()
+    return encoded[: limit_bytes - 3].decode("utf-8", "ignore") + "..."

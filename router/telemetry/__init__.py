@@ -1,0 +1,353 @@
+"""Spans and metrics of the service, behind one facade.
+
+The rule: callers hand over values they already have (a decision, a settlement, an upstream) and nothing
+else; names, attributes and exporters stay in here, and this package is the only place that imports the
+OpenTelemetry SDK. What is switched off costs a comparison: attributes are built only for spans that are
+recorded, and a child of an unsampled span is not even started. Telemetry never fails a request and never
+decides anything; the ledger is the truth about money.
+
+Sampling: parent-based, `DEFAULT_SAMPLE_RATIO` of root traces unless the standard variables say otherwise
+(`router.telemetry.settings`). Metrics do not depend on it. Prompt and answer text is never recorded.
+"""
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final, Self
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from router import attributes as names
+from router.call import Call
+from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
+from router.telemetry import spans
+from router.telemetry.metrics import ChunkTimer, InferenceTarget, Metrics, Observe
+from router.telemetry.providers import Metering, Tracing, build_metering, build_tracing
+from router.telemetry.settings import TelemetrySettings, from_environ
+
+__all__ = [
+    "ChunkTimer",
+    "InferenceTarget",
+    "Observe",
+    "Span",
+    "Telemetry",
+    "TelemetrySettings",
+    "from_environ",
+]
+
+_NO_STAGE: Final[AbstractContextManager[Span]] = nullcontext(INVALID_SPAN)
+_ROOT: Final = Context()
+_W3C: Final = TraceContextTextMapPropagator()
+_ERROR: Final = Status(StatusCode.ERROR)
+
+
+class Telemetry:
+    """Everything a request tells the outside world about itself.
+
+    Build one per process, after any fork, with `Telemetry.build`; close it with `shutdown` after the server
+    has drained. All methods but `build`, `flush` and `shutdown` are called on the event loop, do not block
+    and do not raise.
+    """
+
+    def __init__(self, settings: TelemetrySettings, tracing: Tracing | None, metrics: Metrics | None) -> None:
+        self._settings = settings
+        self._tracing = tracing
+        self._tracer: Tracer | None = None
+        self._metrics = metrics
+        self._metering: Metering | None = None
+        self._in_flight: Observe = lambda: 0
+        self._ledger_lag: Observe = lambda: None
+        self._method_attributes: dict[str, spans.Attributes] = {}
+        if tracing is not None:
+            self._tracer = tracing.provider.get_tracer(names.SCOPE, settings.resource.get("service.version"))
+
+    @classmethod
+    def build(cls, settings: TelemetrySettings) -> Self:
+        """Start exporters and the scrape endpoint as the settings say.
+
+        Raises:
+            OSError: The Prometheus port cannot be bound.
+        """
+        if not settings.enabled:
+            return cls(settings, None, None)
+        measured = settings.prometheus_port or settings.metrics is not None
+        telemetry = cls(
+            settings,
+            None if settings.traces is None else build_tracing(settings, settings.traces),
+            Metrics(settings.applications, settings.tenants) if measured else None,
+        )
+        telemetry._start_metering()
+        return telemetry
+
+    @classmethod
+    def off(cls) -> Self:
+        """Return telemetry that does nothing."""
+        return cls(TelemetrySettings(enabled=False), None, None)
+
+    def _start_metering(self) -> None:
+        if self._metrics is None:
+            return
+        self._metering = build_metering(self._settings, self._metrics.collect)
+        # Always observed: without any point of its own the SDK calls no reader, and our aggregates would
+        # not be exported either.
+        self.watch(names.IN_FLIGHT, "{request}", "RPCs being served", lambda: self._in_flight() or 0)
+        self.watch(
+            names.LEDGER_LAG,
+            names.SECONDS,
+            "Age of the oldest settlement not yet durable",
+            lambda: self._ledger_lag(),
+        )
+
+    # --- what is known beforehand ---
+
+    def add_target(self, target: InferenceTarget) -> None:
+        """Make an upstream known: its name and model become labels, its host and provider attributes."""
+        if self._metrics is not None:
+            self._metrics.add_target(target)
+
+    def watch(self, name: str, unit: str, description: str, observe: Observe) -> None:
+        """Serve a gauge, once per name; `observe` is called in another thread when someone collects."""
+        if self._metering is not None:
+            self._metering.gauge(name, unit, description, observe)
+
+    def watch_in_flight(self, observe: Observe) -> None:
+        """Say where the number of RPCs in progress comes from."""
+        self._in_flight = observe
+
+    def watch_ledger_lag(self, observe: Observe) -> None:
+        """Say where the ledger's lag in seconds comes from; None while there is none to tell."""
+        self._ledger_lag = observe
+
+    # --- the RPC, for router.interceptors ---
+
+    def start_server_span(
+        self, method: str, traceparent: str, tracestate: str, peer: Callable[[], str]
+    ) -> Span:
+        """Start the span of one RPC, as a child of the caller's when it sent W3C trace context.
+
+        Args:
+            method: `package.Service/Method`.
+            traceparent: The caller's header, "" when absent; a malformed one is as none.
+            peer: gRPC's peer string; asked only when the span is recorded.
+
+        Returns:
+            A span to end with `end_server_span`. With tracing off it still carries the caller's trace id.
+        """
+        parent = _ROOT
+        if traceparent:
+            carrier = {"traceparent": traceparent}
+            if tracestate:
+                carrier["tracestate"] = tracestate
+            parent = _W3C.extract(carrier, _ROOT)
+        if self._tracer is None:
+            return get_current_span(parent) if traceparent else INVALID_SPAN
+        span = self._tracer.start_span(
+            method,
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes=self._server_attributes(method),
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        if span.is_recording():
+            _set_peer(span, peer())
+        return span
+
+    def end_server_span(self, span: Span, status_code: str, error_type: str) -> None:
+        """Close the span of an RPC with its outcome; `error_type` is "" when nothing of ours failed."""
+        if not span.is_recording():
+            return
+        span.set_attribute(names.RPC_STATUS_CODE, status_code)
+        if error_type:
+            span.set_attribute(names.ERROR_TYPE, error_type)
+        if status_code in names.RPC_SERVER_ERRORS:
+            span.set_status(_ERROR)
+        span.end()
+
+    def record_rpc(self, method: str, status_code: str, error_type: str, duration_s: float) -> None:
+        """Count one RPC."""
+        if self._metrics is not None:
+            self._metrics.record_rpc(method, status_code, error_type, duration_s)
+
+    def annotate_server_span(
+        self,
+        span: Span,
+        decision: DecisionRecord | None,
+        settlements: Sequence[Settlement] = (),
+        *,
+        application: str = "",
+        tenant: str = "",
+    ) -> None:
+        """Write route, reason, cost and cache outcome on the server span, where a tag search finds them.
+
+        Args:
+            settlements: Every attempt of the request, oldest first.
+        """
+        if span.is_recording():
+            span.set_attributes(
+                spans.server_span(decision, settlements, application=application, tenant=tenant)
+            )
+
+    # --- stages of a request ---
+
+    def classify(self) -> AbstractContextManager[Span]:
+        """Span around scoring."""
+        return self._stage(names.SPAN_CLASSIFY)
+
+    def plan(self) -> AbstractContextManager[Span]:
+        """Span around planning and pricing."""
+        return self._stage(names.SPAN_PLAN)
+
+    def settle(self) -> AbstractContextManager[Span]:
+        """Span around settling."""
+        return self._stage(names.SPAN_SETTLE)
+
+    def _stage(self, name: str) -> AbstractContextManager[Span]:
+        tracer = self._tracer
+        if tracer is None or not _worth_a_child(get_current_span()):
+            return _NO_STAGE
+        return _recorded_stage(tracer, name)
+
+    def record_decision(self, decision: DecisionRecord) -> None:
+        """Count a decision; once per request."""
+        if self._metrics is not None:
+            self._metrics.record_decision(decision)
+
+    # --- one attempt on an upstream ---
+
+    def start_inference(
+        self,
+        target: InferenceTarget,
+        call: Call | None = None,
+        *,
+        route: str,
+        purpose: Purpose = Purpose.USER,
+        stream: bool = False,
+        attempt: int = 1,
+    ) -> Span:
+        """Start the CLIENT span of one attempt, under the current span or, for our own calls, as a root.
+
+        Returns:
+            A span to end with `end_inference`, whatever happened.
+        """
+        tracer = self._tracer
+        if tracer is None or not _worth_a_child(get_current_span()):
+            return INVALID_SPAN
+        return tracer.start_span(
+            f"{target.operation} {target.model}",
+            kind=SpanKind.CLIENT,
+            attributes=spans.inference_start(
+                target, call, route=route, purpose=purpose, stream=stream, attempt=attempt
+            ),
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def end_inference(self, span: Span, settlement: Settlement) -> None:
+        """Write what the attempt used and cost on its span, and end it."""
+        if not span.is_recording():
+            return
+        span.set_attributes(
+            spans.inference_end(settlement, old_cache_write_name=self._settings.old_cache_write_name)
+        )
+        # The caller's leaving is no failure of the model.
+        if settlement.outcome not in (Outcome.OK, Outcome.CANCELLED):
+            span.set_status(_ERROR)
+        span.end()
+
+    def chunk_timer(self) -> ChunkTimer:
+        """Return a timer to tick at every chunk of one stream and to give to `record_settlement`."""
+        return ChunkTimer()
+
+    def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
+        """Count one attempt: duration, tokens, cost, cache; exactly once per settlement."""
+        if self._metrics is not None:
+            self._metrics.record_settlement(settlement, chunks)
+
+    # --- end of life ---
+
+    async def flush(self, timeout_s: float = 5.0) -> bool:
+        """Export what is queued, off the event loop; False when it did not fit into `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                done = True
+                if self._tracing is not None:
+                    done = await asyncio.to_thread(self._tracing.flush, timeout_s)
+                if self._metering is not None:
+                    done = await asyncio.to_thread(self._metering.flush, timeout_s) and done
+                return done
+        except TimeoutError:
+            return False
+
+    async def shutdown(self, timeout_s: float = 5.0) -> None:
+        """Export what is left and stop every thread, off the event loop; twice `timeout_s` at most.
+
+        Spans and metrics that do not get out in time are dropped: a collector that is down must not hold up
+        the end of the process.
+        """
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.shutdown, timeout_s)
+        if self._metering is not None:
+            await asyncio.to_thread(self._metering.shutdown, timeout_s)
+
+    def _server_attributes(self, method: str) -> spans.Attributes:
+        found = self._method_attributes.get(method)
+        if found is None:
+            found = {names.RPC_SYSTEM: names.RPC_SYSTEM_GRPC, names.RPC_METHOD: method}
+            if self._settings.server_address:
+                found[names.SERVER_ADDRESS] = self._settings.server_address
+            if self._settings.server_port:
+                found[names.SERVER_PORT] = self._settings.server_port
+            self._method_attributes[method] = found
+        return found
+
+
+def _worth_a_child(parent: Span) -> bool:
+    """Whether a child of `parent` could be recorded: no parent at all (a root), or a sampled one.
+
+    Every sampler we offer decides by trace, so a child of an unsampled span is unsampled too. The flag is
+    asked rather than `is_recording`, because a settlement may outlive its RPC's span.
+    """
+    context = parent.get_span_context()
+    return not context.is_valid or bool(context.trace_flags & TraceFlags.SAMPLED)
+
+
+@contextmanager
+def _recorded_stage(tracer: Tracer, name: str) -> Iterator[Span]:
+    span = tracer.start_span(name, record_exception=False, set_status_on_exception=False)
+    try:
+        yield span
+    except BaseException as error:
+        span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
+        if not isinstance(error, CancelledError):
+            span.set_status(_ERROR)
+        raise
+    finally:
+        span.end()
+
+
+def _set_peer(span: Span, peer: str) -> None:
+    """Write gRPC's peer ("ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000", "unix:/path") as address and port."""
+    kind, _, rest = peer.partition(":")
+    if kind == "unix":
+        span.set_attribute(names.PEER_ADDRESS, rest)
+        return
+    host, _, port = rest.rpartition(":")
+    if not host:
+        return
+    host = host.replace("%5B", "[").replace("%5D", "]").strip("[]")
+    span.set_attribute(names.PEER_ADDRESS, host)
+    if port.isdigit():
+        span.set_attribute(names.PEER_PORT, int(port))

@@ -1,0 +1,252 @@
+"""Counters and histograms that cost well under a microsecond to record, exported as OpenTelemetry points.
+
+The rule: recording touches one dict and one list; names, units and attributes are put together when someone
+collects. OpenTelemetry's own instruments take 6 to 8 us per record (copy, validate and hash the attributes;
+measured with opentelemetry-sdk 1.45.2), and a request records about twenty, more than this service may spend
+on telemetry altogether. The points are the SDK's public data model, so every reader and exporter takes them.
+
+Series are told apart by a tuple of label values in the order of `labels`; an empty value means the attribute
+is absent. However odd the values, an instrument never holds more than `limit` series: what comes later is
+added to one overflow series, as the SDK does, so sums over all series stay right.
+
+One thread records (the event loop's), any thread collects. A point collected while its series is being
+recorded may miss that last record in its sum and have it in its buckets; the next collection has both.
+Temporality is always cumulative. Nothing here knows what is being measured.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from time import time_ns
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Histogram as HistogramData
+
+from router import attributes as names
+
+Label = str | int
+Labels = tuple[Label, ...]
+
+SERIES_LIMIT = 2000
+"""Series one instrument holds before it overflows; the SDK's own default."""
+
+_OVERFLOW: Labels = (names.OVERFLOW,)
+_CUMULATIVE = AggregationTemporality.CUMULATIVE
+
+
+class Counter:
+    """A sum per series.
+
+    Args:
+        labels: Attribute names, in the order of the label values given to `add`.
+        monotonic: False for a sum that may fall (Prometheus: a gauge).
+        divisor: Amounts are ints in a small unit and exported divided by this (nano-USD to USD: 10**9).
+    """
+
+    __slots__ = (
+        "_start_ns",
+        "_values",
+        "description",
+        "divisor",
+        "labels",
+        "limit",
+        "monotonic",
+        "name",
+        "unit",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        description: str,
+        labels: Sequence[str],
+        *,
+        monotonic: bool = True,
+        divisor: int = 1,
+        limit: int = SERIES_LIMIT,
+    ) -> None:
+        self.name = name
+        self.unit = unit
+        self.description = description
+        self.labels = tuple(labels)
+        self.monotonic = monotonic
+        self.divisor = divisor
+        self.limit = limit
+        self._values: dict[Labels, int] = {}
+        self._start_ns = time_ns()
+
+    def add(self, labels: Labels, amount: int = 1) -> None:
+        """Add `amount` (>= 0 when monotonic) to the series of `labels`."""
+        values = self._values
+        if labels in values:
+            values[labels] += amount
+        elif len(values) < self.limit:
+            values[labels] = amount
+        else:
+            values[_OVERFLOW] = values.get(_OVERFLOW, 0) + amount
+
+    def value(self, labels: Labels) -> int:
+        """Return the sum of one series, 0 when nothing was added."""
+        return self._values.get(labels, 0)
+
+    def collect(self, now_ns: int) -> Metric | None:
+        """Return every series as one metric, None when there is none."""
+        if not self._values:
+            return None
+        points = [
+            NumberDataPoint(
+                attributes=_attributes(self.labels, labels),
+                start_time_unix_nano=self._start_ns,
+                time_unix_nano=now_ns,
+                value=amount if self.divisor == 1 else amount / self.divisor,
+            )
+            for labels, amount in self._values.copy().items()
+        ]
+        data = Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=self.monotonic)
+        return Metric(name=self.name, description=self.description, unit=self.unit, data=data)
+
+
+class Distribution:
+    """Counts of values by bucket; mergeable, so that a stream collects its own and adds it once.
+
+    Args:
+        boundaries: Inclusive upper bounds, ascending; one more bucket takes the rest.
+    """
+
+    __slots__ = ("boundaries", "counts", "maximum", "minimum", "total")
+
+    def __init__(self, boundaries: tuple[float, ...]) -> None:
+        self.boundaries = boundaries
+        self.counts = [0] * (len(boundaries) + 1)
+        self.total = 0.0
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+
+    def record(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.boundaries, value)] += 1
+        self.total += value
+        if value < self.minimum:
+            self.minimum = value
+        if value > self.maximum:
+            self.maximum = value
+
+    def merge(self, other: "Distribution") -> None:
+        """Add all values of `other`, which has the same boundaries."""
+        if other.boundaries != self.boundaries:
+            raise ValueError("distributions with different boundaries cannot be merged")
+        for index, count in enumerate(other.counts):
+            self.counts[index] += count
+        self.total += other.total
+        self.minimum = min(self.minimum, other.minimum)
+        self.maximum = max(self.maximum, other.maximum)
+
+
+class Histogram:
+    """A `Distribution` per series; the arguments are as for `Counter`."""
+
+    __slots__ = ("_series", "_start_ns", "boundaries", "description", "labels", "limit", "name", "unit")
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        description: str,
+        labels: Sequence[str],
+        boundaries: tuple[float, ...],
+        *,
+        limit: int = SERIES_LIMIT,
+    ) -> None:
+        self.name = name
+        self.unit = unit
+        self.description = description
+        self.labels = tuple(labels)
+        self.boundaries = boundaries
+        self.limit = limit
+        self._series: dict[Labels, Distribution] = {}
+        self._start_ns = time_ns()
+
+    def record(self, labels: Labels, value: float) -> None:
+        """Count one value in the series of `labels`."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._new(labels)
+        series.record(value)
+
+    def merge(self, labels: Labels, values: Distribution) -> None:
+        """Add a whole distribution to the series of `labels`."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._new(labels)
+        series.merge(values)
+
+    def collect(self, now_ns: int) -> Metric | None:
+        """Return every series as one metric, None when there is none."""
+        if not self._series:
+            return None
+        points = []
+        for labels, series in self._series.copy().items():
+            counts = series.counts.copy()
+            points.append(
+                HistogramDataPoint(
+                    attributes=_attributes(self.labels, labels),
+                    start_time_unix_nano=self._start_ns,
+                    time_unix_nano=now_ns,
+                    count=sum(counts),
+                    sum=series.total,
+                    bucket_counts=counts,
+                    explicit_bounds=self.boundaries,
+                    min=series.minimum,
+                    max=series.maximum,
+                )
+            )
+        data = HistogramData(data_points=points, aggregation_temporality=_CUMULATIVE)
+        return Metric(name=self.name, description=self.description, unit=self.unit, data=data)
+
+    def _new(self, labels: Labels) -> Distribution:
+        if len(self._series) >= self.limit:
+            labels = _OVERFLOW
+        return self._series.setdefault(labels, Distribution(self.boundaries))
+
+
+class Vocabulary:
+    """The values a label may take; anything else becomes "other".
+
+    Args:
+        known: Values from configuration or code.
+        learn: How many values beyond `known` are admitted, first come, for vocabularies closed in code
+        or by a
+            provider but not listed here; 0 for anything a caller can choose.
+    """
+
+    __slots__ = ("_known", "_room")
+
+    def __init__(self, known: Sequence[str] = (), *, learn: int = 0) -> None:
+        self._known = {"", *known}
+        self._room = learn
+
+    def __call__(self, value: str) -> str:
+        """Return `value` when it may be a label, "other" otherwise; "" (absent) always may."""
+        if value in self._known:
+            return value
+        if self._room > 0:
+            self._room -= 1
+            self._known.add(value)
+            return value
+        return names.OTHER
+
+    def admit(self, value: str) -> None:
+        """Add a value from configuration."""
+        self._known.add(value)
+
+
+def _attributes(keys: tuple[str, ...], labels: Labels) -> dict[str, Label | bool]:
+    if labels is _OVERFLOW or labels == _OVERFLOW:
+        return {names.OVERFLOW: True}
+    return {key: value for key, value in zip(keys, labels, strict=True) if value != ""}

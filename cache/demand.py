@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
 
-from cache.forecast import Forecast, Forecasts, prior_forecasts
+from cache.forecast import LATER_TURN, Forecast, Forecasts, prior_forecasts
 from cache.prompt import BlockKind, CacheScope, Layer, Prompt
 from cache.rules import TTL_1H_S, TTL_5M_S
 
@@ -132,14 +132,15 @@ class Demand:
         Returns:
             One forecast per layer, indexed by `Layer`; the prior where nothing was seen. Changes nothing.
         """
-        prior = prior_forecasts(prompt)
+        continues = self._continues(scope, prompt, digests)
+        prior = LATER_TURN if continues else prior_forecasts(prompt)
         arrivals = self._arrivals.get(scope) or OrderedDict[bytes, _Arrivals]()
         found = []
         for layer in _KEYED:
             end = prompt.ends[layer]
             seen = arrivals.get(digests[end]) if end >= 0 else None
             found.append(prior[layer] if seen is None else self._keyed(seen, prior[layer], now))
-        turn = self._turn_forecast(prompt, prior[Layer.TURN], kind)
+        turn = self._turn_forecast(_turn_state(prompt, continues), prior[Layer.TURN], kind)
         return (*found, turn, turn)
 
     @property
@@ -157,16 +158,26 @@ class Demand:
         p_5m = _return_chance(arrivals, exposure_s, TTL_5M_S, prior.p_5m)
         return Forecast(p_5m, max(p_5m, _return_chance(arrivals, exposure_s, TTL_1H_S, prior.p_1h)))
 
-    def _turn_forecast(self, prompt: Prompt, prior: Forecast, kind: str) -> Forecast:
+    def _turn_forecast(self, state: str, prior: Forecast, kind: str) -> Forecast:
         beyond = 1 - prior.p_5m
         shares = (prior.p_5m, (prior.p_1h - prior.p_5m) / beyond if beyond > 0 else 0.0)
-        state = _turn_state(prompt)
         for key in (("", state), (kind, state)) if kind else (("", state),):
             returns = self._returns.get(key)
             if returns is not None:
                 shares = returns.shrunk_to(shares)
         p_5m, later = shares
         return Forecast(p_5m, p_5m + (1 - p_5m) * later)
+
+    def _continues(self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes]) -> bool:
+        """Whether a prompt without history extends one whose next turn is awaited.
+
+        Some clients grow one user message instead of adding turns; for the cache that is the same conversation.
+        """
+        waiting = self._waiting.get(scope)
+        if not waiting or prompt.ends[Layer.HISTORY] >= 0:
+            return False
+        first = prompt.stable_end + 1
+        return any(digests[position] in waiting for position in range(len(digests) - 1, first - 1, -1))
 
     def _return(
         self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes], now: float, kind: str
@@ -176,12 +187,14 @@ class Demand:
         if len(digests) - 1 <= stable_end:
             return
         waiting = self._waiting.setdefault(scope, {})
+        earlier = None
         for position in range(len(digests) - 1, stable_end, -1):
             earlier = waiting.pop(digests[position], None)
             if earlier is not None:
                 earlier.gap_s = now - earlier.started
                 break
-        exposure = _Exposure(now, (kind, _turn_state(prompt)), scope, digests[-1])
+        state = _turn_state(prompt, continues=earlier is not None)
+        exposure = _Exposure(now, (kind, state), scope, digests[-1])
         waiting[digests[-1]] = exposure
         self._closes_5m.append(exposure)
         self._closes_1h.append(exposure)
@@ -219,11 +232,11 @@ class Demand:
             del waiting[exposure.digest]
 
 
-def _turn_state(prompt: Prompt) -> str:
+def _turn_state(prompt: Prompt, continues: bool) -> str:
     """Kind of turn, as far as returns differ: a tool loop comes back in seconds, a first turn seldom."""
     if prompt.blocks and prompt.blocks[-1].kind is BlockKind.TOOL_RESULT:
         return "tool_loop"
-    return "first" if prompt.ends[Layer.HISTORY] < 0 else "later"
+    return "later" if continues or prompt.ends[Layer.HISTORY] >= 0 else "first"
 
 
 def _return_chance(arrivals: float, exposure_s: float, within_s: float, prior: float) -> float:

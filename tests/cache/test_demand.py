@@ -8,7 +8,7 @@ from cache.demand import Demand
 from cache.economics import Rates, write_threshold
 from cache.forecast import FIRST_TURN, LATER_TURN, Forecast
 from cache.prefix import prefix_digests
-from cache.prompt import CacheScope, Layer
+from cache.prompt import Block, BlockKind, CacheScope, Layer, Prompt
 
 SCOPE = CacheScope("anthropic", "workspace", "claude-opus-5-5")
 THRESHOLD = write_threshold(Rates(1.25, 2.0, 0.05))
@@ -131,3 +131,18 @@ def test_memory_is_bounded(saas):
     for user in range(2000):
         arrive(demand, saas(f"user {user}"), 0.01 * user)
     assert demand.entry_count <= 50 + 41
+
+
+def test_growing_first_message_is_a_conversation_from_its_second_request() -> None:
+    """A client that appends to one user message comes back like one that adds turns; it has no history to show it."""
+    demand = Demand()
+    grown = [Prompt(blocks=tuple(_said(f"part {part}") for part in range(count))) for count in (1, 2)]
+    first, second = (prefix_digests(prompt) for prompt in grown)
+    assert demand.forecasts(SCOPE, grown[0], first, 0.0)[Layer.TURN] == pytest.approx(FIRST_TURN[Layer.TURN])
+    demand.arrive(SCOPE, grown[0], first, 0.0)
+    found = demand.forecasts(SCOPE, grown[1], second, 20.0)[Layer.TURN]
+    assert found == pytest.approx(LATER_TURN[Layer.TURN])
+
+
+def _said(text: str) -> Block:
+    return Block(Layer.TURN, BlockKind.TEXT, text.encode(), "user")

@@ -67,10 +67,10 @@ class PromptParameters:
         default.
 
     Attributes:
-        everywhere: Kills tools, system and messages (structured output format).
-        system: Kills system and messages (speed; citations switched; thinking/effort where model-specific).
-        messages: Kills messages only (tool choice, thinking, effort; image presence is derived from the
-            blocks).
+        everywhere: Kills tools, system and messages (structured output format; thinking and effort, where
+            the vendor says "model-specific" and nobody has measured the model).
+        system: Kills system and messages (speed; citations switched).
+        messages: Kills messages only (tool choice; image presence is derived from the blocks).
     """
 
     everywhere: str = ""

@@ -42,13 +42,6 @@ class Tokenizer(StrEnum):
     GEMINI = "gemini"
 
 
-class ParameterLevel(StrEnum):
-    """Where a request parameter enters the prefix: it ends reuse from there on."""
-
-    SYSTEM = "system"
-    MESSAGES = "messages"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheRules:
     """One model's cache limits.
@@ -67,9 +60,6 @@ class CacheRules:
             position.
         mid_conversation_system: Takes a system entry among the messages, so instructions change without a
             loss.
-        thinking_level: Where the thinking configuration and the effort enter. The vendor says
-            "model-specific" for tools and system; until a model is measured it is `MESSAGES`, the part that
-            is always lost.
         tool_overhead_tokens: Tokens the provider adds when tools are present (tool choice auto or none).
         source: Page the limits are from.
         read_on: Month it was read.
@@ -86,7 +76,6 @@ class CacheRules:
     ttls_s: tuple[int, ...] = (TTL_5M_S, TTL_1H_S)
     collapses_tool_runs: bool = True
     mid_conversation_system: bool = False
-    thinking_level: ParameterLevel = ParameterLevel.MESSAGES
     tool_overhead_tokens: int = 0
     source: str = CACHING_PAGE
     read_on: str = READ_ON

@@ -1,0 +1,221 @@
+"""Claude through Anthropic's official SDK.
+
+The rule: the SDK gives connection, credential and errors; the bytes are ours both ways. `AsyncAnthropic.post`
+with `content=` and `cast_to=httpx2.Response` is its public low-level entry: it sends our joined bytes and
+hands back the raw answer without building pydantic models. Retries and tracing of the SDK are off, because
+the router does both.
+
+This module does not retry, choose, price or remember.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import anthropic
+import httpx2
+import msgspec
+
+from cache.plan import Plan
+from router.call import Call
+from router.errors import InvalidRequest, UpstreamError, UpstreamMalformed
+from router.reply import Chunk, Reply
+from router.upstreams import anthropic_errors
+from router.upstreams.anthropic_models import traits_of
+from router.upstreams.anthropic_render import Options, render, request_body
+from router.upstreams.anthropic_reply import parse_reply
+from router.upstreams.anthropic_stream import AnthropicFold
+from router.upstreams.base import Rendered
+from router.upstreams.parameters import quoted
+from router.upstreams.relay import KEEP_ALIVE_S, Fold, HttpxSource, Source, relay
+
+BASE_URL = "https://api.anthropic.com"
+CONNECT_S = 5.0
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
+"""The SDK's pool, but idle connections live longer than its 5 s."""
+_BASELINE_TEXT = "."
+_BASELINE_TOKENS = 1
+_NO_COUNT: tuple[type[Exception], ...] = (*anthropic_errors.CAUGHT, msgspec.DecodeError)
+
+
+class _Count(msgspec.Struct):
+    input_tokens: int
+
+
+_decode_count = msgspec.json.Decoder(_Count).decode
+
+
+class _Client(anthropic.AsyncAnthropic):
+    """The SDK's client without what it reads from the environment besides the credential.
+
+    It takes headers from ANTHROPIC_CUSTOM_HEADERS even when everything is given explicitly; a service whose
+    configuration is one printed tree must not send headers that are not in it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._custom_headers = {}
+        self._headers: dict[str, Any] = {}
+
+    @property
+    def user_agent(self) -> str:
+        return f"AsyncAnthropic/Python {self._version}"
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """The constant headers, built once: the SDK rebuilds them for every request."""
+        if not self._headers:
+            self._headers = super().default_headers
+        return self._headers
+
+
+class AnthropicUpstream:
+    """One Claude model behind `router.upstreams.base.Upstream`.
+
+    Args:
+        model: Full model id.
+        api_key: Sent as a bearer credential; not empty.
+        base_url: Root of the API, None for Anthropic's own.
+        http_client: Client to send through instead of an own one (the in-process sandbox); stays the
+            caller's.
+        proxy: URL of a proxy to go through, None for none; the environment is not asked.
+        options: Request fields that are the same for every call.
+
+    Raises:
+        ValueError: If the model is not in the catalogue or the key is empty.
+    """
+
+    name = anthropic_errors.NAME
+    provider_name = "anthropic"
+    operation = "chat"
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        api_key: str,
+        base_url: str | None = None,
+        http_client: httpx2.AsyncClient | None = None,
+        proxy: str | None = None,
+        options: Options = Options(),  # noqa: B008 (frozen)
+    ) -> None:
+        if not api_key:
+            raise ValueError("the Anthropic upstream needs an API key")
+        self.model = model
+        url = urlsplit(base_url or BASE_URL)
+        self.server_address = url.hostname or ""
+        self.server_port = url.port or (443 if url.scheme == "https" else 80)
+        self._traits = traits_of(model)
+        self._options = options
+        self._secret = api_key
+        self._baseline: int | None = None
+        self._owned = None
+        if http_client is None:
+            self._owned = anthropic.DefaultAioHttpClient(limits=_LIMITS, proxy=proxy, trust_env=False)
+        self._client = _Client(
+            api_key=api_key,
+            base_url=base_url or BASE_URL,
+            http_client=http_client or self._owned,
+            max_retries=0,
+            open_telemetry=False,
+        )
+
+    def render(self, call: Call) -> Rendered:
+        """Spell `call` for Claude; see `Upstream.render`."""
+        return render(call, self.model, self._traits, self._options)
+
+    async def generate(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> Reply:
+        """Ask for the whole answer; see `Upstream.generate`. With 0 output tokens it only warms the cache."""
+        body = request_body(rendered, plan, stream=False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._client.post(
+                    "/v1/messages",
+                    content=body,
+                    cast_to=httpx2.Response,
+                    options={"timeout": _timeout(timeout_s)},
+                )
+        except anthropic_errors.CAUGHT as error:
+            raise self._named(error, timeout_s) from error
+        request_id = response.headers.get("request-id", "")
+        try:
+            return parse_reply(response.content, self.model, request_id)
+        except msgspec.DecodeError as error:
+            raise UpstreamMalformed(
+                self.name, "the answer is not a message", model=self.model, upstream_request_id=request_id
+            ) from error
+
+    def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
+        """Ask for the answer in chunks; see `Upstream.stream`.
+
+        Raises:
+            InvalidRequest: At once, for a warming call: the API refuses to stream 0 tokens (A-CACHE,
+                2026-11).
+        """
+        if not rendered.call.max_output_tokens:
+            raise InvalidRequest("max_output_tokens", "a warming call (0 tokens) cannot be streamed")
+        body = request_body(rendered, plan, stream=True)
+
+        async def open_source() -> tuple[Source, Fold]:
+            response = cast(
+                httpx2.Response,
+                await self._client.post(
+                    "/v1/messages",
+                    content=body,
+                    cast_to=httpx2.Response,
+                    options={"timeout": _timeout(timeout_s)},
+                    stream=True,
+                    stream_cls=anthropic.AsyncStream[Any],
+                ),
+            )
+            fold = AnthropicFold(self.model, response.headers.get("request-id", ""), self._secret)
+            return HttpxSource(response), fold
+
+        return relay(
+            open_source,
+            lambda error: self._named(error, timeout_s),
+            anthropic_errors.CAUGHT,
+            self.name,
+            self.model,
+            timeout_s,
+        )
+
+    async def count_output(self, reply_text: str, timeout_s: float) -> int | None:
+        """Count the tokens of `reply_text` by difference; None when the counter does not answer.
+
+        The counter takes whole requests, so the frame of one is measured once with a one-token text and taken
+        off (A-COUNT, 2026-11: free, an estimate).
+        """
+        if not reply_text:
+            return 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._baseline is None:
+                    self._baseline = await self._count(_BASELINE_TEXT, timeout_s)
+                counted = await self._count(reply_text, timeout_s)
+        except _NO_COUNT:
+            return None
+        return max(0, counted - self._baseline + _BASELINE_TOKENS)
+
+    async def close(self) -> None:
+        """Close the connection pool, unless it was handed in."""
+        if self._owned is not None:
+            await self._client.close()
+
+    async def _count(self, text: str, timeout_s: float) -> int:
+        body = b'{"model":%b,"messages":[{"role":"user","content":%b}]}' % (quoted(self.model), quoted(text))
+        response = await self._client.post(
+            "/v1/messages/count_tokens",
+            content=body,
+            cast_to=httpx2.Response,
+            options={"timeout": _timeout(timeout_s)},
+        )
+        return _decode_count(response.content).input_tokens
+
+    def _named(self, error: BaseException, timeout_s: float) -> UpstreamError:
+        return anthropic_errors.from_sdk(error, self.model, self._secret, timeout_s)
+
+
+def _timeout(timeout_s: float) -> httpx2.Timeout:
+    return httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))

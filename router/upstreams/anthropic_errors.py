@@ -1,0 +1,125 @@
+"""Anthropic's errors as ours: one table.
+
+Source: A-ERR (platform.claude.com/docs/en/api/errors) and the SDK's list of error codes, 2026-11. The
+stable code decides first, then the type, then the HTTP status; wording decides only where the API has
+nothing else.
+"""
+
+import time
+from collections.abc import Mapping
+
+import anthropic
+import httpx2
+
+from router.errors import (
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamModelMissing,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamSpendLimited,
+    UpstreamUnauthorized,
+)
+from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, shown, wait_s
+
+NAME = "anthropic"
+CAUGHT: tuple[type[Exception], ...] = (anthropic.AnthropicError, *TRANSPORT_ERRORS)
+"""What a call through the SDK may raise for reasons outside this process."""
+
+BY_CODE: dict[str, type[UpstreamError]] = {
+    "enforced_spend_limit_reached": UpstreamSpendLimited,
+    "contract_spend_limit_reached": UpstreamSpendLimited,
+    "ramp_limit_exceeded": UpstreamRateLimited,
+}
+BY_TYPE: dict[str, type[UpstreamError]] = {
+    "invalid_request_error": UpstreamRejected,
+    "authentication_error": UpstreamUnauthorized,
+    "billing_error": UpstreamUnauthorized,
+    "permission_error": UpstreamUnauthorized,
+    "not_found_error": UpstreamModelMissing,  # the model is the only thing we name
+    "conflict_error": UpstreamFailed,
+    "request_too_large": UpstreamRejected,
+    "rate_limit_error": UpstreamRateLimited,
+    "api_error": UpstreamFailed,
+    "timeout_error": UpstreamFailed,
+    "overloaded_error": UpstreamOverloaded,
+}
+BY_STATUS: dict[int, type[UpstreamError]] = {
+    401: UpstreamUnauthorized,
+    402: UpstreamUnauthorized,
+    403: UpstreamUnauthorized,
+    408: UpstreamFailed,
+    409: UpstreamFailed,
+    429: UpstreamRateLimited,
+    503: UpstreamOverloaded,
+    529: UpstreamOverloaded,
+}
+BY_WORDING: tuple[tuple[str, type[UpstreamError]], ...] = (
+    ("You have reached your specified API usage limits", UpstreamSpendLimited),
+    ("Your credit balance is too low", UpstreamUnauthorized),
+)
+"""400s that are not about the request (A-ERR; wording unstable, so unmatched ones stay UpstreamRejected)."""
+
+
+def error_class(status: int | None, type_: str, code: str, message: str) -> type[UpstreamError]:
+    """Return our class for an error body; `status` None inside a stream."""
+    if code in BY_CODE:
+        return BY_CODE[code]
+    for opening, kind in BY_WORDING:
+        if type_ == "invalid_request_error" and message.startswith(opening):
+            return kind
+    if type_ in BY_TYPE:
+        return BY_TYPE[type_]
+    if status in BY_STATUS:
+        return BY_STATUS[status]
+    return UpstreamRejected if status is not None and 400 <= status < 500 else UpstreamFailed
+
+
+def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) -> UpstreamError:
+    """Map what the SDK raised before an answer began."""
+    if isinstance(error, anthropic.APIStatusError):
+        return from_body(
+            status=error.status_code,
+            type_=error.type or "",
+            code=error.error_code or "",
+            message=error.api_message or "",
+            model=model,
+            secret=secret,
+            request_id=error.request_id or "",
+            headers=error.response.headers,
+        )
+    cause = error.__cause__ if isinstance(error, anthropic.APIConnectionError) and error.__cause__ else error
+    return from_transport(cause, NAME, model, timeout_s)
+
+
+def from_body(
+    *,
+    status: int | None,
+    type_: str,
+    code: str,
+    message: str,
+    model: str,
+    secret: str,
+    request_id: str,
+    headers: Mapping[str, str] | httpx2.Headers | None = None,
+) -> UpstreamError:
+    """Build our error from the fields of an error body, at the start of an answer or inside a stream."""
+    kind = error_class(status, type_, code, message)
+    label = code or type_ or (f"HTTP {status}" if status else "error")
+    text = shown(message, secret)
+    return kind(
+        NAME,
+        f"{label}: {text}" if text else label,
+        model=model,
+        http_status=status,
+        upstream_request_id=request_id,
+        retry_after_s=_retry_after_s(headers) if headers is not None else None,
+    )
+
+
+def _retry_after_s(headers: Mapping[str, str] | httpx2.Headers) -> float | None:
+    milliseconds = wait_s(headers.get("retry-after-ms", ""), 0.0)
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    return wait_s(headers.get("retry-after", ""), time.time())

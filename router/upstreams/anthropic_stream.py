@@ -1,0 +1,257 @@
+"""An Anthropic event stream as a state machine: bytes in, chunks out, no I/O.
+
+The rule: counts replace, never add; pings and unknown events are skipped; an error event is a fault, told
+after what came before it. Deltas that arrive in one read are joined, so that fewer and larger chunks go on. A
+block gets its index when its first content comes, so an empty text block takes none and indices match the
+Reply's parts.
+
+Events: A-STREAM (platform.claude.com/docs/en/build-with-claude/streaming), 2026-11.
+"""
+
+import msgspec
+
+from router.call import Part, Text, Thinking, ToolCall
+from router.errors import UpstreamError, UpstreamMalformed
+from router.reply import Chunk, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.upstreams.anthropic_errors import NAME, from_body
+from router.upstreams.anthropic_reply import (
+    StopDetails,
+    WireBlock,
+    WireMessage,
+    WireStruct,
+    WireUsage,
+    merge_usage,
+    normal_usage,
+    reply_of,
+)
+from router.upstreams.parameters import compact
+from router.upstreams.sse import SseSplitter
+from router.usage import Usage
+
+
+class _Delta(WireStruct):
+    """The delta of a block or of the message, whichever it is."""
+
+    type: str = ""
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+    stop_details: StopDetails | None = None
+
+
+class _ErrorDetails(WireStruct):
+    error_code: str | None = None
+
+
+class _Error(WireStruct):
+    type: str = ""
+    message: str = ""
+    details: _ErrorDetails | None = None
+
+
+class _Event(WireStruct):
+    """Any event; which fields are set depends on `type`."""
+
+    type: str = ""
+    index: int = 0
+    delta: _Delta | None = None
+    content_block: WireBlock | None = None
+    message: WireMessage | None = None
+    usage: WireUsage | None = None
+    error: _Error | None = None
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class _Block:
+    """A content block while its deltas come."""
+
+    __slots__ = ("id", "index", "kind", "name", "pieces", "signature", "start_input")
+
+    def __init__(self, wire: WireBlock) -> None:
+        self.kind = wire.type
+        self.index = -1
+        self.pieces: list[str] = [piece for piece in (wire.text, wire.thinking) if piece]
+        self.signature = wire.data or wire.signature or ""
+        self.id = wire.id or ""
+        self.name = wire.name or ""
+        self.start_input = wire.input
+
+    def part(self, model: str) -> Part:
+        text = "".join(self.pieces)
+        match self.kind:
+            case "text":
+                return Text(text)
+            case "tool_use":
+                return ToolCall(self.id, self.name, text, model=model)
+            case _:
+                return Thinking(model, text, self.signature, redacted=self.kind == "redacted_thinking")
+
+
+class AnthropicFold:
+    """The state of one stream; see `router.upstreams.relay.Fold`.
+
+    Args:
+        model: Id that was asked for.
+        request_id: The `request-id` header.
+        secret: The credential, to keep it out of messages.
+    """
+
+    def __init__(self, model: str, request_id: str, secret: str) -> None:
+        self.started = False
+        self.done = False
+        self.usage: Usage | None = None
+        self.fault: UpstreamError | None = None
+        self._model = model
+        self._request_id = request_id
+        self._secret = secret
+        self._split = SseSplitter()
+        self._message = WireMessage()
+        self._wire_usage = WireUsage()
+        self._blocks: list[_Block] = []
+        self._open: dict[int, _Block] = {}
+        self._pending: _Block | None = None
+        self._pieces: list[str] = []
+        self._opens_call = False
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        """Take bytes; return the chunks they complete."""
+        out: list[Chunk] = []
+        for frame in self._split.feed(data):
+            if self.done or self.fault is not None:
+                break
+            try:
+                event = _decode(frame)
+            except msgspec.DecodeError:
+                self.fault = UpstreamMalformed(
+                    NAME,
+                    "an event of the stream is not the JSON it should be",
+                    model=self._model,
+                    upstream_request_id=self._request_id,
+                )
+                break
+            if event.type == "content_block_delta":
+                self._delta(event, out)
+            else:
+                self._other(event, out)
+        self._flush(out)
+        return out
+
+    def finish(self) -> list[Chunk]:
+        """Take the end of the body: an answer is whole only after message_stop, so there is nothing left to
+        give.
+        """
+        return []
+
+    def _other(self, event: _Event, out: list[Chunk]) -> None:
+        match event.type:
+            case "content_block_start" if event.content_block is not None:
+                self._start_block(event.index, event.content_block, out)
+            case "content_block_stop":
+                self._stop_block(event.index, out)
+            case "message_start" if event.message is not None:
+                self._start(event.message, out)
+            case "message_delta":
+                self._flush(out)
+                self._end_of_message(event, out)
+            case "message_stop":
+                self._flush(out)
+                self.done = True
+                parts = tuple(block.part(self._model) for block in self._blocks)
+                reply = reply_of(self._message, parts, self.usage, self._model, self._request_id)
+                out.append(Finished(reply))
+            case "error":
+                self._fail(event.error or _Error())
+            case _:
+                pass
+
+    def _start(self, message: WireMessage, out: list[Chunk]) -> None:
+        self._message = message
+        self.started = True
+        if message.usage is not None:
+            self._wire_usage = message.usage
+            self.usage = normal_usage(message.usage, complete=False)
+        out.append(Started(message.model or self._model, message.id, self._request_id, self.usage))
+
+    def _start_block(self, index: int, wire: WireBlock, out: list[Chunk]) -> None:
+        if wire.type not in ("text", "thinking", "redacted_thinking", "tool_use"):
+            return  # blocks of server tools, which we never ask for
+        block = self._open[index] = _Block(wire)
+        if block.kind != "text" or block.pieces:
+            self._number(block)
+            self._hold(block, "".join(block.pieces), out, opens_call=block.kind == "tool_use")
+
+    def _delta(self, event: _Event, out: list[Chunk]) -> None:
+        block, delta = self._open.get(event.index), event.delta
+        if block is None or delta is None:
+            return
+        piece = delta.text or delta.partial_json or delta.thinking
+        if piece:
+            if block.index < 0:
+                self._number(block)
+            block.pieces.append(piece)
+            self._hold(block, piece, out)
+        elif delta.signature:
+            block.signature += delta.signature
+
+    def _stop_block(self, index: int, out: list[Chunk]) -> None:
+        block = self._open.pop(index, None)
+        if block is not None and block.kind == "tool_use" and not block.pieces:
+            whole = compact(block.start_input)
+            block.pieces.append(whole)
+            self._hold(block, whole, out)
+
+    def _number(self, block: _Block) -> None:
+        block.index = len(self._blocks)
+        self._blocks.append(block)
+
+    def _hold(self, block: _Block, piece: str, out: list[Chunk], *, opens_call: bool = False) -> None:
+        """Keep a piece back until the read ends or another block speaks."""
+        if self._pending is not block:
+            self._flush(out)
+            self._pending = block
+        self._opens_call = self._opens_call or opens_call
+        if piece:
+            self._pieces.append(piece)
+
+    def _flush(self, out: list[Chunk]) -> None:
+        block = self._pending
+        if block is None:
+            return
+        text = "".join(self._pieces)
+        if block.kind == "tool_use":
+            id_, name = (block.id, block.name) if self._opens_call else ("", "")
+            out.append(ToolCallDelta(block.index, id_, name, text))
+        elif text:
+            out.append(
+                TextDelta(block.index, text) if block.kind == "text" else ThinkingDelta(block.index, text)
+            )
+        self._pending, self._opens_call = None, False
+        self._pieces.clear()
+
+    def _end_of_message(self, event: _Event, out: list[Chunk]) -> None:
+        if event.delta is not None and event.delta.stop_reason is not None:
+            self._message.stop_reason = event.delta.stop_reason
+            self._message.stop_sequence = event.delta.stop_sequence
+            self._message.stop_details = event.delta.stop_details
+        if event.usage is not None:
+            self._wire_usage = merge_usage(self._wire_usage, event.usage)
+        usage = normal_usage(self._wire_usage, complete=self._message.stop_reason is not None)
+        if usage is not None and usage != self.usage:
+            self.usage = usage
+            out.append(UsageSeen(usage))
+
+    def _fail(self, error: _Error) -> None:
+        self.fault = from_body(
+            status=None,
+            type_=error.type,
+            code=(error.details.error_code or "") if error.details else "",
+            message=error.message,
+            model=self._model,
+            secret=self._secret,
+            request_id=self._request_id,
+        )

@@ -1,0 +1,278 @@
+"""A call in the spelling of Gemini's generateContent.
+
+The rule: every block is serialised once, here, and the request body is those bytes joined. Gemini caches
+implicitly and takes no breakpoints, so no block is markable (G-CACHE, 2026-11). Signatures go back only to
+the model that made them; a step whose first call another model made gets the dummy signature Google documents
+for injected calls (G-SIG, 2026-11), in every turn, so that a growing conversation keeps its bytes. Thinking
+goes back only signed: summaries are for people.
+
+This module does no I/O.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
+from router.call import (
+    Call,
+    Document,
+    Image,
+    Role,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoiceMode,
+    ToolResult,
+)
+from router.errors import InvalidRequest, NotSupported
+from router.upstreams.base import Rendered
+from router.upstreams.conversation import Conversation, Placed, Turn, converse, same_model
+from router.upstreams.gemini_models import Traits
+from router.upstreams.parameters import base64_quoted, check_call, json_object, quoted, schema_object
+
+DUMMY_SIGNATURE = "context_engineering_is_the_way_to_go"
+MAX_STOP_SEQUENCES = 5
+"""G-GEN, GenerationConfig.stopSequences, 2026-11."""
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"})
+DOCUMENT_TYPES = frozenset({"application/pdf", "text/plain"})
+_USER, _MODEL = "user", "model"
+_MODES = {
+    ToolChoiceMode.NONE: b'"mode":"NONE"',
+    ToolChoiceMode.ANY: b'"mode":"ANY"',
+    ToolChoiceMode.TOOL: b'"mode":"ANY","allowedFunctionNames":[%b]',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What stands around the blocks.
+
+    Attributes:
+        tool_count: Leading blocks that are tools.
+        system_count: Blocks after them that are system text.
+        contents: Per wire content, its role and its number of blocks.
+        tail: Fields after the blocks, each with a leading comma.
+    """
+
+    tool_count: int
+    system_count: int
+    contents: tuple[tuple[str, int], ...]
+    tail: bytes
+
+
+def render(call: Call, model: str, traits: Traits, *, store: bool | None) -> Rendered:
+    """Spell `call` for `model`; see `Upstream.render`. `store` None leaves the project's setting."""
+    check_call(call, traits.max_output_tokens, model)
+    _check(call, model)
+    conversation = converse(call, model)
+    tools = _tool_blocks(call.tools)
+    system = _system_blocks(call.system)
+    contents, shape = _content_blocks(call, conversation, model, traits)
+    tail, parameters = _parameters(call, traits, store)
+    envelope = Envelope(len(tools), len(system), shape, tail)
+    prompt = Prompt((*tools, *system, *contents), parameters)
+    return Rendered(call=call, model=model, prompt=prompt, envelope=envelope)
+
+
+def request_body(rendered: Rendered) -> bytes:
+    """Join the blocks of `rendered` into one request."""
+    envelope: Envelope = rendered.envelope
+    parts = [block.content for block in rendered.prompt.blocks]
+    system_start = envelope.tool_count
+    start = system_start + envelope.system_count
+    pieces: list[bytes] = []
+    opening = b"{"
+    if envelope.system_count:
+        pieces += (b'{"systemInstruction":{"parts":[', b",".join(parts[system_start:start]), b"]}")
+        opening = b","
+    if envelope.tool_count:
+        pieces += (opening, b'"tools":[{"functionDeclarations":[', b",".join(parts[:system_start]), b"]}]")
+        opening = b","
+    pieces += (opening, b'"contents":[')
+    for index, (role, count) in enumerate(envelope.contents):
+        head = b'%b{"role":"%b","parts":[' % (b"," if index else b"", role.encode())
+        pieces += (head, b",".join(parts[start : start + count]), b"]}")
+        start += count
+    pieces += (b"]", envelope.tail, b"}")
+    return b"".join(pieces)
+
+
+def _check(call: Call, model: str) -> None:
+    if not call.max_output_tokens:
+        raise InvalidRequest("max_output_tokens", f"must be at least 1 for {model}")
+    if len(call.stop_sequences) > MAX_STOP_SEQUENCES:
+        raise InvalidRequest(
+            "stop_sequences", f"{len(call.stop_sequences)} given, {model} takes at most {MAX_STOP_SEQUENCES}"
+        )
+    if call.tools and call.tool_choice.disable_parallel:
+        raise InvalidRequest(
+            "tool_choice.disable_parallel", f"{model} cannot be kept from parallel tool calls"
+        )
+
+
+@lru_cache(maxsize=256)
+def _tool_blocks(tools: tuple[Tool, ...]) -> tuple[Block, ...]:
+    """Spell tools once per distinct set: an application's repeat with every request."""
+    return tuple(_tool_block(index, tool) for index, tool in enumerate(tools))
+
+
+def _tool_block(index: int, tool: Tool) -> Block:
+    pieces = [b'{"name":', quoted(tool.name)]
+    if tool.description:
+        pieces += (b',"description":', quoted(tool.description))
+    if tool.input_schema_json:
+        schema = json_object(tool.input_schema_json, f"tools[{index}].input_schema_json")
+        pieces += (b',"parametersJsonSchema":', schema)
+    pieces.append(b"}")
+    return Block(Layer.TOOLS, BlockKind.TOOL, b"".join(pieces), markable=False)
+
+
+@lru_cache(maxsize=256)
+def _system_blocks(system: tuple[str, ...]) -> tuple[Block, ...]:
+    """Spell the system prompt once per distinct text, as for tools."""
+    return tuple(Block(Layer.SYSTEM, BlockKind.TEXT, _text(text), markable=False) for text in system if text)
+
+
+def _content_blocks(
+    call: Call, conversation: Conversation, model: str, traits: Traits
+) -> tuple[list[Block], tuple[tuple[str, int], ...]]:
+    """Spell context and conversation; return the blocks and the shape of the wire contents."""
+    blocks = [
+        Block(Layer.CONTEXT, BlockKind.TEXT, _text(text), _USER, markable=False)
+        for text in call.context
+        if text
+    ]
+    shape: list[tuple[str, int]] = []
+    turn_start = call.turn_start
+    carried = len(blocks)
+    if carried and conversation.turns[0].role is not Role.USER:
+        shape.append((_USER, carried))
+        carried = 0
+    layer = Layer.HISTORY if turn_start else Layer.TURN
+    speller = _Speller(conversation.call_names, model, traits)
+    for turn in conversation.turns:
+        role = _USER if turn.role is Role.USER else _MODEL
+        for placed, kind, content in speller.spell(turn):
+            if placed.message >= turn_start:
+                layer = Layer.TURN
+            blocks.append(Block(layer, kind, content, role, markable=False))
+        shape.append((role, len(turn.parts) + carried))
+        carried = 0
+    return blocks, tuple(shape)
+
+
+class _Speller:
+    """Spells the parts of one conversation; knows the names behind call ids."""
+
+    def __init__(self, call_names: dict[str, str], model: str, traits: Traits) -> None:
+        self._names = call_names
+        self._model = model
+        self._traits = traits
+
+    def spell(self, turn: Turn) -> Iterator[tuple[Placed, BlockKind, bytes]]:
+        """Spell a turn; an assistant turn is one step, whose first call must be signed."""
+        unsigned = self._traits.needs_signatures
+        for placed in turn.parts:
+            part = placed.content
+            if type(part) is Text and not part.signature:  # most parts are
+                yield placed, BlockKind.TEXT, _text(part.text)
+                continue
+            match part:
+                case Text(text):
+                    yield placed, BlockKind.TEXT, _text(text, self._own(part.signature, part.model))
+                case ToolCall():
+                    signature = self._own(part.signature, part.model)
+                    if unsigned and not signature:
+                        signature = DUMMY_SIGNATURE
+                    unsigned = False
+                    yield placed, BlockKind.TOOL_CALL, _function_call(part, placed.field, signature)
+                case ToolResult():
+                    yield placed, BlockKind.TOOL_RESULT, self._function_response(part, placed.field)
+                case Thinking(text=text, signature=signature):
+                    content = b'{"text":%b,"thought":true,"thoughtSignature":%b}'
+                    yield placed, BlockKind.THINKING, content % (quoted(text), quoted(signature))
+                case Image():
+                    yield placed, BlockKind.IMAGE, _inline(part, IMAGE_TYPES, placed.field)
+                case Document():
+                    yield placed, BlockKind.DOCUMENT, _inline(part, DOCUMENT_TYPES, placed.field)
+
+    def _own(self, signature: str, model: str) -> str:
+        return signature if signature and same_model(model, self._model) else ""
+
+    def _function_response(self, part: ToolResult, field: str) -> bytes:
+        texts = [inner.text for inner in part.content if isinstance(inner, Text)]
+        media = [inner for inner in part.content if not isinstance(inner, Text)]
+        if media and not self._traits.takes_media_results:
+            raise NotSupported(f"{field}: {self._model} takes only text in tool results")
+        inlined = [
+            _inline(inner, IMAGE_TYPES if isinstance(inner, Image) else DOCUMENT_TYPES, field)
+            for inner in media
+        ]
+        name = part.name or self._names[part.call_id]
+        # "output" and "error" are the keys Gemini reads as result and failure (G-SDK types, 2026-11)
+        content = b'{"functionResponse":{"id":%b,"name":%b,"response":{"%b":%b}%b}}'
+        return content % (
+            quoted(part.call_id),
+            quoted(name),
+            b"error" if part.is_error else b"output",
+            quoted("\n".join(texts)),
+            b',"parts":[%b]' % b",".join(inlined) if inlined else b"",
+        )
+
+
+def _text(text: str, signature: str = "") -> bytes:
+    if signature:
+        return b'{"text":%b,"thoughtSignature":%b}' % (quoted(text), quoted(signature))
+    return b'{"text":%b}' % quoted(text)
+
+
+def _function_call(part: ToolCall, field: str, signature: str) -> bytes:
+    arguments = b"{}"
+    if part.arguments_json:
+        arguments = json_object(part.arguments_json, f"{field}.tool_call.arguments_json")
+    content = b'{"functionCall":{"id":%b,"name":%b,"args":%b}%b}'
+    signed = b',"thoughtSignature":' + quoted(signature) if signature else b""
+    return content % (quoted(part.id), quoted(part.name), arguments, signed)
+
+
+def _inline(part: Image | Document, accepted: frozenset[str], field: str) -> bytes:
+    """Spell media by value; a document's title has no counterpart and is left out."""
+    if part.media_type not in accepted:
+        raise NotSupported(f"{field}: Gemini takes no content of type {part.media_type!r} here")
+    return b'{"inlineData":{"mimeType":%b,"data":%b}}' % (quoted(part.media_type), base64_quoted(part.data))
+
+
+def _parameters(call: Call, traits: Traits, store: bool | None) -> tuple[bytes, PromptParameters]:
+    """Spell what is not content; return it with what of it changes what the model reads."""
+    fields: list[bytes] = []
+    keys: list[str] = []
+    choice = call.tool_choice
+    if call.tools and choice.mode in _MODES:
+        mode = _MODES[choice.mode]
+        mode = mode % quoted(choice.name) if choice.mode is ToolChoiceMode.TOOL else mode
+        fields.append(b',"toolConfig":{"functionCallingConfig":{%b}}' % mode)
+        keys.append(f"tool_choice={mode.decode()}")
+    config = [b'"maxOutputTokens":%d' % call.max_output_tokens]
+    if call.stop_sequences:
+        config.append(b'"stopSequences":[%b]' % b",".join(map(quoted, call.stop_sequences)))
+    digest = ""
+    if call.output_schema_json:
+        schema, digest = schema_object(call.output_schema_json, "output_schema_json")
+        config.append(b'"responseMimeType":"application/json","responseJsonSchema":' + schema)
+    thinking: list[bytes] = []
+    effort = traits.effort(call.effort)
+    if effort is not None:
+        thinking.append(traits.thinking_field(effort))
+        keys.append(f"effort={effort.value}")
+    if call.include_thinking:
+        thinking.append(b'"includeThoughts":true')
+    if thinking:
+        config.append(b'"thinkingConfig":{%b}' % b",".join(thinking))
+    fields.append(b',"generationConfig":{%b}' % b",".join(config))
+    if store is not None:
+        fields.append(b',"store":true' if store else b',"store":false')
+    return b"".join(fields), PromptParameters(
+        everywhere=f"format={digest}" if digest else "", messages=";".join(keys)
+    )

@@ -1,0 +1,269 @@
+"""An answer of Gemini's generateContent: its frames, whole or streamed, become parts, usage and a Reply.
+
+The rule: one way of reading for both, because a streamed frame has the shape of a whole answer. Counts
+replace, never add; `promptTokenCount` already includes the cached part, thoughts are output beside the
+candidates, and the tool-use prompt is input beside the prompt (G-GEN, G-PRICE, 2026-11). Unknown parts,
+fields and reasons never fail.
+
+Adjacent text pieces are one part until a signature closes it, so a streamed answer and a whole one give equal
+parts. A Reply's parts carry the id that was asked for, its `model` the id that answered.
+"""
+
+from hashlib import blake2b
+
+import msgspec
+
+from router.call import FinishReason, Part, Text, Thinking, ToolCall
+from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
+from router.upstreams.parameters import compact
+from router.usage import Usage
+
+FINISH = {
+    "STOP": FinishReason.END_TURN,
+    "MAX_TOKENS": FinishReason.MAX_TOKENS,
+    "CONTINUATION": FinishReason.PAUSED,
+    "SAFETY": FinishReason.REFUSAL,
+    "RECITATION": FinishReason.REFUSAL,
+    "BLOCKLIST": FinishReason.REFUSAL,
+    "PROHIBITED_CONTENT": FinishReason.REFUSAL,
+    "SPII": FinishReason.REFUSAL,
+    "MODEL_ARMOR": FinishReason.REFUSAL,
+    "IMAGE_SAFETY": FinishReason.REFUSAL,
+    "IMAGE_PROHIBITED_CONTENT": FinishReason.REFUSAL,
+    "IMAGE_RECITATION": FinishReason.REFUSAL,
+    "MALFORMED_FUNCTION_CALL": FinishReason.MALFORMED,
+    "MALFORMED_RESPONSE": FinishReason.MALFORMED,
+    "UNEXPECTED_TOOL_CALL": FinishReason.MALFORMED,
+    "TOO_MANY_TOOL_CALLS": FinishReason.MALFORMED,
+    "MISSING_THOUGHT_SIGNATURE": FinishReason.MALFORMED,
+}
+"""G-GEN, 2026-11; anything else is OTHER. STOP after a function call is TOOL_CALL."""
+_TEXTS = (TextDelta, ThinkingDelta)
+
+
+class WireStruct(msgspec.Struct, gc=False, rename="camel"):
+    """A JSON object of the API; fields it does not list are skipped."""
+
+
+class FunctionCall(WireStruct):
+    """A call; `args` is an object, not a string."""
+
+    id: str | None = None
+    name: str = ""
+    args: msgspec.Raw = msgspec.Raw()
+
+
+class WirePart(WireStruct):
+    """A part of any kind."""
+
+    text: str | None = None
+    thought: bool | None = None
+    function_call: FunctionCall | None = None
+    thought_signature: str | None = None
+
+
+class Content(WireStruct):
+    """What a candidate says."""
+
+    parts: list[WirePart] | None = None
+
+
+class Candidate(WireStruct):
+    """The one answer."""
+
+    content: Content | None = None
+    finish_reason: str | None = None
+
+
+class WireUsage(WireStruct):
+    """Counts as sent; a count of 0 is usually left out."""
+
+    prompt_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
+    service_tier: str | None = None
+
+
+class PromptFeedback(WireStruct):
+    """Why a prompt got no answer."""
+
+    block_reason: str | None = None
+
+
+class WireError(WireStruct):
+    """An error object inside a stream."""
+
+    code: int | None = None
+    message: str = ""
+    status: str = ""
+    details: list[msgspec.Raw] | None = None
+
+
+class Frame(WireStruct):
+    """A GenerateContentResponse, or an error in its place."""
+
+    candidates: list[Candidate] | None = None
+    prompt_feedback: PromptFeedback | None = None
+    usage_metadata: WireUsage | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+    error: WireError | None = None
+
+
+decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+class _Building:
+    """A part while its pieces come."""
+
+    __slots__ = ("call", "is_thought", "pieces", "signature")
+
+    def __init__(self, *, is_thought: bool = False, call: ToolCall | None = None) -> None:
+        self.pieces: list[str] = []
+        self.signature = ""
+        self.is_thought = is_thought
+        self.call = call
+
+    def part(self, model: str) -> Part:
+        if self.call is not None:
+            return self.call
+        text = "".join(self.pieces)
+        if self.is_thought:
+            return Thinking(model, text, self.signature)
+        return Text(text, self.signature, model if self.signature else "")
+
+
+class Answer:
+    """What the frames of one answer have said so far.
+
+    Args:
+        model: Id that was asked for.
+        request_id: The provider's id of the HTTP request, "" when it gave none.
+    """
+
+    def __init__(self, model: str, request_id: str = "") -> None:
+        self.model = model
+        self.request_id = request_id
+        self.answered_by = model
+        self.response_id = ""
+        self.finish = ""
+        self.blocked = ""
+        self._wire_usage: WireUsage | None = None
+        self._building: list[_Building] = []
+        self._calls = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the provider said that it ended."""
+        return bool(self.finish or self.blocked)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any part was seen."""
+        return bool(self._building)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The newest counts, final once the answer is whole; None when none were given."""
+        return (
+            normal_usage(self._wire_usage, complete=self.is_whole) if self._wire_usage is not None else None
+        )
+
+    def take_facts(self, frame: Frame) -> None:
+        """Add what a frame says about the answer: ids, end, counts."""
+        if frame.model_version:
+            self.answered_by = frame.model_version
+        if frame.response_id:
+            self.response_id = frame.response_id
+        if frame.prompt_feedback is not None and frame.prompt_feedback.block_reason:
+            self.blocked = frame.prompt_feedback.block_reason
+        if frame.candidates and frame.candidates[0].finish_reason:
+            self.finish = frame.candidates[0].finish_reason
+        if frame.usage_metadata is not None:
+            self._wire_usage = frame.usage_metadata
+
+    def take_parts(self, frame: Frame, out: list[Chunk]) -> None:
+        """Add a frame's parts and append their deltas to `out`, neighbours of one part joined."""
+        if frame.candidates:
+            content = frame.candidates[0].content
+            if content is not None and content.parts:
+                for part in content.parts:
+                    self._take_part(part, out)
+
+    def reply(self) -> Reply:
+        """Build the Reply from what was taken."""
+        parts = tuple(building.part(self.model) for building in self._building)
+        reason = FinishReason.REFUSAL if self.blocked else FINISH.get(self.finish, FinishReason.OTHER)
+        category = (self.blocked or self.finish) if reason is FinishReason.REFUSAL else ""
+        if reason is FinishReason.END_TURN and self._calls:
+            reason = FinishReason.TOOL_CALL
+        return Reply(
+            parts=parts,
+            finish_reason=reason,
+            refusal_category=category,
+            usage=self.usage,
+            model=self.answered_by,
+            response_id=self.response_id,
+            upstream_request_id=self.request_id,
+        )
+
+    def _take_part(self, part: WirePart, deltas: list[Chunk]) -> None:
+        if part.function_call is not None:
+            self._take_call(part.function_call, part.thought_signature or "", deltas)
+            return
+        text, signature = part.text or "", part.thought_signature or ""
+        if not text and not signature:
+            return
+        last = self._building[-1] if self._building else None
+        is_thought = bool(part.thought)
+        if last is None or last.call is not None or last.signature or last.is_thought is not is_thought:
+            last = _Building(is_thought=is_thought)
+            self._building.append(last)
+        last.signature = signature
+        if text:
+            last.pieces.append(text)
+            _append_delta(deltas, (ThinkingDelta if is_thought else TextDelta)(len(self._building) - 1, text))
+
+    def _take_call(self, wire: FunctionCall, signature: str, deltas: list[Chunk]) -> None:
+        arguments = compact(wire.args)
+        call = ToolCall(wire.id or self._made_id(), wire.name, arguments, signature, self.model)
+        self._calls += 1
+        self._building.append(_Building(call=call))
+        deltas.append(ToolCallDelta(len(self._building) - 1, call.id, call.name, arguments))
+
+    def _made_id(self) -> str:
+        """Name a call the provider left unnamed (2.5 may, G-FC): unique per answer and place, stable on
+        replay.
+        """
+        place = f"{self.response_id}/{self.request_id}/{self._calls}".encode()
+        return "call_" + blake2b(place, digest_size=12).hexdigest()
+
+
+def _append_delta(deltas: list[Chunk], delta: TextDelta | ThinkingDelta) -> None:
+    """Append `delta`, joined to the last one when that is of the same part: fewer, larger chunks."""
+    if deltas:
+        last = deltas[-1]
+        if type(last) is type(delta) and isinstance(last, _TEXTS) and last.index == delta.index:
+            deltas[-1] = type(delta)(delta.index, last.text + delta.text)
+            return
+    deltas.append(delta)
+
+
+def normal_usage(wire: WireUsage, *, complete: bool) -> Usage | None:
+    """Return inclusive counts; None when the prompt was not counted or the counts contradict each other."""
+    if wire.prompt_token_count is None:
+        return None
+    thoughts = wire.thoughts_token_count or 0
+    try:
+        return Usage(
+            input_tokens=wire.prompt_token_count + (wire.tool_use_prompt_token_count or 0),
+            cache_read_tokens=wire.cached_content_token_count or 0,
+            output_tokens=(wire.candidates_token_count or 0) + thoughts,
+            thinking_tokens=thoughts,
+            complete=complete,
+            service_tier=wire.service_tier,
+        )
+    except ValueError:
+        return None

@@ -268,6 +268,10 @@ class Ledger:
             "the next opening replays it from the journal" if journalled else "it will show as interrupted",
         )
 
+    def lag_s(self) -> float:
+        """Age of the oldest settlement that is in the journal only, seconds; 0 when the store has them all."""
+        return self._writer.lag_s()
+
     async def flush(self) -> None:
         """Wait until everything noted so far is in the store.
 

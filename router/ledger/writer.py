@@ -98,6 +98,7 @@ class Writer:
         self._sync = sync
         self._queue: deque[Item] = deque()
         self._batch = _Batch()
+        self._waiting_since_s: float | None = None
         self._open: dict[Key, IntentRecord] = {}
         self._kept: set[Key] = set()
         self._unretired: list[int] = []
@@ -114,12 +115,19 @@ class Writer:
     def put(self, item: Item) -> None:
         """Hand over one item; cheap, and safe from any thread."""
         self._queue.append(item)
+        if self._waiting_since_s is None and isinstance(item, SettlementRecord):
+            self._waiting_since_s = self._now_s()
         if not self._wake.is_set():
             self._wake.set()
 
     def pending(self) -> int:
         """Records in memory that the store does not have yet, about."""
         return len(self._queue) + len(self._batch.settled)
+
+    def lag_s(self) -> float:
+        """Age of the oldest settlement the store does not have yet, seconds; 0 when it has them all."""
+        since_s = self._waiting_since_s
+        return 0.0 if since_s is None else max(0.0, self._now_s() - since_s)
 
     def flush(self) -> Future[None]:
         """Return a future that is done when everything put so far is committed and the journal synced."""
@@ -209,6 +217,8 @@ class Writer:
                 self._kept.difference_update(record.key for record in batch.settled)
         self._unretired.extend(batch.ended)
         self._batch = _Batch()
+        # What came in while this batch was written has waited for less than it, so the age starts anew.
+        self._waiting_since_s = self._now_s() if self._queue else None
         if not self._unretired and batch.stop is None:
             return
         self._durable = self._store.make_durable()

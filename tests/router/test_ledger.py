@@ -406,3 +406,16 @@ def test_migrations_run_once_and_whole(tmp_path):
     versions = list(connection.execute("SELECT version, applied_time_s FROM schema_version ORDER BY version"))
     assert versions[-1] == (len(fixed), START_S + 5)
     connection.close()
+
+
+async def test_lag_is_the_age_of_the_oldest_settlement_the_store_lacks(tmp_path, clock):
+    """An operator sees how far the database is behind the journal; nothing waiting is no lag."""
+    ledger = opened(tmp_path / "ledger", clock, interval_s=3600.0)
+    assert ledger.lag_s() == 0.0
+    ledger.journal_intent(an_intent())
+    ledger.settle(a_settlement())
+    clock.now_s += 7.0
+    assert ledger.lag_s() == 7.0
+    await ledger.flush()
+    assert ledger.lag_s() == 0.0
+    await ledger.close()

@@ -1,0 +1,85 @@
+"""What to do after a failed attempt: again, the other route, or give up. A value from a pure function.
+
+The rule: never a second answer after the first byte, never a wait that outlives the deadline, never a retry of what
+will be refused again. A provider that asks for a longer wait than ours is not waited for: the other route or the
+caller is told instead, because a caller can use thirty seconds better than we can.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from classifier.route import Route
+from router.errors import UpstreamError
+
+BACKOFF_BASE_S = 0.25
+"""First wait when the provider names none; doubles with each retry."""
+USEFUL_TIME_S = 0.5
+"""A retry that would start with less than this before the deadline is not worth its price."""
+
+
+class Next(StrEnum):
+    """What follows a failed attempt."""
+
+    AGAIN = "again"
+    OTHER_ROUTE = "other_route"
+    GIVE_UP = "give_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next step.
+
+    Attributes:
+        wait_s: Time to wait first; 0 for none.
+        reason: Why, for the trace.
+    """
+
+    next: Next
+    wait_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryLimits:
+    """What the operator allows.
+
+    Attributes:
+        retry_limit: Further tries on the same route.
+        wait_limit_s: Longest wait before a retry.
+    """
+
+    retry_limit: int
+    wait_limit_s: float
+
+
+def after_failure(
+    error: UpstreamError,
+    *,
+    tries_on_route: int,
+    fallback: Route | None,
+    answer_begun: bool,
+    remaining_s: float,
+    jitter: float,
+    limits: RetryLimits,
+) -> Step:
+    """Choose what follows a failed attempt.
+
+    Args:
+        error: How it failed.
+        tries_on_route: Attempts made on this route, this one included.
+        fallback: Route that may be taken instead and has not been tried; None for none.
+        answer_begun: Whether the caller has already received content.
+        remaining_s: Time left before the deadline.
+        jitter: Drawn in [0, 1]; scales the backoff between half and whole, so that callers spread out.
+        limits: What the operator allows.
+    """
+    if answer_begun:
+        return Step(Next.GIVE_UP, 0.0, "the answer had begun")
+    if error.retryable and tries_on_route <= limits.retry_limit:
+        backoff_s = BACKOFF_BASE_S * 2 ** (tries_on_route - 1) * (0.5 + jitter / 2)
+        wait_s = backoff_s if error.retry_after_s is None else max(error.retry_after_s, 0.0)
+        if wait_s <= limits.wait_limit_s and wait_s + USEFUL_TIME_S <= remaining_s:
+            return Step(Next.AGAIN, wait_s, f"{error.reason} may pass")
+    if fallback is not None and error.other_route_may_help and remaining_s >= USEFUL_TIME_S:
+        return Step(Next.OTHER_ROUTE, 0.0, f"{error.reason}: the other route is allowed")
+    return Step(Next.GIVE_UP, 0.0, f"{error.reason}: nothing else is allowed in the time left")

@@ -1,0 +1,292 @@
+"""The operator's settings: one frozen tree, loaded once, unknown keys refused.
+
+Order, later wins: defaults below, the TOML file, then environment variables `HYBRID_ROUTER__SECTION__KEY`.
+Secrets come from the environment or from files, never from the TOML file itself. This is the only module that reads
+`os.environ`. A setting exists when two deployments differ in it; what never differs is a constant beside its use.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+ENVIRONMENT_PREFIX = "HYBRID_ROUTER__"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+StrategyName = Literal["none", "a", "b", "c", "auto"]
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message names the key, its value and what is allowed."""
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The gRPC edge."""
+
+    listen: str = "127.0.0.1:50051"
+    """Address and port to listen on; port 0 picks a free one."""
+    reflection: bool = False
+    """Answer gRPC reflection; off because it shows the whole contract to whoever can connect."""
+    operator_service: bool = True
+    """Serve OperatorService on the same port; switch off where callers must not see costs."""
+    in_flight_limit: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    """Requests in progress beyond which new ones are refused; health checks are not counted."""
+    message_bytes_limit: Annotated[int, Meta(ge=1 << 16, le=1 << 29)] = 32 << 20
+    """Largest request message, bytes; the providers take 32 MB (A-ERR, 2026-11)."""
+    default_deadline_s: PositiveSeconds = 120.0
+    """Deadline of requests that bring none."""
+    deadline_limit_s: PositiveSeconds = 600.0
+    """Longest deadline; longer ones are cut to it."""
+    drain_s: Annotated[float, Meta(ge=0, le=300)] = 0.0
+    """After SIGTERM: time between reporting NOT_SERVING and refusing calls, for balancers to notice."""
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """After that: time for running calls to finish."""
+
+
+class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One provider."""
+
+    model: str
+    """Full model id, one of the catalogue's."""
+    base_url: str = ""
+    """Other address than the provider's own, e.g. a regional proxy."""
+    api_key_file: str = ""
+    """File that holds the key; the environment variable wins when both are set."""
+    workspace: str = "default"
+    """Name of the provider workspace or project the key belongs to; caches are never shared across two."""
+    connection_limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    """Connections to keep at most."""
+
+
+class OpusConfig(UpstreamConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The strong route: key from ANTHROPIC_API_KEY or `api_key_file`."""
+
+    model: str = "claude-opus-5-5"
+
+
+class FlashConfig(UpstreamConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The cheap route: key from GEMINI_API_KEY, GOOGLE_API_KEY or `api_key_file`."""
+
+    model: str = "gemini-3.8-flash"
+
+
+class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How routes are chosen."""
+
+    classifier: str = ""
+    """Directory of the classifier artifact; empty: the one that ships with the package."""
+    threshold: Share | None = None
+    """Score at or above which Opus is taken; absent: what the classifier's training suggests."""
+    default_route: Literal["flash", "opus"] = "flash"
+    """Route when no classifier can score."""
+    follow_up_inherits: bool = True
+    """A bare follow-up ("yes, go on") stays on its session's route."""
+    retry_limit: Annotated[int, Meta(ge=0, le=5)] = 1
+    """Further tries on the same route after a failure that may pass."""
+    retry_wait_limit_s: Annotated[float, Meta(ge=0, le=60)] = 2.0
+    """Longest wait before a retry; a provider that asks for more is not waited for."""
+    fallback: bool = True
+    """Take the other route when the chosen one fails before it answers."""
+
+
+class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How Opus prompts are cached."""
+
+    strategy: StrategyName = "auto"
+    """Default strategy; applications and requests may choose another."""
+    prefix_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 200_000
+    """Prefixes to remember; the least valuable are forgotten first."""
+    session_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 100_000
+    """Sessions to remember the last route of."""
+
+
+class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where calls are booked."""
+
+    path: str = "var/ledger"
+    """Directory of the ledger; made when missing. One process at a time."""
+
+
+class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Spans and metrics; the exporter itself is set by the standard OTEL_* variables."""
+
+    prometheus_port: Port = 0
+    """Port of the Prometheus endpoint; 0 switches it off."""
+    prometheus_address: str = "127.0.0.1"
+    """Address of the Prometheus endpoint."""
+    sample_ratio: Share = 0.1
+    """Share of traces kept when the caller has not decided and OTEL_TRACES_SAMPLER is not set."""
+    legacy_cache_attribute: bool = True
+    """Also write gen_ai.usage.cache_creation.input_tokens, which Jaeger's GenAI tab still reads."""
+    tenants: tuple[str, ...] = ()
+    """Tenants that get a metric label of their own; the others share "other"."""
+
+
+class ToolConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A tool of an application."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z_][a-zA-Z0-9_-]{0,127}$")]
+    description: str = ""
+    input_schema_json: str = '{"type":"object"}'
+    """JSON Schema as text; its bytes are kept."""
+
+
+class ApplicationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A registered application: layers that are the same bytes for everyone."""
+
+    system: tuple[str, ...] = ()
+    """System prompt, in blocks."""
+    system_files: tuple[str, ...] = ()
+    """Files appended to `system`, one block each; relative to the config file."""
+    tools: tuple[ToolConfig, ...] = ()
+    """Tools, in the order they are sent."""
+    max_output_tokens: Annotated[int, Meta(ge=1, le=128_000)] = 4096
+    """Bound of answers when a request sets none."""
+    cache_strategy: StrategyName | None = None
+    """Strategy of this application; absent: the service's."""
+    threshold: Share | None = None
+    """Threshold of this application; absent: the service's."""
+
+
+class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A negotiated price, USD per million tokens as decimal text, e.g. "3.60"; absent: the list price."""
+
+    input: str | None = None
+    cache_read: str | None = None
+    cache_write_5m: str | None = None
+    cache_write_1h: str | None = None
+    output: str | None = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole tree."""
+
+    server: ServerConfig = ServerConfig()
+    opus: OpusConfig = OpusConfig()
+    flash: FlashConfig = FlashConfig()
+    routing: RoutingConfig = RoutingConfig()
+    cache: CacheConfig = CacheConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    applications: dict[Name, ApplicationConfig] = {}
+    prices: dict[str, PriceConfig] = {}
+
+
+class Secrets(Struct, frozen=True, kw_only=True):
+    """Provider keys; never printed."""
+
+    opus_api_key: str = ""
+    flash_api_key: str = ""
+
+    def __repr__(self) -> str:
+        shown = {name: "set" if getattr(self, name) else "missing" for name in self.__struct_fields__}
+        return f"Secrets({shown})"
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read the settings.
+
+    Args:
+        path: TOML file; None for defaults and environment only.
+        environ: Environment to read; None for the process's.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key is unknown or out of range.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    _override(tree, os.environ if environ is None else environ)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path or 'settings'}: {error}") from error
+    return _with_system_files(config, path.parent if path else Path.cwd())
+
+
+def load_secrets(config: Config, environ: Mapping[str, str] | None = None) -> Secrets:
+    """Read the provider keys from the environment, else from the files the config names.
+
+    Raises:
+        ConfigError: A key file is named and cannot be read.
+    """
+    env = os.environ if environ is None else environ
+    return Secrets(
+        opus_api_key=env.get("ANTHROPIC_API_KEY", "") or _key_file("opus", config.opus.api_key_file),
+        flash_api_key=env.get("GEMINI_API_KEY", "")
+        or env.get("GOOGLE_API_KEY", "")
+        or _key_file("flash", config.flash.api_key_file),
+    )
+
+
+def telemetry_environment() -> Mapping[str, str]:
+    """The process environment, for the standard OTEL_* variables."""
+    return dict(os.environ)
+
+
+def show_config(config: Config) -> str:
+    """The whole tree as JSON, prompts shortened to their length; it holds no secrets by construction."""
+    tree = msgspec.to_builtins(config)
+    for application in tree["applications"].values():
+        application["system"] = [f"<{len(text)} characters>" for text in application["system"]]
+    return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode()
+
+
+def _key_file(section: str, name: str) -> str:
+    if not name:
+        return ""
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{section}.api_key_file: {name}: {error.strerror}") from error
+
+
+def _override(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Write HYBRID_ROUTER__SECTION__KEY variables into the tree; values are read as TOML, else as text."""
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        if len(keys) < 2 or not all(keys):
+            raise ConfigError(
+                f"{variable}: use {ENVIRONMENT_PREFIX}SECTION__KEY, e.g. {ENVIRONMENT_PREFIX}SERVER__LISTEN"
+            )
+        node = tree
+        for key in keys[:-1]:
+            child = node.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{variable}: {key} is a value, not a section")
+            node = child
+        node[keys[-1]] = _environment_value(environ[variable])
+
+
+def _environment_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _with_system_files(config: Config, base: Path) -> Config:
+    applications: dict[str, ApplicationConfig] = {}
+    for name, application in config.applications.items():
+        texts = list(application.system)
+        for file in application.system_files:
+            try:
+                texts.append((base / file).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"applications.{name}.system_files: {file}: {error}") from error
+        applications[name] = msgspec.structs.replace(application, system=tuple(texts), system_files=())
+    return msgspec.structs.replace(config, applications=applications)

@@ -1,0 +1,226 @@
+"""OperatorService over gRPC: what the ledger, the index and the classifier say, for people who run the router."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cache.belief import Belief
+from cache.prompt import CacheScope
+from classifier.artifact import ArtifactError
+from classifier.model import Model
+from router.beliefs import Beliefs
+from router.classifiers import Classifiers
+from router.clock import Clock
+from router.convert_response import cost_to_proto, duration
+from router.errors import Conflict, InvalidRequest, Unimplemented
+from router.ledger import Comparison, CostRow, Filter, Ledger
+from router.v1 import accounting_pb2, operator_service_pb2_grpc
+from router.v1 import operator_service_pb2 as pb
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PAGE_SIZE = 100
+PAGE_SIZE_LIMIT = 1000
+
+_GROUPS = {
+    pb.COST_DIMENSION_UNSPECIFIED: "",
+    pb.COST_DIMENSION_ROUTE: "route",
+    pb.COST_DIMENSION_MODEL: "model",
+    pb.COST_DIMENSION_TENANT: "tenant",
+    pb.COST_DIMENSION_APPLICATION: "application",
+    pb.COST_DIMENSION_DAY: "day",
+    pb.COST_DIMENSION_PURPOSE: "purpose",
+}
+
+
+class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
+    """Costs, prefixes and the classifier of one process."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        beliefs: Beliefs,
+        scopes: Callable[[], tuple[CacheScope, ...]],
+        classifiers: Classifiers,
+        threshold: float,
+        clock: Clock,
+    ) -> None:
+        """Keep references; `scopes` names the caches that prefixes are believed in."""
+        self._ledger = ledger
+        self._beliefs = beliefs
+        self._scopes = scopes
+        self._classifiers = classifiers
+        self._threshold = threshold
+        self._clock = clock
+
+    async def GetCosts(self, request: pb.GetCostsRequest, context: Context) -> pb.GetCostsResponse:
+        """Sum the ledger."""
+        group, where = _group(request), _filter(request)
+        rows = await self._ledger.costs((group,) if group else (), where)
+        return _costs_response(group, rows, await self._ledger.totals(where))
+
+    async def ListPrefixes(
+        self, request: pb.ListPrefixesRequest, context: Context
+    ) -> pb.ListPrefixesResponse:
+        """List what is believed warm, largest first."""
+        if not 0 <= request.page_size <= PAGE_SIZE_LIMIT:
+            raise InvalidRequest(
+                "page_size",
+                f"is {request.page_size}; it must be from 1 to {PAGE_SIZE_LIMIT}, or 0 for {PAGE_SIZE}",
+            )
+        now_s = self._clock.now()
+        warm = [
+            (scope, digest, belief)
+            for scope in self._scopes()
+            for digest, belief in self._beliefs.index.entries(scope)
+            if belief.p_warm(now_s) > 0
+        ]
+        warm.sort(key=lambda entry: -entry[2].tokens)
+        return pb.ListPrefixesResponse(
+            prefixes=[_prefix(*entry, now_s) for entry in warm[: request.page_size or PAGE_SIZE]],
+            total_count=len(warm),
+        )
+
+    async def WarmPrefix(self, request: pb.WarmPrefixRequest, context: Context) -> pb.WarmPrefixResponse:
+        """Not in this release."""
+        raise Unimplemented("WarmPrefix arrives with a later release")
+
+    async def GetClassifier(
+        self, request: pb.GetClassifierRequest, context: Context
+    ) -> pb.GetClassifierResponse:
+        """Show the classifier that scores."""
+        return pb.GetClassifierResponse(classifier=self._classifier(self._classifiers.current()))
+
+    async def ReloadClassifier(
+        self, request: pb.ReloadClassifierRequest, context: Context
+    ) -> pb.ReloadClassifierResponse:
+        """Load the artifact again and swap it in."""
+        try:
+            model, previous = self._classifiers.reload()
+        except ArtifactError as error:
+            raise Conflict(f"the artifact was not loaded and the old classifier goes on: {error}") from error
+        return pb.ReloadClassifierResponse(classifier=self._classifier(model), previous_digest=previous)
+
+    async def PromoteClassifier(
+        self, request: pb.PromoteClassifierRequest, context: Context
+    ) -> pb.PromoteClassifierResponse:
+        """Not in this release."""
+        raise Unimplemented("PromoteClassifier arrives with a later release")
+
+    def _classifier(self, model: Model) -> pb.Classifier:
+        manifest = model.manifest
+        trained = Timestamp()
+        trained.FromDatetime(datetime.fromisoformat(manifest.created_time))
+        metrics = {
+            name: float(value)
+            for name, value in manifest.metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        return pb.Classifier(
+            digest=model.digest,
+            train_time=trained,
+            sample_count=manifest.rows,
+            threshold=self._threshold,
+            metrics=metrics,
+        )
+
+
+def costs_response(
+    request: pb.GetCostsRequest,
+    costs: Callable[[Sequence[str], Filter | None], list[CostRow]],
+    totals: Callable[[Filter | None], CostRow],
+) -> pb.GetCostsResponse:
+    """Answer GetCosts from a ledger's file, without a server.
+
+    Raises:
+        InvalidRequest: A field of the request is wrong.
+    """
+    group, where = _group(request), _filter(request)
+    return _costs_response(group, costs((group,) if group else (), where), totals(where))
+
+
+def _costs_response(group: str, rows: list[CostRow], total: CostRow) -> pb.GetCostsResponse:
+    rows.sort(key=lambda row: -row.cost.total_nano_usd)
+    return pb.GetCostsResponse(
+        rows=[_row(row, row.group.get(group, "") if group else "total") for row in rows],
+        total=_row(total, "total"),
+    )
+
+
+def _group(request: pb.GetCostsRequest) -> str:
+    if request.dimension == pb.COST_DIMENSION_LABEL:
+        if not request.label_key:
+            raise InvalidRequest("label_key", "is empty; COST_DIMENSION_LABEL needs the label to sum by")
+        return f"label:{request.label_key}"
+    if request.label_key:
+        raise InvalidRequest("label_key", "is only allowed with COST_DIMENSION_LABEL")
+    if request.dimension not in _GROUPS:
+        raise InvalidRequest("dimension", f"is {request.dimension}, which this release does not know")
+    return _GROUPS[request.dimension]
+
+
+def _filter(request: pb.GetCostsRequest) -> Filter:
+    since_s = _seconds(request.start_time) if request.HasField("start_time") else None
+    until_s = _seconds(request.end_time) if request.HasField("end_time") else None
+    if since_s is not None and until_s is not None and until_s < since_s:
+        raise InvalidRequest("end_time", "lies before start_time")
+    equal = {"tenant": request.tenant, "application": request.application}
+    return Filter(
+        since_s=since_s, until_s=until_s, equal={key: value for key, value in equal.items() if value}
+    )
+
+
+def _seconds(timestamp: Timestamp) -> float:
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def _row(row: CostRow, key: str) -> pb.CostRow:
+    tokens = row.tokens
+    return pb.CostRow(
+        key=key,
+        call_count=row.calls,
+        usage=accounting_pb2.Usage(
+            input_tokens=tokens.input_tokens,
+            cache_read_tokens=tokens.cache_read_tokens,
+            cache_write_5m_tokens=tokens.cache_write_5m_tokens,
+            cache_write_1h_tokens=tokens.cache_write_1h_tokens,
+            output_tokens=tokens.output_tokens,
+            thinking_tokens=tokens.thinking_tokens,
+            uncached_input_tokens=tokens.uncached_input_tokens,
+            complete=row.usage_calls == row.calls,
+        ),
+        cost=cost_to_proto(row.cost, ""),
+        no_caching=_comparison(row.no_caching),
+        all_opus=_comparison(row.all_opus),
+        all_flash=_comparison(row.all_flash),
+        all_opus_no_caching=_comparison(row.all_opus_no_caching),
+        unknown_cost_count=row.unknown_calls,
+        unknown_cost_bound_nano_usd=row.unknown_bound_nano_usd,
+        unbounded_count=row.unbounded_calls,
+        usage_count=row.usage_calls,
+    )
+
+
+def _comparison(comparison: Comparison) -> pb.CostComparison:
+    return pb.CostComparison(
+        call_count=comparison.calls,
+        baseline_nano_usd=comparison.baseline_nano_usd,
+        cost_nano_usd=comparison.cost_nano_usd,
+    )
+
+
+def _prefix(scope: CacheScope, digest: bytes, belief: Belief, now_s: float) -> pb.WarmPrefix:
+    expires = Timestamp()
+    expires.FromNanoseconds(round(belief.expires * 1e9))
+    return pb.WarmPrefix(
+        prefix_key=digest.hex(),
+        model=scope.model,
+        tokens=belief.tokens,
+        warm_probability=belief.p_warm(now_s),
+        ttl=duration(belief.ttl_s),
+        expire_time=expires,
+    )

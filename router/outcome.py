@@ -1,0 +1,84 @@
+"""What the caller is told of a request beside the answer: every attempt, the bill, what the cache did."""
+
+from dataclasses import dataclass
+
+from cache.plan import Plan
+from cache.prompt import Layer
+from classifier.route import Route
+from router.cost import Cost, Counterfactuals
+from router.reply import Reply
+from router.usage import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """One attempt, as the caller sees it.
+
+    Attributes:
+        outcome: "ok", or the stable reason it failed.
+        cost_nano_usd: None when unknown.
+    """
+
+    number: int
+    route: Route
+    model: str
+    outcome: str
+    duration_s: float
+    cost_nano_usd: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMiss:
+    """A prefix that was expected to be read and was not.
+
+    Attributes:
+        cause: Name of the cause, lower case, as in the contract's MissCause.
+        layer: First layer missed, None when it cannot be told.
+        missed_tokens: Tokens that were not read, estimated.
+        lost_nano_usd: What that cost against a read; None when no price is known.
+        detail: What happened, in a sentence without prompt text.
+    """
+
+    cause: str
+    layer: Layer | None
+    missed_tokens: int
+    lost_nano_usd: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What one request used and cost.
+
+    Attributes:
+        usage: Of the attempt that answered; None when the provider did not report it.
+        cost: Of the attempt that answered; None when unknown.
+        total_nano_usd: Of all attempts; None when any is unknown.
+        plan: What was sent to the cache; None on a route without breakpoints.
+    """
+
+    usage: Usage | None
+    cost: Cost | None
+    priced_model: str
+    counterfactuals: Counterfactuals | None
+    attempts: tuple[AttemptReport, ...]
+    total_nano_usd: int | None
+    first_byte_s: float | None
+    duration_s: float
+    plan: Plan | None
+    misses: tuple[CacheMiss, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A request that was answered.
+
+    Attributes:
+        route: Route that answered.
+        fell_back: Whether it is not the route first decided.
+    """
+
+    reply: Reply
+    route: Route
+    fell_back: bool
+    bill: Bill

@@ -1,0 +1,107 @@
+"""What the classifier may see of a request, taken from the call: the one place where samples are made in serving.
+
+The rule: the turn's own words, coarse facts of what surrounds them, and what the session remembers; nothing else of
+the prompt leaves for the score.
+"""
+
+from classifier.followup import is_bare_follow_up
+from classifier.policy import SessionState
+from classifier.route import Route
+from classifier.sample import Sample
+from router.call import Call, Document, Image, Message, Role, Text, ToolCall, ToolResult
+from router.memory import Remembered
+from router.request import Request
+
+
+def sample_of(request: Request, remembered: Remembered | None) -> Sample:
+    """Build the classifier's view of one request."""
+    call = request.call
+    turn_start = call.turn_start
+    turn = call.messages[turn_start:]
+    kinds = [type(part) for message in turn for part in message.parts]
+    result_count = kinds.count(ToolResult)
+    return Sample.bounded(
+        text=_text(turn),
+        previous_user_text=_previous_user_text(call.messages, turn_start),
+        turn_index=_user_turns(call.messages, turn_start),
+        tools_offered_count=len(call.tools),
+        tool_result_count=result_count,
+        tool_loop=result_count > 0,
+        has_image=Image in kinds,
+        has_document=Document in kinds,
+        application=call.identity.application or None,
+        effort=None if call.effort is None else call.effort.value,
+        max_output_tokens=call.max_output_tokens,
+        output_schema=bool(call.output_schema_json),
+        system_characters=sum(map(len, call.system)),
+        history_characters=_characters(call.messages[:turn_start]),
+        previous_route=None if remembered is None else remembered.route.value,
+        action=request.action or None,
+    )
+
+
+def session_state(
+    call: Call, sample: Sample, remembered: Remembered | None, *, follow_ups: bool
+) -> SessionState:
+    """What of the session binds the route.
+
+    Args:
+        follow_ups: Whether a bare follow-up inherits its session's route.
+    """
+    previous = None if remembered is None else remembered.route
+    answered_by = _last_model_route(call) or previous
+    return SessionState(
+        previous_route=answered_by,
+        tool_loop_route=answered_by if sample.tool_loop else None,
+        turn_index=sample.turn_index,
+        is_follow_up=follow_ups and not sample.tool_loop and is_bare_follow_up(sample.text),
+    )
+
+
+def _last_model_route(call: Call) -> Route | None:
+    """Route of the model that wrote the last assistant message, as far as its parts say."""
+    turn_start = call.turn_start
+    if turn_start == 0:
+        return None
+    for part in call.messages[turn_start - 1].parts:
+        model = "" if isinstance(part, Image | Document | ToolResult) else part.model
+        if model.startswith("claude"):
+            return Route.OPUS
+        if model.startswith("gemini"):
+            return Route.FLASH
+    return None
+
+
+def _text(messages: tuple[Message, ...]) -> str:
+    texts = [part.text for message in messages for part in message.parts if isinstance(part, Text)]
+    return texts[0] if len(texts) == 1 else "\n".join(texts)
+
+
+def _previous_user_text(messages: tuple[Message, ...], turn_start: int) -> str:
+    for index in range(turn_start - 1, -1, -1):
+        if messages[index].role is Role.USER:
+            text = _text(messages[index : index + 1])
+            if text:
+                return text
+    return ""
+
+
+def _user_turns(messages: tuple[Message, ...], turn_start: int) -> int:
+    """User messages before the turn that hold words of their own; tool results alone make no turn."""
+    return sum(
+        message.role is Role.USER and any(isinstance(part, Text) for part in message.parts)
+        for message in messages[:turn_start]
+    )
+
+
+def _characters(messages: tuple[Message, ...]) -> int:
+    count = 0
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, Text):
+                count += len(part.text)
+            elif isinstance(part, ToolCall):
+                count += len(part.arguments_json)
+            elif isinstance(part, ToolResult):
+                count += sum(len(piece.text) for piece in part.content if isinstance(piece, Text))
+    return count

@@ -1,0 +1,186 @@
+"""RouterService over gRPC: wire in, wire out, and the server span annotated whatever happens.
+
+The rule: thin. A handler checks and converts, hands over to `Dispatch`, and converts back; errors travel as
+RouterErrors to the interceptor, which alone knows statuses.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from classifier.policy import Decision
+from classifier.route import Route
+from router import convert_response as wire
+from router.applications import Applications
+from router.convert_request import AnyRequest, request_from_proto
+from router.cost import format_usd
+from router.deadline import Deadline, DeadlinePolicy
+from router.dispatch import Decided, Dispatch, Event, Life
+from router.interceptors import RequestContext, current_request
+from router.outcome import Answered
+from router.preparation import Preparation, Prepared
+from router.reply import Chunk
+from router.settler import decision_record
+from router.telemetry import Telemetry
+from router.v1 import router_service_pb2 as pb
+from router.v1 import router_service_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RouterService(router_service_pb2_grpc.RouterServiceServicer):
+    """Generate, StreamGenerate and Explain."""
+
+    def __init__(
+        self,
+        *,
+        dispatch: Dispatch,
+        preparation: Preparation,
+        applications: Applications,
+        telemetry: Telemetry,
+        deadlines: DeadlinePolicy,
+    ) -> None:
+        """Keep references."""
+        self._dispatch = dispatch
+        self._preparation = preparation
+        self._applications = applications
+        self._telemetry = telemetry
+        self._deadlines = deadlines
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Decide, call, answer."""
+        current = current_request()
+        deadline = self._deadline(context)
+        request_id = _unique(current)
+        life = Life(self._prepare(request, request_id))
+        with self._annotated(life, current):
+            answered = await self._dispatch.generate(life, deadline, current.trace_id)
+        return pb.GenerateResponse(
+            request_id=request_id,
+            trace_id=current.trace_id,
+            decision=wire.decision_to_proto(
+                life.prepared, route=answered.route, fell_back=answered.fell_back
+            ),
+            answer=wire.answer_to_proto(answered.reply),
+            accounting=wire.bill_to_proto(answered.bill),
+        )
+
+    # grpc.aio also takes a coroutine that writes; the stubs know only the generator, which costs more per message and
+    # is cancelled less directly.
+    async def StreamGenerate(  # type: ignore[override]
+        self, request: pb.StreamGenerateRequest, context: Context
+    ) -> None:
+        """Decide, call, answer in events."""
+        current = current_request()
+        deadline = self._deadline(context)
+        request_id = _unique(current)
+        life = Life(self._prepare(request, request_id))
+
+        async def emit(event: Event) -> None:
+            await context.write(_event_to_proto(event, request_id, current.trace_id))
+
+        with self._annotated(life, current):
+            await self._dispatch.stream(life, deadline, current.trace_id, emit)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        """Decide and say why, without a call."""
+        prepared = self._prepare(request, _unique(current_request()))
+        response = pb.ExplainResponse(
+            decision=wire.decision_to_proto(prepared, route=prepared.decision.route),
+            contributions=wire.contributions_to_proto(self._preparation.contributions(prepared)),
+            lines=explanation(prepared),
+        )
+        view = prepared.views.get(Route.OPUS)
+        if view is not None:
+            response.plan.CopyFrom(wire.plan_to_proto(view.plan))
+        return response
+
+    def _deadline(self, context: Context) -> Deadline:
+        return self._deadlines.start(context.time_remaining(), asyncio.get_running_loop().time())
+
+    def _prepare(self, request: AnyRequest, request_id: str) -> Prepared:
+        return self._dispatch.prepare(request_from_proto(request, self._applications, request_id))
+
+    @contextmanager
+    def _annotated(self, life: Life, current: RequestContext) -> Iterator[None]:
+        """Write decision and outcome on the server span and count the decision, however the block is left."""
+        try:
+            yield
+        finally:
+            identity = life.prepared.request.call.identity
+            record = decision_record(life.prepared, life.route, fell_back=life.fell_back)
+            self._telemetry.record_decision(record)
+            self._telemetry.annotate_server_span(
+                current.span,
+                record,
+                life.settlements,
+                application=identity.application,
+                tenant=identity.tenant,
+            )
+
+
+def _unique(current: RequestContext) -> str:
+    """The id the request is booked under: a caller's own may repeat, and the ledger's must not."""
+    return f"{current.request_id}~{secrets.token_hex(4)}" if current.given else current.request_id
+
+
+def _event_to_proto(event: Event, request_id: str, trace_id: str) -> pb.StreamGenerateResponse:
+    match event:
+        case Decided(prepared, route, fell_back):
+            decision = wire.decision_to_proto(prepared, route=route, fell_back=fell_back)
+            return pb.StreamGenerateResponse(
+                decided=pb.Decided(request_id=request_id, trace_id=trace_id, decision=decision)
+            )
+        case Answered():
+            return pb.StreamGenerateResponse(
+                finished=pb.Finished(
+                    answer=wire.answer_to_proto(event.reply), accounting=wire.bill_to_proto(event.bill)
+                )
+            )
+        case _:
+            return _delta(event)
+
+
+def _delta(chunk: Chunk) -> pb.StreamGenerateResponse:
+    delta = wire.delta_to_proto(chunk)
+    if delta is None:
+        raise TypeError(f"{type(chunk).__name__} carries no content for the caller")
+    return pb.StreamGenerateResponse(delta=delta)
+
+
+def explanation(prepared: Prepared) -> list[str]:
+    """The decision in lines for people: route and reason, both prices, the cache plan, what would flip it."""
+    decision = prepared.decision
+    lines = [f"{decision.route.value}: {decision.reason.value}{_score(decision)}"]
+    for estimate in prepared.estimates.values():
+        if estimate.unavailable:
+            lines.append(f"{estimate.route.value} ({estimate.model}) is unavailable: {estimate.unavailable}")
+            continue
+        lines.append(
+            f"{estimate.route.value} ({estimate.model}): expected {format_usd(estimate.expected_nano_usd)}, "
+            f"cold {format_usd(estimate.cold_nano_usd)}, for about {estimate.input_tokens:,} tokens in and "
+            f"{estimate.output_tokens:,} out"
+        )
+    view = prepared.views.get(Route.OPUS)
+    if view is not None:
+        lines.extend(
+            f"breakpoint at block {mark.position}, {mark.ttl_s} s, {mark.prefix_tokens:,} tokens, "
+            f"P(warm) {mark.p_warm:.2f}: {mark.reason}"
+            for mark in view.plan.breakpoints
+        )
+        lines.extend(
+            f"no breakpoint for {skipped.layer.name.lower()}: {skipped.reason}"
+            for skipped in view.plan.skipped
+        )
+    lines.extend(f"would flip: {flip}" for flip in decision.flips)
+    return lines
+
+
+def _score(decision: Decision) -> str:
+    if decision.score is None:
+        return ", no score"
+    return f", score {decision.score.value:.3f} against threshold {decision.threshold:.3f}"

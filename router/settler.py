@@ -1,0 +1,436 @@
+"""From an attempt's end to its settlement, exactly once: price it, learn from it, book it, show it.
+
+The rule: an attempt is opened before money is spent (its intent is journalled, or nothing is sent) and closed once,
+whatever happened: answered, refused, broken off, or left by the caller. Closing is synchronous and does not wait, so
+a cancelled task can do it in its `finally`; only counting the tokens of a broken-off answer takes a call of its own
+and is left to the service's task owner.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from opentelemetry.trace import Span
+
+from classifier.policy import Reason
+from classifier.route import Route
+from router import cost
+from router.beliefs import Beliefs
+from router.clock import Clock
+from router.cost import Cost, Counterfactuals
+from router.errors import UpstreamError
+from router.estimate import OutputForecast
+from router.ledger import Ledger
+from router.memory import SessionMemory
+from router.misses import MissMemory
+from router.outcome import CacheMiss
+from router.preparation import Prepared, usage_of
+from router.pricing import Price, PriceTable, UnknownPrice
+from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
+from router.tasks import Tasks
+from router.telemetry import ChunkTimer, Telemetry
+from router.upstreams.base import Upstream
+from router.usage import Usage
+
+logger = logging.getLogger(__name__)
+
+COUNT_TIMEOUT_S = 5.0
+"""Bound of the free call that counts a broken-off answer; without it the deltas' estimate is booked."""
+CHARACTERS_PER_TOKEN = 4
+"""Estimate of a broken-off answer when the provider's counter does not answer in time."""
+
+
+class Settler:
+    """Opens and closes attempts."""
+
+    def __init__(
+        self,
+        *,
+        upstreams: Mapping[Route, Upstream],
+        beliefs: Beliefs,
+        prices: PriceTable,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        tasks: Tasks,
+        forecast: OutputForecast,
+        memory: SessionMemory,
+        misses: MissMemory,
+        clock: Clock,
+    ) -> None:
+        """Keep references; all are owned by the service."""
+        self.upstreams = upstreams
+        self.beliefs = beliefs
+        self.prices = prices
+        self.ledger = ledger
+        self.telemetry = telemetry
+        self.tasks = tasks
+        self.forecast = forecast
+        self.memory = memory
+        self.misses = misses
+        self.clock = clock
+
+    def open(
+        self, prepared: Prepared, route: Route, *, number: int, stream: bool, trace_id: str, fell_back: bool
+    ) -> "Attempt":
+        """Journal the intent and begin an attempt.
+
+        Raises:
+            LedgerUnavailable: The intent could not be journalled; nothing may be sent.
+        """
+        now_s = self.clock.now()
+        upstream = self.upstreams[route]
+        identity = prepared.request.call.identity
+        intent = Intent(
+            request_id=identity.request_id,
+            attempt=number,
+            purpose=Purpose.USER,
+            route=route.value,
+            upstream=upstream.name,
+            model=upstream.model,
+            tenant=identity.tenant,
+            application=identity.application,
+            user=identity.user,
+            session=identity.session,
+            labels=identity.labels,
+            stream=stream,
+            started_time_s=now_s,
+            cost_bound_nano_usd=self._bound(prepared, route, now_s),
+            trace_id=trace_id,
+        )
+        self.ledger.journal_intent(intent)
+        view = prepared.views.get(route)
+        if view is not None:
+            if number == 1 or fell_back:
+                self.beliefs.arrive(view, identity.application, now_s)
+            self.beliefs.begin(view, now_s)
+        span = self.telemetry.start_inference(
+            upstream, prepared.request.call, route=route.value, stream=stream, attempt=number
+        )
+        return Attempt(self, prepared, route, intent, span, fell_back=fell_back)
+
+    def _bound(self, prepared: Prepared, route: Route, now_s: float) -> int | None:
+        """The most this attempt can cost: twice the estimated prompt at its dearest price, and all the output."""
+        view = prepared.views.get(route)
+        if view is None:
+            return None
+        try:
+            price = self.prices.price(self.upstreams[route].model, now_s)
+        except UnknownPrice:
+            return None
+        plan = prepared.plan_for(route)
+        ttls_s = () if plan is None else tuple(mark.ttl_s for mark in plan.breakpoints)
+        return cost.upper_bound(
+            price,
+            input_tokens=2 * view.plan.total_tokens,
+            max_output_tokens=prepared.request.call.max_output_tokens,
+            write_5m=300 in ttls_s,
+            write_1h=3600 in ttls_s,
+        )
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a stream has shown so far."""
+
+    usage: Usage | None = None
+    counted_output_tokens: int = 0
+    counted_deltas_ahead: int = 0
+    text_since_count: list[str] | None = None
+    model: str = ""
+    response_id: str = ""
+    upstream_request_id: str = ""
+    first_byte_at_s: float | None = None
+    first_byte_s: float | None = None
+
+
+class Attempt:
+    """One attempt in progress; close it with exactly one of `answered`, `failed`, `left`."""
+
+    def __init__(
+        self,
+        settler: Settler,
+        prepared: Prepared,
+        route: Route,
+        intent: Intent,
+        span: Span,
+        *,
+        fell_back: bool,
+    ) -> None:
+        """Opened by `Settler.open` only."""
+        self._settler = settler
+        self._prepared = prepared
+        self._route = route
+        self._span = span
+        self._fell_back = fell_back
+        # uvloop's own time has millisecond steps, which is all of what this service adds to a call.
+        self._started_s = perf_counter()
+        self._seen = _Seen()
+        self._timer: ChunkTimer | None = settler.telemetry.chunk_timer() if intent.stream else None
+        self.intent = intent
+        self.settlement: Settlement | None = None
+        self.answer_begun = False
+        """Whether content of this attempt has reached the caller; then no other attempt may follow."""
+        self.misses: tuple[CacheMiss, ...] = ()
+
+    def see(self, chunk: Chunk) -> None:
+        """Note a chunk of a streamed answer, in order."""
+        seen = self._seen
+        if self._timer is not None:
+            self._timer.tick(perf_counter())
+        match chunk:
+            case TextDelta(_, text) | ThinkingDelta(_, text):
+                self._note_text(text)
+            case ToolCallDelta(_, _, name, arguments_json):
+                self._note_text(f"{name}\n{arguments_json}" if name else arguments_json)
+            case UsageSeen(usage, included_delta_count):
+                seen.usage = usage
+                seen.counted_output_tokens = usage.output_tokens
+                seen.counted_deltas_ahead = included_delta_count
+                seen.text_since_count = None
+            case Started(model, response_id, upstream_request_id, usage):
+                seen.model, seen.response_id = model, response_id
+                seen.upstream_request_id, seen.usage = upstream_request_id, usage
+                # What the first count says of the output is a placeholder: the text that follows contains it.
+                self._first_byte()
+            case Finished():
+                pass
+
+    def answered(self, reply: Reply) -> Settlement:
+        """Close with a whole answer."""
+        self._first_byte()
+        identity = self._prepared.request.call.identity
+        settler = self._settler
+        settler.memory.remember(identity.tenant, identity.session, self._route)
+        if reply.usage is not None and reply.usage.complete:
+            settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
+        return self._close(
+            Outcome.OK,
+            usage=reply.usage,
+            model=reply.model,
+            response_id=reply.response_id,
+            upstream_request_id=reply.upstream_request_id,
+            finish_reason=reply.finish_reason.value,
+        )
+
+    def failed(self, error: UpstreamError) -> Settlement | None:
+        """Close with a failure; None when the answer had begun and its tokens are still being counted."""
+        usage = error.usage or self._seen.usage
+        if usage is not None:
+            self._close_counted(Outcome.INTERRUPTED, usage, error.reason)
+            return self.settlement
+        billed = error.may_be_billed
+        return self._close(
+            Outcome.UNKNOWN if billed else Outcome.REFUSED,
+            usage=None,
+            upstream_request_id=error.upstream_request_id,
+            error=error.reason,
+        )
+
+    def left(self) -> None:
+        """Close because the caller left or its deadline passed; no-op when already closed."""
+        if self.settlement is not None:
+            return
+        usage = self._seen.usage
+        if usage is None:
+            self._close(Outcome.CANCELLED, usage=None, error="CANCELLED")
+        else:
+            self._close_counted(Outcome.CANCELLED, usage, "CANCELLED")
+
+    def _note_text(self, text: str) -> None:
+        if self._seen.counted_deltas_ahead > 0:
+            self._seen.counted_deltas_ahead -= 1
+        elif text:
+            if self._seen.text_since_count is None:
+                self._seen.text_since_count = []
+            self._seen.text_since_count.append(text)
+
+    def _first_byte(self) -> None:
+        seen = self._seen
+        if seen.first_byte_at_s is not None:
+            return
+        seen.first_byte_at_s = self._settler.clock.now()
+        seen.first_byte_s = perf_counter() - self._started_s
+        view = self._prepared.views.get(self._route)
+        if view is not None:
+            self._settler.beliefs.first_byte(view, self.intent.started_time_s, seen.first_byte_at_s)
+
+    def _close_counted(self, outcome: Outcome, usage: Usage, error: str) -> None:
+        """Close a broken-off answer: its output is what was counted plus what was seen since."""
+        usage = replace(usage, complete=False)
+        text = "\n".join(self._seen.text_since_count or ())
+        if not text:
+            self._close(outcome, usage=usage, error=error)
+            return
+        # The belief must not wait for the count: what was written can be read now.
+        self._settler.tasks.start(
+            self._count_and_close(outcome, usage, text, error), "count broken-off answer"
+        )
+
+    async def _count_and_close(self, outcome: Outcome, usage: Usage, text: str, error: str) -> None:
+        counted: int | None = None
+        try:
+            counted = await self._settler.upstreams[self._route].count_output(text, COUNT_TIMEOUT_S)
+        finally:
+            # Also when this task is cancelled at shutdown: an estimate is booked rather than nothing.
+            since = -(-len(text) // CHARACTERS_PER_TOKEN) if counted is None else counted
+            output_tokens = max(usage.output_tokens, self._seen.counted_output_tokens + since)
+            self._close(outcome, usage=replace(usage, output_tokens=output_tokens), error=error)
+
+    def _close(
+        self,
+        outcome: Outcome,
+        *,
+        usage: Usage | None,
+        model: str = "",
+        response_id: str = "",
+        upstream_request_id: str = "",
+        finish_reason: str = "",
+        error: str = "",
+    ) -> Settlement:
+        """Price, learn, book and show; the only place a settlement is made."""
+        settler, seen = self._settler, self._seen
+        with settler.telemetry.settle():
+            answered_model = model or seen.model
+            price = self._price(usage, answered_model)
+            spent = _cost_of(outcome, usage, price)
+            settlement = Settlement(
+                intent=self.intent,
+                outcome=outcome,
+                settled_time_s=settler.clock.now(),
+                duration_s=perf_counter() - self._started_s,
+                first_byte_s=seen.first_byte_s,
+                usage=usage,
+                cost=spent,
+                counterfactuals=self._counterfactuals(usage, price),
+                answered_model=answered_model,
+                response_id=response_id or seen.response_id,
+                upstream_request_id=upstream_request_id or seen.upstream_request_id,
+                finish_reason=finish_reason,
+                error=error,
+                decision=self.decision_record(),
+                cache=self._learned(outcome, usage, price),
+            )
+            self.settlement = settlement
+            settler.ledger.settle(settlement)
+        settler.telemetry.record_settlement(settlement, self._timer)
+        settler.telemetry.end_inference(self._span, settlement)
+        return settlement
+
+    def decision_record(self) -> DecisionRecord:
+        """The decision as the ledger keeps it."""
+        return decision_record(self._prepared, self._route, fell_back=self._fell_back)
+
+    def _price(self, usage: Usage | None, answered_model: str) -> Price | None:
+        """Price of the model that answered, on the day it was asked; None when the table has none."""
+        if usage is None:
+            return None
+        try:
+            return self._settler.prices.price(
+                answered_model or self.intent.model,
+                self.intent.started_time_s,
+                speed=usage.speed,
+                service_tier=usage.service_tier,
+                inference_geo=usage.inference_geo,
+            )
+        except UnknownPrice:
+            return None
+
+    def _learned(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
+        """Learn from the call. The bill does not hang on it: a fault in here is logged and the call is booked."""
+        try:
+            return self._learn(outcome, usage, price)
+        except Exception:
+            logger.exception("learning from a call failed", extra={"request_id": self.intent.request_id})
+            return None
+
+    def _learn(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
+        view = self._prepared.views.get(self._route)
+        if view is None:
+            return None
+        settler, started_s = self._settler, self.intent.started_time_s
+        if usage is None:
+            sent = outcome is not Outcome.REFUSED
+            settler.beliefs.abandon(view, started_s, settler.clock.now(), sent=sent)
+        else:
+            first_byte_at_s = self._seen.first_byte_at_s
+            if first_byte_at_s is None:
+                first_byte_at_s = settler.clock.now()
+            self.misses = settler.misses.explain(
+                self._prepared,
+                view,
+                self._route,
+                usage,
+                started_s=started_s,
+                first_byte_at_s=first_byte_at_s,
+                price=price,
+            )
+            settler.beliefs.learn(view, usage, started_s=started_s, first_byte_at_s=first_byte_at_s)
+        return CacheRecord(
+            strategy=view.plan.strategy.value if self._route is Route.OPUS else "implicit",
+            breakpoint_count=len(view.plan.breakpoints),
+            expected_read_tokens=view.plan.expected_read_tokens,
+            miss_cause=self.misses[0].cause if self.misses else "",
+        )
+
+    def _counterfactuals(self, usage: Usage | None, price: Price | None) -> Counterfactuals | None:
+        if usage is None or price is None:
+            return None
+        other_usage, other_price = self._elsewhere(usage)
+        return cost.counterfactuals(
+            usage,
+            price,
+            answered_by_opus=self._route is Route.OPUS,
+            other=other_usage,
+            other_price=other_price,
+        )
+
+    def _elsewhere(self, usage: Usage) -> tuple[Usage | None, Price | None]:
+        """What the other route would have been billed for, in its own tokens: its plan's expected split, scaled.
+
+        Both estimates come from the same blocks, so the error of this route's estimate, now known, is taken to be
+        the other's too; the answer is assumed as long as it was, in the other's tokens.
+        """
+        here, there = self._prepared.views.get(self._route), self._prepared.views.get(self._route.other)
+        if here is None or there is None or here.plan.total_tokens == 0:
+            return None, None
+        try:
+            price = self._settler.prices.price(
+                self._settler.upstreams[self._route.other].model, self.intent.started_time_s
+            )
+        except UnknownPrice:
+            return None, None
+        scale = usage.input_tokens / here.plan.total_tokens
+        tokenizers = there.plan.total_tokens / here.plan.total_tokens
+        split = there.plan.expected
+        scaled = type(split)(*(round(part * scale) for part in split))
+        return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
+
+
+def decision_record(prepared: Prepared, route: Route, *, fell_back: bool) -> DecisionRecord:
+    """The decision of a request as ledger and telemetry keep it."""
+    decision = prepared.decision
+    by_score = decision.reason in {Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD}
+    return DecisionRecord(
+        route=route.value,
+        reason="fallback" if fell_back else decision.reason.value,
+        score=None if decision.score is None else decision.score.value,
+        threshold=decision.threshold if by_score else None,
+        propensity=decision.propensity,
+        model_digest=decision.model_digest or "",
+        expected_flash_nano_usd=prepared.estimates[Route.FLASH].expected_nano_usd,
+        expected_opus_nano_usd=prepared.estimates[Route.OPUS].expected_nano_usd,
+    )
+
+
+def _cost_of(outcome: Outcome, usage: Usage | None, price: Price | None) -> Cost | None:
+    """What an attempt cost: nothing when it was refused, unknown when usage or price is."""
+    if outcome is Outcome.REFUSED:
+        return Cost()
+    if usage is None or price is None:
+        return None
+    try:
+        return cost.cost(usage, price)
+    except UnknownPrice:
+        return None

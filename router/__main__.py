@@ -1,0 +1,5 @@
+"""`python -m router` is `hybrid-router`."""
+
+from router.cli import main
+
+main()

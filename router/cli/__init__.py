@@ -1,0 +1,34 @@
+"""The command `hybrid-router`: one verb per job, each with --help, --json where a machine may read it.
+
+Exit codes: 0 done; 1 the job was done and its result is a failure (a call failed, figures disagree, a check found
+something); 2 it could not be done as asked (usage, settings, files). The rule: verbs parse, call and print; what
+they do lives in the package. The provider SDKs and scikit-learn take seconds to load, so a verb imports what it runs
+inside its function, and --help stays quick.
+"""
+
+import typer
+
+from router.cli import check, costs, demo, explain, sandbox, serve, train
+from router.cli.fault import reported
+
+app = typer.Typer(
+    name="hybrid-router",
+    help="Route every LLM request to Gemini Flash or Claude Opus, cache Opus prompts, know what each route costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(serve.serve)
+app.command()(demo.demo)
+app.command()(explain.explain)
+app.command()(costs.costs)
+app.command()(sandbox.sandbox)
+app.command()(train.train)
+app.add_typer(check.app, name="config")
+
+
+def main() -> None:
+    """Run the command; errors the user can act on are one line on standard error and exit code 2."""
+    with reported():
+        app()

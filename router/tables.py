@@ -1,0 +1,255 @@
+"""Reports for people: summaries and cost rows as tables, in colour on a terminal or as plain text.
+
+The rule: every figure shown comes from the summary as it is; this module only lays out. Each rate is shown
+with its definition, each sum with the number of calls it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from router.money import UNKNOWN, percent, ratio, usd
+from router.report import COST_PARTS, COUNTERFACTUALS, PERCENTS, TOKEN_KINDS, Reconciliation, Summary
+
+if TYPE_CHECKING:
+    from router.v1.operator_service_pb2 import CostComparison, CostRow, GetCostsResponse
+
+
+def summary_tables(summary: Summary) -> RenderableType:
+    """Lay a summary out, from calls and routes to misses and reconciliation."""
+    blocks: list[RenderableType] = [_headline(summary), _routes(summary), _tokens(summary), _cost(summary)]
+    blocks += [_hit_rate(summary), _savings(summary), _latencies(summary)]
+    if summary.misses:
+        blocks.append(_misses(summary))
+    if summary.reconciliation is not None:
+        blocks.append(_reconciliation(summary.reconciliation))
+    return Group(*blocks)
+
+
+def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
+    """Lay out rows of OperatorService.GetCosts.
+
+    Args:
+        response: Rows, dearest first, and their total.
+        dimension: What the rows are summed by, for the heading, e.g. "route".
+    """
+    by = f" by {dimension}" if dimension else ""
+    key = dimension or "all"
+    costs = _table(f"Costs{by}", [key, "calls", "cost", "share", "saved by caching", "saved in all"])
+    tokens = _table(f"Tokens{by}", [key, "input", "read", "written", "output", "unknown"])
+    total = response.total.cost.total_nano_usd
+    for row in response.rows:
+        costs.add_row(*_cost_cells(row, row.key or "(none)", total))
+        tokens.add_row(*_token_cells(row, row.key or "(none)"))
+    if len(response.rows) != 1:
+        for table, cells in (
+            (costs, _cost_cells(response.total, "total", total)),
+            (tokens, _token_cells(response.total, "total")),
+        ):
+            table.add_section()
+            table.add_row(*cells, style="bold")
+    note = Text(
+        "saved by caching: against the same calls, all input uncached; saved in all: against all calls on "
+    )
+    note.append(
+        "Opus, uncached. Each over the calls where both are known. read and written are part of input; "
+    )
+    note.append("unknown counts calls whose cost is not known.")
+    if response.total.unknown_cost_count:
+        note.append("\n" + _unknown_note(response.total))
+    return Group(costs, tokens, note)
+
+
+def render(renderable: RenderableType, *, width: int = 120) -> str:
+    """Return a renderable as plain text of at most `width` columns, without colour."""
+    out = StringIO()
+    Console(file=out, width=width, color_system=None, legacy_windows=False).print(renderable)
+    return out.getvalue()
+
+
+def _cost_cells(row: CostRow, key: str, total_nano_usd: int) -> Iterable[str]:
+    return (
+        key,
+        f"{row.call_count:,}",
+        usd(row.cost.total_nano_usd),
+        percent(ratio(row.cost.total_nano_usd, total_nano_usd)),
+        _compared(row.no_caching),
+        _compared(row.all_opus_no_caching),
+    )
+
+
+def _token_cells(row: CostRow, key: str) -> Iterable[str]:
+    written = row.usage.cache_write_5m_tokens + row.usage.cache_write_1h_tokens
+    return (
+        key,
+        f"{row.usage.input_tokens:,}",
+        f"{row.usage.cache_read_tokens:,}",
+        f"{written:,}",
+        f"{row.usage.output_tokens:,}",
+        f"{row.unknown_cost_count:,}",
+    )
+
+
+def _compared(comparison: CostComparison) -> str:
+    if not comparison.call_count:
+        return UNKNOWN
+    saving = comparison.baseline_nano_usd - comparison.cost_nano_usd
+    return f"{usd(saving)}\n{percent(ratio(saving, comparison.baseline_nano_usd), signed=True)}"
+
+
+def _unknown_note(total: CostRow) -> str:
+    bounded = total.unknown_cost_count - total.unbounded_count
+    parts = [f"{_calls(total.unknown_cost_count)} of unknown cost are not in the sums"]
+    if bounded:
+        parts.append(
+            f"{_calls(bounded)} of them can have cost at most {usd(total.unknown_cost_bound_nano_usd)}"
+        )
+    if total.unbounded_count:
+        verb = "has" if total.unbounded_count == 1 else "have"
+        parts.append(f"{_calls(total.unbounded_count)} of them {verb} no bound")
+    return "; ".join(parts) + "."
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    # On a narrow terminal the words wrap; a figure is never cut.
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _calls(count: int) -> str:
+    return f"{count:,} call" if count == 1 else f"{count:,} calls"
+
+
+def _headline(summary: Summary) -> Text:
+    parts = [f"{_calls(summary.call_count)}: {summary.answered_count:,} answered"]
+    if summary.cancelled_count:
+        parts.append(f"{summary.cancelled_count:,} left by the client")
+    parts += [f"{count:,} failed with {status}" for status, count in summary.errors.items()]
+    if summary.extra_attempt_count:
+        parts.append(f"{summary.extra_attempt_count:,} further attempts")
+    return Text(", ".join(parts) + ".")
+
+
+def _routes(summary: Summary) -> RenderableType:
+    table = _table("Routes", ["route", "calls", "share", "cost", "share of cost"])
+    total = summary.bill.total_nano_usd
+    for route in summary.routes:
+        cost = route.bill.total_nano_usd
+        table.add_row(
+            route.route, f"{route.count:,}", percent(route.share), usd(cost), percent(ratio(cost, total))
+        )
+    if summary.no_route_count:
+        table.add_row("(no decision seen)", f"{summary.no_route_count:,}", "", "", "")
+    if not summary.reasons:
+        return table
+    reasons = (f"{name.replace('_', ' ')} {count:,}" for name, count in summary.reasons.items())
+    return Group(table, Text("Decided by: " + ", ".join(reasons) + ".\n"))
+
+
+def _tokens(summary: Summary) -> Table:
+    table = _table("Tokens", ["kind", *(route.route for route in summary.routes), "all"])
+    for kind in TOKEN_KINDS:
+        label = {"input": "input, all of:", "thinking": "  of it thinking", "output": "output"}.get(
+            kind, "  " + kind.replace("_", " ")
+        )
+        table.add_row(
+            label, *(f"{route.tokens[kind]:,}" for route in summary.routes), f"{summary.tokens[kind]:,}"
+        )
+    return table
+
+
+def _cost(summary: Summary) -> RenderableType:
+    table = _table("Cost, USD", ["part", *(route.route for route in summary.routes), "all", "share"])
+    total = summary.bill.total_nano_usd
+    for part in COST_PARTS:
+        value = summary.bill.parts_nano_usd[part]
+        if value:
+            table.add_row(
+                part.replace("_", " "),
+                *(usd(route.bill.parts_nano_usd[part]) for route in summary.routes),
+                usd(value),
+                percent(ratio(value, total)),
+            )
+    table.add_section()
+    table.add_row(
+        "total", *(usd(route.bill.total_nano_usd) for route in summary.routes), usd(total), "", style="bold"
+    )
+    if not summary.bill.unknown_count:
+        return table
+    calls = _calls(summary.bill.unknown_count)
+    note = (
+        f"The cost of {calls} was not told in full to this client (failed, left, or tried more than once); "
+    )
+    return Group(table, Text(note + "the ledger knows more.\n"))
+
+
+def _hit_rate(summary: Summary) -> Text:
+    hit = summary.hit_rate
+    if not hit.calls:
+        return Text("Cache hit rate on Opus: unknown, no call was answered there.\n")
+    return Text(
+        f"Cache hit rate on Opus: {percent(hit.of_tokens)} of input tokens were cache reads "
+        f"({hit.read_tokens:,} of {hit.input_tokens:,}); {percent(hit.of_calls)} of calls read something "
+        f"({hit.calls_with_read:,} of {hit.calls:,}).\n"
+    )
+
+
+def _savings(summary: Summary) -> RenderableType:
+    table = _table("Saving against", ["counterfactual", "would cost", "cost", "saving", "%"])
+    for saving in summary.savings:
+        known = saving.known_count > 0
+        table.add_row(
+            COUNTERFACTUALS.get(saving.name, saving.name.replace("_", " ")),
+            usd(saving.counterfactual_nano_usd if known else None),
+            usd(saving.cost_nano_usd if known else None),
+            usd(saving.saving_nano_usd if known else None),
+            percent(saving.share, signed=True),
+        )
+    unknown = max((saving.unknown_count for saving in summary.savings), default=0)
+    if not unknown:
+        return table
+    return Group(table, Text(f"Calls not compared, because a cost is unknown: {unknown:,} at most.\n"))
+
+
+def _latencies(summary: Summary) -> Table:
+    table = _table("Latency, ms", ["", *(f"p{value}" for value in PERCENTS), "calls"])
+    for entry in summary.latencies:
+        cells = [f"{entry.at[value] * 1000:,.1f}" if entry.at else UNKNOWN for value in PERCENTS]
+        table.add_row(entry.name, *cells, f"{entry.count:,}")
+    return table
+
+
+def _misses(summary: Summary) -> Table:
+    table = _table("Cache misses", ["cause", "count", "tokens missed", "cost of missing", "of unknown cost"])
+    for miss in summary.misses:
+        table.add_row(
+            miss.cause.replace("_", " "),
+            f"{miss.count:,}",
+            f"{miss.missed_tokens:,}",
+            usd(miss.lost_nano_usd),
+            f"{miss.lost_unknown_count:,}",
+        )
+    return table
+
+
+def _reconciliation(entry: Reconciliation) -> Text:
+    figures = f"ledger {usd(entry.ledger_nano_usd)}, invoice {usd(entry.invoice_nano_usd)}"
+    bound = f"; unknown calls cost at most {usd(entry.unknown_bound_nano_usd)}"
+    if entry.difference_nano_usd == 0:
+        return Text(f"Reconciliation: {figures}: equal to the nano-dollar.")
+    verdict = "explained by calls of unknown cost" if entry.agrees else "NOT explained"
+    return Text(
+        f"Reconciliation: {figures}: difference {usd(entry.difference_nano_usd)}, {verdict}"
+        f"{bound if entry.unknown_bound_nano_usd else ''}.",
+        style="" if entry.agrees else "bold red",
+    )

@@ -5,7 +5,7 @@ The rule: wiring only. What is built here is passed in everywhere else; nothing 
 
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from router.memory import SessionMemory
 from router.misses import MissMemory
 from router.operator_service import OperatorService
 from router.preparation import Preparation, RoutingSettings
+from router.pricing import PriceTable
 from router.server import Server, Services
 from router.service import RouterService
 from router.settler import Settler
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 SETTLE_TIMEOUT_S = 10.0
 """At the end: longest wait for broken-off answers to be counted before estimates are booked."""
+MISS_SESSION_LIMIT = 10_000
+"""Sessions whose last prompt's digests are kept to explain misses; about 100 bytes per block of each."""
 SANDBOX_KEY = "sandbox-key"
 """Credential of the built-in sandbox; not a secret."""
 
@@ -96,95 +99,134 @@ async def running(
     """
     clock = SystemClock() if clock is None else clock
     check_models(config)
+    state = _state(config)
+    async with AsyncExitStack() as stack:
+        # What is entered first is left last: the upstreams outlive the tasks that count with them.
+        for upstream in upstreams.values():
+            stack.push_async_callback(upstream.close)
+        telemetry = Telemetry.build(_telemetry_settings(config, environ))
+        stack.push_async_callback(telemetry.shutdown)
+        if ledger is None:
+            ledger = Ledger.open(config.ledger.path, clock=clock)
+            stack.push_async_callback(ledger.close)
+        telemetry.watch_ledger_lag(ledger.lag_s)
+        for upstream in upstreams.values():
+            telemetry.add_target(upstream)
+        tasks = await stack.enter_async_context(Tasks())
+        stack.push_async_callback(tasks.drain, SETTLE_TIMEOUT_S)
+        settler = Settler(
+            upstreams=upstreams,
+            beliefs=state.beliefs,
+            prices=state.prices,
+            ledger=ledger,
+            telemetry=telemetry,
+            tasks=tasks,
+            forecast=state.forecast,
+            memory=state.memory,
+            misses=state.misses,
+            clock=clock,
+        )
+        services = Services(
+            router=_router_service(config, state, upstreams, telemetry, settler, draw),
+            session=SessionService(),
+            feedback=FeedbackService(),
+            operator=_operator_service(config, state, ledger, clock)
+            if config.server.operator_service
+            else None,
+        )
+        interceptor = ServerInterceptor(telemetry, max_in_flight=config.server.in_flight_limit)
+        server = Server(config.server, services, interceptor)
+        await server.start()
+        stack.push_async_callback(server.drain)
+        yield App(server, ledger, state.beliefs, telemetry, upstreams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What is learnt and loaded, and shared by the services of one process."""
+
+    classifiers: Classifiers
+    threshold: float
+    applications: Applications
+    prices: PriceTable
+    beliefs: Beliefs
+    forecast: OutputForecast
+    memory: SessionMemory
+    misses: MissMemory
+
+
+def _state(config: Config) -> _State:
     classifiers = Classifiers(config.routing.classifier)
-    applications = Applications(config.applications)
-    prices = price_table(config)
-    telemetry = Telemetry.build(_telemetry_settings(config, environ))
-    for upstream in upstreams.values():
-        telemetry.add_target(upstream)
-    booked = Ledger.open(config.ledger.path, clock=clock) if ledger is None else ledger
-    telemetry.watch_ledger_lag(booked.lag_s)
-    beliefs = Beliefs(
-        prices=prices,
-        workspaces={Route.OPUS: config.opus.workspace, Route.FLASH: config.flash.workspace},
-        index=PrefixIndex(config.cache.prefix_limit),
-        demand=Demand(max_prefixes=config.cache.prefix_limit, max_waiting=config.cache.prefix_limit),
-        estimator=TokenEstimator(),
-    )
-    forecast = OutputForecast()
-    memory = SessionMemory(config.cache.session_limit)
     threshold = config.routing.threshold
-    if threshold is None:
-        threshold = classifiers.current().manifest.threshold
+    prices = price_table(config)
+    limit = config.cache.prefix_limit
+    return _State(
+        classifiers=classifiers,
+        threshold=classifiers.current().manifest.threshold if threshold is None else threshold,
+        applications=Applications(config.applications),
+        prices=prices,
+        beliefs=Beliefs(
+            prices=prices,
+            workspaces={Route.OPUS: config.opus.workspace, Route.FLASH: config.flash.workspace},
+            index=PrefixIndex(limit),
+            demand=Demand(max_prefixes=limit, max_waiting=limit),
+            estimator=TokenEstimator(),
+        ),
+        forecast=OutputForecast(),
+        memory=SessionMemory(config.cache.session_limit),
+        misses=MissMemory(min(config.cache.session_limit, MISS_SESSION_LIMIT)),
+    )
+
+
+def _router_service(
+    config: Config,
+    state: _State,
+    upstreams: Mapping[Route, Upstream],
+    telemetry: Telemetry,
+    settler: Settler,
+    draw: Callable[[], float],
+) -> RouterService:
+    routing = config.routing
     preparation = Preparation(
         upstreams=upstreams,
-        model=classifiers.current,
-        beliefs=beliefs,
-        prices=prices,
-        forecast=forecast,
-        memory=memory,
+        model=state.classifiers.current,
+        beliefs=state.beliefs,
+        prices=state.prices,
+        forecast=state.forecast,
+        memory=state.memory,
         telemetry=telemetry,
-        settings=_routing_settings(config, threshold),
+        settings=RoutingSettings(
+            policy=PolicySettings(threshold=state.threshold, default_route=Route(routing.default_route)),
+            strategy=Strategy(config.cache.strategy),
+            follow_ups=routing.follow_up_inherits,
+            fallback=routing.fallback,
+        ),
     )
-    try:
-        async with Tasks() as tasks:
-            settler = Settler(
-                upstreams=upstreams,
-                beliefs=beliefs,
-                prices=prices,
-                ledger=booked,
-                telemetry=telemetry,
-                tasks=tasks,
-                forecast=forecast,
-                memory=memory,
-                misses=MissMemory(min(config.cache.session_limit, 10_000)),
-                clock=clock,
-            )
-            dispatch = Dispatch(
-                preparation=preparation,
-                settler=settler,
-                limits=RetryLimits(
-                    retry_limit=config.routing.retry_limit, wait_limit_s=config.routing.retry_wait_limit_s
-                ),
-                draw=draw,
-            )
-            services = Services(
-                router=RouterService(
-                    dispatch=dispatch,
-                    preparation=preparation,
-                    applications=applications,
-                    telemetry=telemetry,
-                    deadlines=DeadlinePolicy(
-                        default_s=config.server.default_deadline_s, maximum_s=config.server.deadline_limit_s
-                    ),
-                ),
-                session=SessionService(),
-                feedback=FeedbackService(),
-                operator=OperatorService(
-                    ledger=booked,
-                    beliefs=beliefs,
-                    scopes=lambda: _scopes(config),
-                    classifiers=classifiers,
-                    threshold=threshold,
-                    clock=clock,
-                )
-                if config.server.operator_service
-                else None,
-            )
-            interceptor = ServerInterceptor(telemetry, max_in_flight=config.server.in_flight_limit)
-            server = Server(config.server, services, interceptor)
-            await server.start()
-            try:
-                yield App(server, booked, beliefs, telemetry, upstreams)
-            finally:
-                await server.drain()
-                await tasks.drain(SETTLE_TIMEOUT_S)
-    finally:
-        for upstream in upstreams.values():
-            await upstream.close()
-        if ledger is None:
-            await booked.close()
-        await telemetry.shutdown()
+    limits = RetryLimits(retry_limit=routing.retry_limit, wait_limit_s=routing.retry_wait_limit_s)
+    return RouterService(
+        dispatch=Dispatch(preparation=preparation, settler=settler, limits=limits, draw=draw),
+        preparation=preparation,
+        applications=state.applications,
+        telemetry=telemetry,
+        deadlines=DeadlinePolicy(
+            default_s=config.server.default_deadline_s, maximum_s=config.server.deadline_limit_s
+        ),
+    )
+
+
+def _operator_service(config: Config, state: _State, ledger: Ledger, clock: Clock) -> OperatorService:
+    scopes = (
+        CacheScope(rules_for(config.opus.model).upstream, config.opus.workspace, config.opus.model),
+        CacheScope(rules_for(config.flash.model).upstream, config.flash.workspace, config.flash.model),
+    )
+    return OperatorService(
+        ledger=ledger,
+        beliefs=state.beliefs,
+        scopes=scopes,
+        classifiers=state.classifiers,
+        threshold=state.threshold,
+        clock=clock,
+    )
 
 
 def provider_upstreams(config: Config, secrets: Secrets) -> dict[Route, Upstream]:
@@ -231,16 +273,6 @@ def sandbox_upstreams(config: Config, sandbox: "Sandbox") -> dict[Route, Upstrea
     }
 
 
-def _routing_settings(config: Config, threshold: float) -> RoutingSettings:
-    routing = config.routing
-    return RoutingSettings(
-        policy=PolicySettings(threshold=threshold, default_route=Route(routing.default_route)),
-        strategy=Strategy(config.cache.strategy),
-        follow_ups=routing.follow_up_inherits,
-        fallback=routing.fallback,
-    )
-
-
 def _telemetry_settings(config: Config, environ: Mapping[str, str]) -> TelemetrySettings:
     host, _, port = config.server.listen.rpartition(":")
     try:
@@ -258,13 +290,6 @@ def _telemetry_settings(config: Config, environ: Mapping[str, str]) -> Telemetry
         )
     except ValueError as error:
         raise ConfigError(f"telemetry: {error}") from error
-
-
-def _scopes(config: Config) -> tuple[CacheScope, ...]:
-    return (
-        CacheScope(rules_for(config.opus.model).upstream, config.opus.workspace, config.opus.model),
-        CacheScope(rules_for(config.flash.model).upstream, config.flash.workspace, config.flash.model),
-    )
 
 
 def package_version() -> str:

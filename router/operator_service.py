@@ -44,7 +44,7 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         *,
         ledger: Ledger,
         beliefs: Beliefs,
-        scopes: Callable[[], tuple[CacheScope, ...]],
+        scopes: tuple[CacheScope, ...],
         classifiers: Classifiers,
         threshold: float,
         clock: Clock,
@@ -75,7 +75,7 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         now_s = self._clock.now()
         warm = [
             (scope, digest, belief)
-            for scope in self._scopes()
+            for scope in self._scopes
             for digest, belief in self._beliefs.index.entries(scope)
             if belief.p_warm(now_s) > 0
         ]

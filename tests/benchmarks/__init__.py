@@ -1,0 +1,1 @@
+"""Benchmarks: what things cost, measured; nothing here is collected as a test."""

@@ -64,6 +64,8 @@ _WHOLE = frozenset(
 
 _WORD = re.compile(r"[^\W_]+")
 
+_KNOWN = _CORE | _FILLER
+
 
 def is_bare_follow_up(text: str) -> bool:
     """Whether `text` is a turn that only continues the one before.
@@ -79,6 +81,6 @@ def is_bare_follow_up(text: str) -> bool:
         return text.strip() in {"?", "??", "👍", "👌", "✅", "🙏", "..."}
     if len(words) > MAX_WORDS:
         return False
-    if " ".join(words) in _WHOLE:
-        return True
-    return not _CORE.isdisjoint(words) and all(word in _CORE or word in _FILLER for word in words)
+    if _KNOWN.issuperset(words):
+        return not _CORE.isdisjoint(words) or " ".join(words) in _WHOLE
+    return " ".join(words) in _WHOLE

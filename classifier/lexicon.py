@@ -6,10 +6,15 @@ Italian; the hashed words carry whatever these lists miss, in any language the l
 
 They do not know context: "design" in "Design Review at 3pm" counts as analysis. The model weighs them.
 Changing a list changes the features: raise `classifier.features.FEATURE_VERSION`.
+
+Serving does not intersect a text's words with eleven lists. `counts` intersects them once with all listed words
+and adds up one number per word found, in which every list the word stands in has a byte of its own; the sum's
+bytes are the counts. Measured on the 100 distinct words of 700 characters: 2.2 us instead of 7.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Final
 
 
@@ -100,3 +105,22 @@ CONTINUERS: Final = _words(
     "and also now then instead ok okay so but what actually und jetzt dann aber et maintenant puis y ahora "
     "pero e agora mas ora poi "
 )
+
+COUNTED: Final = (
+    ANALYSIS, COMMANDS, LIGHT_WRITING, REASON_WORDS, CONSTRAINTS, LONG_FORM, SMALL_TALK, SELF, CODE, MATHS, EXPERT,
+)  # fmt: skip
+"""Lists whose words are counted, in the order of `counts`; none has 256 words, so that a byte holds any count."""
+
+_LISTS: Final = len(COUNTED)
+_LISTED: Final[dict[bytes, int]] = {
+    word.encode(): sum(1 << 8 * place for place, listed in enumerate(COUNTED) if word in listed)
+    for word in frozenset[str]().union(*COUNTED)
+}
+_LISTED_WORDS: Final = frozenset(_LISTED)
+_NONE: Final = bytes(_LISTS)
+
+
+def counts(distinct: Set[bytes]) -> bytes:
+    """How many of the distinct words (UTF-8, lower case) stand in each list of `COUNTED`; one byte each."""
+    found = _LISTED_WORDS & distinct
+    return sum(map(_LISTED.__getitem__, found)).to_bytes(_LISTS, "little") if found else _NONE

@@ -17,12 +17,18 @@ from operator import mul
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from classifier import artifact as artifacts
 from classifier.artifact import Artifact, ArtifactError, Manifest
 from classifier.features import (
     STRUCTURE_NAMES,
+    Buckets,
     Features,
     extract,
+    measure,
+    name_buckets,
     name_surfaces,
     ngram_surfaces,
     top,
@@ -60,8 +66,7 @@ class Model:
     __slots__ = (
         "_intercept",
         "_name_weights",
-        "_ngram_norms",
-        "_ngram_weights",
+        "_ngrams",
         "_slope",
         "_start",
         "_structure_weights",
@@ -75,8 +80,8 @@ class Model:
         self.artifact = artifact
         self.digest = artifact.digest
         idf = arrays["ngram_idf"]
-        self._ngram_weights = _shared((arrays["ngram_weights"] * idf).tolist()).__getitem__
-        self._ngram_norms = _shared((idf * idf).tolist()).__getitem__
+        # One gather for both sums: real part weight x idf, imaginary part idf squared.
+        self._ngrams: npt.NDArray[np.complex128] = arrays["ngram_weights"] * idf + 1j * (idf * idf)
         self._name_weights: list[float] = arrays["name_weights"].tolist()
         self._structure_weights: list[float] = arrays["structure_weights"].tolist()
         self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
@@ -102,18 +107,30 @@ class Model:
         return self.artifact.manifest
 
     def score(self, sample: Sample) -> Score:
-        """Score one sample: features, three dot products, one sigmoid."""
-        return self.score_features(extract(sample))
+        """Score one sample: its measures, three dot products, one sigmoid."""
+        return self._score(*measure(sample), name_buckets(sample))
 
     def score_features(self, features: Features) -> Score:
         """Score features computed before, by `extract` or read back from a ledger."""
-        raw = self._start + sum(map(mul, self._structure_weights, features.structure))
-        ngrams = features.ngrams
-        if ngrams:
-            raw += sum(map(self._ngram_weights, ngrams)) / sqrt(sum(map(self._ngram_norms, ngrams)))
-        for bucket in features.names:
+        buckets = np.fromiter(features.ngrams, np.uint16, len(features.ngrams))
+        buckets.sort()
+        return self._score(buckets, features.structure, features.names)
+
+    def _score(self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> Score:
+        """The score from sorted buckets, of which each distinct one counts once."""
+        raw = self._start + sum(map(mul, self._structure_weights, structure))
+        if len(buckets):
+            summed = self._ngram_sum(buckets)
+            raw += summed.real / sqrt(summed.imag)
+        for bucket in names:
             raw += self._name_weights[bucket]
         return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
+
+    def _ngram_sum(self, buckets: Buckets) -> complex:
+        """Sum of (weight x idf) + i idf^2 over distinct buckets, given sorted ones, at least one."""
+        rest = buckets[1:]
+        fresh = self._ngrams.take(rest.compress(rest != buckets[:-1]))
+        return complex(np.add.reduce(fresh)) + self._ngrams.item(buckets.item(0))
 
     def explain(self, sample: Sample, top_count: int = 10) -> tuple[Contribution, ...]:
         """The features that moved this sample's raw score most, largest magnitude first.
@@ -134,13 +151,13 @@ class Model:
             values[name] = (value, value * self._structure_weights[index])
         own_text: dict[str, tuple[str, ...]] = {}
         if features.ngrams:
-            length = sqrt(sum(map(self._ngram_norms, features.ngrams)))
+            length = sqrt(sum(self._ngrams.item(bucket).imag for bucket in features.ngrams))
             surfaces = ngram_surfaces(sample.text)
             for bucket in features.ngrams:
                 name = f"ngram#{bucket}"
                 values[name] = (
                     float(arrays["ngram_idf"][bucket]) / length,
-                    self._ngram_weights(bucket) / length,
+                    self._ngrams.item(bucket).real / length,
                 )
                 own_text[name] = tuple(surfaces.get(bucket, ()))
         for bucket, names in name_surfaces(sample).items():
@@ -157,13 +174,6 @@ class Model:
             )
             for index, contribution in top(order, top_count)
         )
-
-
-def _shared(values: list[float]) -> list[float]:
-    """The list with equal numbers shared: most buckets hold the same few, and 65,536 floats would cost 1.6
-    MB."""
-    seen: dict[float, float] = {}
-    return [seen.setdefault(value, value) for value in values]
 
 
 def _sigmoid(logit: float) -> float:

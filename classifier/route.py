@@ -7,9 +7,10 @@ computed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
+
+import msgspec
 
 
 class Route(StrEnum):
@@ -24,8 +25,7 @@ class Route(StrEnum):
         return Route.OPUS if self is Route.FLASH else Route.FLASH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class Score(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a model says of one sample.
 
     Attributes:

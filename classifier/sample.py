@@ -10,15 +10,16 @@ It does not know costs, cache state, tenants or users: those belong to the polic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args
+
+import msgspec
 
 SAMPLE_VERSION: Final = 1
 """Version of the fields and their bounds; raised whenever either changes. An artifact names the one it was
 fit on."""
 
 TEXT_CHARACTERS: Final = 4_096
-"""Most characters of the turn's text that are kept: a 4k cap holds scoring of 20,000 characters near 0.2
+"""Most characters of the turn's text that are kept: a 4k cap holds scoring of 20,000 characters near 0.3
 ms."""
 
 TEXT_HEAD_CHARACTERS: Final = 3_072
@@ -42,9 +43,10 @@ PREVIOUS_ROUTES: Final = ("flash", "opus")
 _ELISION: Final = "\n\u2026\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request as the classifier sees it; build it with `bounded`, which cuts and checks.
+
+    A `Struct` is frozen in C: `bounded` costs 1.3 us in all; with a frozen dataclass it cost 2.9.
 
     Attributes:
         text: The user's own text of the turn, at most `TEXT_CHARACTERS`; empty for a turn of tool results or
@@ -113,25 +115,43 @@ class Sample:
             raise ValueError(f"effort must be one of {', '.join(EFFORTS)} or None, got {effort!r}")
         if previous_route is not None and previous_route not in PREVIOUS_ROUTES:
             raise ValueError(f"previous_route must be flash, opus or None, got {previous_route!r}")
-        return cls(
-            text=head_and_tail(text, TEXT_CHARACTERS, TEXT_HEAD_CHARACTERS),
-            previous_user_text=head_and_tail(
+        # One chain of comparisons for what nearly every request is; the calls that cut and refuse are for the rest.
+        if not (
+            0 <= turn_index <= COUNT_LIMIT
+            and 0 <= tools_offered_count <= COUNT_LIMIT
+            and 0 <= tool_result_count <= COUNT_LIMIT
+            and 0 <= system_characters <= COUNT_LIMIT
+            and 0 <= history_characters <= COUNT_LIMIT
+            and (max_output_tokens is None or 0 <= max_output_tokens <= COUNT_LIMIT)
+        ):
+            turn_index = _count("turn_index", turn_index)
+            tools_offered_count = _count("tools_offered_count", tools_offered_count)
+            tool_result_count = _count("tool_result_count", tool_result_count)
+            system_characters = _count("system_characters", system_characters)
+            history_characters = _count("history_characters", history_characters)
+            if max_output_tokens is not None:
+                max_output_tokens = _count("max_output_tokens", max_output_tokens)
+        if len(text) > TEXT_CHARACTERS:
+            text = head_and_tail(text, TEXT_CHARACTERS, TEXT_HEAD_CHARACTERS)
+        if len(previous_user_text) > PREVIOUS_TEXT_CHARACTERS:
+            previous_user_text = head_and_tail(
                 previous_user_text, PREVIOUS_TEXT_CHARACTERS, PREVIOUS_TEXT_CHARACTERS * 3 // 4
-            ),
-            turn_index=_count("turn_index", turn_index),
-            tools_offered_count=_count("tools_offered_count", tools_offered_count),
-            tool_result_count=_count("tool_result_count", tool_result_count),
+            )
+        return cls(
+            text=text,
+            previous_user_text=previous_user_text,
+            turn_index=turn_index,
+            tools_offered_count=tools_offered_count,
+            tool_result_count=tool_result_count,
             tool_loop=tool_loop,
             has_image=has_image,
             has_document=has_document,
             application=None if application is None else application[:NAME_CHARACTERS],
             effort=effort,
-            max_output_tokens=(
-                None if max_output_tokens is None else _count("max_output_tokens", max_output_tokens)
-            ),
+            max_output_tokens=max_output_tokens,
             output_schema=output_schema,
-            system_characters=_count("system_characters", system_characters),
-            history_characters=_count("history_characters", history_characters),
+            system_characters=system_characters,
+            history_characters=history_characters,
             # A StrEnum member equals its value but is not one; rows and features hold plain strings.
             previous_route=None if previous_route is None else str(previous_route),
             action=None if action is None else action[:NAME_CHARACTERS],
@@ -183,7 +203,9 @@ def _count(name: str, value: int) -> int:
     return value if value < COUNT_LIMIT else COUNT_LIMIT
 
 
-_DEFAULTS: Final[dict[str, Any]] = {f.name: f.default for f in fields(Sample) if f.name != "text"}
+_DEFAULTS: Final[dict[str, Any]] = {
+    field.name: field.default for field in msgspec.structs.fields(Sample) if not field.required
+}
 
 _TEXT = (str,)
 _OPTIONAL_TEXT = (str, type(None))

@@ -3,7 +3,9 @@
 Properties run from fixed seeds, so a red test is red for everyone; `HYPOTHESIS_PROFILE=explore` draws anew.
 """
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,3 +25,19 @@ def _no_foreign_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_swallowed_fault(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What the service fences off so that no bill is lost (learning, background work) still fails its test."""
+    yield
+    if request.node.get_closest_marker("fault_expected"):
+        return
+    fenced = ("router.settler", "router.tasks")
+    faults = [
+        record.getMessage()
+        for phase in ("setup", "call")
+        for record in caplog.get_records(phase)
+        if record.name in fenced and record.levelno >= logging.ERROR
+    ]
+    assert not faults, faults

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 from math import isfinite
+from zlib import crc32
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from classifier.features import (
     FEATURE_VERSION,
@@ -18,12 +18,13 @@ from classifier.features import (
     STRUCTURE_NAMES,
     Features,
     extract,
+    measure,
     name_surfaces,
     ngram_surfaces,
-    words,
 )
 from classifier.sample import Sample
-from tests.classifier.samples import any_text, samples
+from classifier.words import words
+from tests.classifier.samples import samples
 
 
 def named(sample: Sample) -> dict[str, float]:
@@ -57,26 +58,18 @@ def test_features_survive_a_row_without_text(sample: Sample) -> None:
     assert all(isinstance(value, int | float) for value in flat)
 
 
-@given(any_text)
-def test_words_are_lower_case_and_hold_no_space(text: str) -> None:
-    """Tokens are what training and serving hash: never empty, never with white space, UTF-8 encodable."""
-    for word in words(text):
-        assert word
-        assert word == word.lower() or word.lower() not in text
-        assert not any(character.isspace() for character in word)
-        word.encode()
-
-
-@given(st.text(st.characters(max_codepoint=127), max_size=100))
-def test_ascii_reads_the_same_beside_other_scripts(text: str) -> None:
-    """The quick pattern for ASCII agrees with the general one."""
-    assert words(text + " é")[:-1] == words(text)
-
-
-def test_unspaced_scripts_are_read_by_character() -> None:
-    """Chinese and Japanese have no spaces, so each character is a word; Korean has them."""
-    assert words("东京 weather") == ["东", "京", "weather"]
-    assert words("내일 아침") == ["내일", "아침"]
+@given(samples())
+def test_buckets_are_the_checksums_of_words_and_pairs(sample: Sample) -> None:
+    """The sorted array of the serving path holds the documented hashes, spelled out here one by one."""
+    encoded = [word.encode() for word in words(sample.text)]
+    expected = {crc32(word) % NGRAM_BUCKETS for word in encoded}
+    for first, second in zip([b"\x02", *encoded], encoded, strict=False):
+        expected.add((crc32(first + second) ^ 0x5BD1E995) % NGRAM_BUCKETS)
+    assert extract(sample).ngrams == expected
+    measured, structure = measure(sample)
+    assert measured.tolist() == sorted(measured.tolist())
+    assert set(measured.tolist()) == expected
+    assert structure == extract(sample).structure
 
 
 def test_hashes_do_not_depend_on_the_process() -> None:

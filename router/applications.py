@@ -5,17 +5,16 @@ prompt are identical for everyone, and whatever is derived from them is computed
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from router.call import Tool
 from router.config import ApplicationConfig, ConfigError
 from router.errors import NotFound
+from router.tool_schema import fault_of
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(msgspec.Struct, frozen=True, gc=False):
     """Layers and defaults of one application.
 
     Attributes:
@@ -57,7 +56,9 @@ class Applications:
         found = self._by_name.get(name)
         if found is None:
             known = ", ".join(sorted(self._by_name)) or "none"
-            raise NotFound("application", name, f"registered: {known}")
+            raise NotFound(
+                "application", name, f"registered: {known}; settings [applications.NAME] register one"
+            )
         return found
 
     def names(self) -> tuple[str, ...]:
@@ -74,12 +75,8 @@ def _application(name: str, config: ApplicationConfig) -> Application:
     for index, tool in enumerate(config.tools):
         if any(tool.name == other.name for other in tools):
             raise ConfigError(f"{where}.tools[{index}].name: {tool.name!r} is used twice")
-        try:
-            schema = msgspec.json.decode(tool.input_schema_json)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ConfigError(f"{where}.tools[{index}].input_schema_json: is not JSON: {error}") from error
-        if not isinstance(schema, dict):
-            raise ConfigError(f"{where}.tools[{index}].input_schema_json: must be a JSON object")
+        if fault := fault_of(tool.input_schema_json):
+            raise ConfigError(f"{where}.tools[{index}].input_schema_json: {fault}")
         tools.append(Tool(tool.name, tool.description, tool.input_schema_json))
     return Application(
         name=name,

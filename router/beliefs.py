@@ -5,7 +5,8 @@ The rule: one digest pass over one spelling of the prompt serves both routes. Re
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from cache.demand import Demand
 from cache.economics import Rates
@@ -24,8 +25,7 @@ _LIST_RATES = Rates(write_5m=1.25, write_1h=2.0, read=0.1)
 """For a model without a known price: the ratios of every Claude model but the newest (A-PRICE, 2026-11)."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheView:
+class CacheView(msgspec.Struct, frozen=True, gc=False):
     """One route's view of a prompt.
 
     Attributes:

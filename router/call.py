@@ -5,8 +5,9 @@ provider has is refused in `convert`, before a Call exists. Nothing here does I/
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 
 class Role(StrEnum):
@@ -49,8 +50,7 @@ class FinishReason(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True, gc=False):
     """Plain text. `signature` is a provider's opaque token on it (Gemini), valid only for `model`."""
 
     text: str
@@ -58,16 +58,14 @@ class Text:
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True, gc=False):
     """An image by value."""
 
     media_type: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True, gc=False):
     """A document by value; PDF or plain text."""
 
     media_type: str
@@ -75,8 +73,7 @@ class Document:
     title: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True, gc=False):
     """A model's request to run a tool.
 
     Attributes:
@@ -93,8 +90,7 @@ class ToolCall:
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResult:
+class ToolResult(msgspec.Struct, frozen=True, gc=False):
     """What a tool returned for the call `call_id`."""
 
     call_id: str
@@ -103,8 +99,7 @@ class ToolResult:
     is_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Thinking:
+class Thinking(msgspec.Struct, frozen=True, gc=False):
     """A model's thinking, opaque, returned as given and only to the model that made it.
 
     Attributes:
@@ -123,16 +118,14 @@ class Thinking:
 Part = Text | Image | Document | ToolCall | ToolResult | Thinking
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """Parts by one speaker, at least one."""
 
     role: Role
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True, gc=False):
     """A tool the model may call.
 
     Attributes:
@@ -146,8 +139,7 @@ class Tool:
     input_schema_json: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(msgspec.Struct, frozen=True, gc=False):
     """Whether a tool is to be called; `name` only with mode TOOL."""
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
@@ -155,8 +147,7 @@ class ToolChoice:
     disable_parallel: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who asks and under what name it is booked; all opaque strings, "" for none."""
 
     request_id: str
@@ -164,11 +155,10 @@ class Identity:
     application: str = ""
     user: str = ""
     session: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request: the prompt's content by layer, and its parameters.
 
     Attributes:

@@ -61,8 +61,6 @@ class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """File that holds the key; the environment variable wins when both are set."""
     workspace: str = "default"
     """Name of the provider workspace or project the key belongs to; caches are never shared across two."""
-    connection_limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
-    """Connections to keep at most."""
 
 
 class OpusConfig(UpstreamConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,8 +99,9 @@ class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     strategy: StrategyName = "auto"
     """Default strategy; applications and requests may choose another."""
-    prefix_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 200_000
-    """Prefixes to remember; the least valuable are forgotten first."""
+    prefix_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 50_000
+    """Prefixes to remember, about 1 kB each; the soonest to expire are forgotten first. A request adds about three that
+    live five minutes: raise it from 50 requests per second on."""
     session_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 100_000
     """Sessions to remember the last route of."""
 

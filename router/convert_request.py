@@ -30,6 +30,7 @@ from router.call import (
 )
 from router.errors import InvalidRequest
 from router.request import Demands, Request
+from router.tool_schema import fault_of, kind_of
 from router.v1 import accounting_pb2, content_pb2, router_service_pb2, routing_pb2
 
 MESSAGE_LIMIT = 100_000
@@ -84,6 +85,8 @@ _STRATEGIES = {
     accounting_pb2.CACHE_STRATEGY_AUTO: "auto",
 }
 
+_DEFAULT_CHOICE = ToolChoice()
+
 AnyRequest = (
     router_service_pb2.GenerateRequest
     | router_service_pb2.StreamGenerateRequest
@@ -100,7 +103,7 @@ def request_from_proto(proto: AnyRequest, applications: Applications, request_id
     """
     prompt = proto.prompt
     application = applications.get(
-        _bounded("prompt.application", prompt.application, IDENTIFIER_CHARACTER_LIMIT)
+        _identifier("prompt.application", prompt.application, IDENTIFIER_CHARACTER_LIMIT)
     )
     tools = _tools(prompt.tools, application)
     demands = _demands(proto.constraints)
@@ -110,7 +113,9 @@ def request_from_proto(proto: AnyRequest, applications: Applications, request_id
         system=application.system + _texts("prompt.system", prompt.system),
         context=_texts("prompt.user_context", prompt.user_context),
         messages=_messages(prompt.messages),
-        tool_choice=_tool_choice(prompt.tool_choice, tools),
+        tool_choice=_tool_choice(prompt.tool_choice, tools)
+        if prompt.HasField("tool_choice")
+        else _DEFAULT_CHOICE,
         max_output_tokens=_max_output_tokens(prompt.max_output_tokens, application),
         stop_sequences=_stop_sequences(prompt.stop_sequences),
         effort=_enum("prompt.effort", prompt.effort, _EFFORTS, content_pb2.Effort),
@@ -122,7 +127,7 @@ def request_from_proto(proto: AnyRequest, applications: Applications, request_id
         call=call,
         application=application,
         demands=demands,
-        action=_bounded("caller.action", proto.caller.action, ACTION_CHARACTER_LIMIT),
+        action=_identifier("caller.action", proto.caller.action, ACTION_CHARACTER_LIMIT),
         strategy=_enum(
             "prompt.cache_strategy", prompt.cache_strategy, _STRATEGIES, accounting_pb2.CacheStrategy
         ),
@@ -139,14 +144,15 @@ def _identity(caller: router_service_pb2.Caller, application: str, request_id: s
                 "caller.labels",
                 f"key {key[:80]!r} has {len(key)} characters; 1 to {LABEL_KEY_CHARACTER_LIMIT} are allowed",
             )
-        if len(value) > LABEL_VALUE_CHARACTER_LIMIT:
-            _bounded(f"caller.labels[{key!r}]", value, LABEL_VALUE_CHARACTER_LIMIT)
+        if len(value) > LABEL_VALUE_CHARACTER_LIMIT or not (key.isprintable() and value.isprintable()):
+            _identifier("caller.labels", key, LABEL_KEY_CHARACTER_LIMIT)
+            _identifier(f"caller.labels[{key!r}]", value, LABEL_VALUE_CHARACTER_LIMIT)
     return Identity(
         request_id=request_id,
-        tenant=_bounded("caller.tenant", caller.tenant, IDENTIFIER_CHARACTER_LIMIT),
+        tenant=_identifier("caller.tenant", caller.tenant, IDENTIFIER_CHARACTER_LIMIT),
         application=application,
-        user=_bounded("caller.user", caller.user, IDENTIFIER_CHARACTER_LIMIT),
-        session=_bounded("caller.session", caller.session, IDENTIFIER_CHARACTER_LIMIT),
+        user=_identifier("caller.user", caller.user, IDENTIFIER_CHARACTER_LIMIT),
+        session=_identifier("caller.session", caller.session, IDENTIFIER_CHARACTER_LIMIT),
         labels=labels,
     )
 
@@ -217,14 +223,16 @@ def _tools(protos: Sequence[content_pb2.Tool], application: Application) -> tupl
         if proto.name in seen:
             raise InvalidRequest(f"{field}.name", f"{proto.name!r} is used twice")
         seen.add(proto.name)
-        schema = _schema(f"{field}.input_schema_json", proto.input_schema_json)
-        tools.append(Tool(proto.name, proto.description, schema or '{"type":"object"}'))
+        schema = proto.input_schema_json or '{"type":"object"}'
+        if fault := fault_of(schema):
+            raise InvalidRequest(f"{field}.input_schema_json", fault)
+        tools.append(Tool(proto.name, proto.description, schema))
     return tuple(tools)
 
 
 def _tool_choice(proto: content_pb2.ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
     mode = _enum("prompt.tool_choice.mode", proto.mode, _MODES, content_pb2.ToolChoice.Mode)
-    if mode in {ToolChoiceMode.ANY, ToolChoiceMode.TOOL} and not tools:
+    if mode in (ToolChoiceMode.ANY, ToolChoiceMode.TOOL) and not tools:
         raise InvalidRequest("prompt.tool_choice.mode", f"{mode.value!r} needs tools; the request has none")
     if mode is ToolChoiceMode.TOOL:
         if not any(tool.name == proto.tool_name for tool in tools):
@@ -419,22 +427,8 @@ def _schema(field: str, text: str) -> str:
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(field, f"is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise InvalidRequest(field, f"must be a JSON object, not {_json_kind(value)}")
+        raise InvalidRequest(field, f"must be a JSON object, not {kind_of(value)}")
     return text
-
-
-def _json_kind(value: object) -> str:
-    match value:
-        case bool():
-            return "a boolean"
-        case None:
-            return "null"
-        case str():
-            return "a string"
-        case int() | float():
-            return "a number"
-        case _:
-            return "an array"
 
 
 def _texts(field: str, values: Iterable[str]) -> tuple[str, ...]:
@@ -448,6 +442,13 @@ def _texts(field: str, values: Iterable[str]) -> tuple[str, ...]:
 def _is_blank(text: str) -> bool:
     """Whether nothing but white space is in it; told at the first letter, without copying a long text."""
     return not text or text.isspace()
+
+
+def _identifier(field: str, text: str, limit: int) -> str:
+    """Check a name that goes into the ledger, labels and tables as it is."""
+    if text and not text.isprintable():
+        raise InvalidRequest(field, f"{text[:80]!r} holds a character that cannot be printed")
+    return _bounded(field, text, limit)
 
 
 def _bounded(field: str, text: str, limit: int) -> str:

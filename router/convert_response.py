@@ -1,15 +1,16 @@
 """From the router's own forms to the wire: decisions, answers and bills.
 
 The rule: unknown stays absent: None, given to a message's constructor, leaves the field unset. Nothing is rounded.
+
+A part of a message is spelled as its fields, not as a message of its own: a constructor builds nested fields in place,
+but copies nested messages, text and all (measured: half of an answer's conversion).
 """
 
-from collections.abc import Iterable, Sequence
-
-from google.protobuf.duration_pb2 import Duration
+from collections.abc import Sequence
+from typing import Any
 
 from cache.plan import Plan, Strategy
 from cache.prompt import Layer
-from cache.rules import TTL_1H_S, TTL_5M_S
 from classifier.model import Contribution
 from classifier.policy import Reason
 from classifier.route import Route
@@ -20,7 +21,10 @@ from router.outcome import AttemptReport, Bill, CacheMiss
 from router.preparation import Prepared
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
 from router.usage import Usage
-from router.v1 import accounting_pb2, content_pb2, router_service_pb2, routing_pb2
+from router.v1 import accounting_pb2, content_pb2, routing_pb2
+
+Fields = dict[str, Any]
+"""Fields of one message by name, nested ones likewise."""
 
 ROUTES = {Route.FLASH: routing_pb2.ROUTE_FLASH, Route.OPUS: routing_pb2.ROUTE_OPUS}
 REASONS = {
@@ -35,6 +39,7 @@ REASONS = {
     Reason.SCORE_BELOW_THRESHOLD: routing_pb2.DECISION_REASON_SCORE_BELOW_THRESHOLD,
     Reason.NO_SCORE: routing_pb2.DECISION_REASON_NO_SCORE,
 }
+_BY_SCORE = frozenset({Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD})
 FINISH_REASONS = {
     FinishReason.END_TURN: content_pb2.FINISH_REASON_END_TURN,
     FinishReason.MAX_TOKENS: content_pb2.FINISH_REASON_MAX_TOKENS,
@@ -53,7 +58,6 @@ LAYERS = {
     Layer.HISTORY: accounting_pb2.LAYER_HISTORY,
     Layer.TURN: accounting_pb2.LAYER_TURN,
 }
-TTLS = {ttl_s: Duration(seconds=ttl_s) for ttl_s in (TTL_5M_S, TTL_1H_S)}
 STRATEGIES = {
     Strategy.NONE: accounting_pb2.CACHE_STRATEGY_NONE,
     Strategy.A: accounting_pb2.CACHE_STRATEGY_A,
@@ -77,89 +81,91 @@ MISS_CAUSES = {
 }
 
 
-def decision_to_proto(prepared: Prepared, *, route: Route, fell_back: bool = False) -> routing_pb2.Decision:
+def decision_fields(prepared: Prepared, *, route: Route, fell_back: bool = False) -> Fields:
     """Spell the decision; `route` is the one taken now, which a fallback changes."""
     decision = prepared.decision
     fallback = None if fell_back else decision.fallback
-    proto = routing_pb2.Decision(
-        route=ROUTES[route],
-        reason=routing_pb2.DECISION_REASON_FALLBACK if fell_back else REASONS[decision.reason],
-        propensity=decision.propensity,
-        fallback_route=routing_pb2.ROUTE_UNSPECIFIED if fallback is None else ROUTES[fallback],
-        classifier_digest=decision.model_digest or "",
-        estimates=[_estimate(estimate) for estimate in prepared.estimates.values()],
-        flips=decision.flips,
-        model=prepared.estimates[route].model,
-    )
-    if decision.score is not None:
-        proto.score = decision.score.value
-        if decision.reason in {Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD}:
-            proto.threshold = decision.threshold
-            proto.margin = decision.score.value - decision.threshold
-    return proto
+    score = None if decision.score is None else decision.score.value
+    threshold = margin = None
+    if score is not None and decision.reason in _BY_SCORE:
+        threshold, margin = decision.threshold, score - decision.threshold
+    return {
+        "route": ROUTES[route],
+        "reason": routing_pb2.DECISION_REASON_FALLBACK if fell_back else REASONS[decision.reason],
+        "score": score,
+        "threshold": threshold,
+        "margin": margin,
+        "propensity": decision.propensity,
+        "fallback_route": routing_pb2.ROUTE_UNSPECIFIED if fallback is None else ROUTES[fallback],
+        "classifier_digest": decision.model_digest or "",
+        "estimates": [_estimate(estimate) for estimate in prepared.estimates.values()],
+        "flips": decision.flips,
+        "model": prepared.estimates[route].model,
+    }
 
 
-def _estimate(estimate: RouteEstimate) -> routing_pb2.RouteEstimate:
-    return routing_pb2.RouteEstimate(
-        route=ROUTES[estimate.route],
-        model=estimate.model,
-        available=not estimate.unavailable,
-        unavailable_reason=estimate.unavailable,
-        expected_cost_nano_usd=estimate.expected_nano_usd,
-        cold_cost_nano_usd=estimate.cold_nano_usd,
-        input_tokens=estimate.input_tokens,
-        output_tokens=estimate.output_tokens,
-    )
+def _estimate(estimate: RouteEstimate) -> Fields:
+    return {
+        "route": ROUTES[estimate.route],
+        "model": estimate.model,
+        "available": not estimate.unavailable,
+        "unavailable_reason": estimate.unavailable,
+        "expected_cost_nano_usd": estimate.expected_nano_usd,
+        "cold_cost_nano_usd": estimate.cold_nano_usd,
+        "input_tokens": estimate.input_tokens,
+        "output_tokens": estimate.output_tokens,
+    }
 
 
-def plan_to_proto(plan: Plan) -> accounting_pb2.CachePlan:
+def plan_fields(plan: Plan) -> Fields:
     """Spell a cache plan with its reasons."""
-    proto = accounting_pb2.CachePlan(
-        strategy=STRATEGIES[plan.strategy],
-        expected_read_tokens=plan.expected_read_tokens,
-        expected_write_tokens=plan.expected_write_5m_tokens + plan.expected_write_1h_tokens,
-        prompt_tokens=plan.total_tokens,
-    )
-    # `add` builds in place; messages handed over in a list are built and then copied.
-    for mark in plan.breakpoints:
-        proto.breakpoints.add(
-            layer=LAYERS[mark.layer],
-            block_index=mark.position,
-            ttl=TTLS[mark.ttl_s],
-            prefix_tokens=mark.prefix_tokens,
-            warm_probability=mark.p_warm,
-            reason=mark.reason,
-        )
-    for skipped in plan.skipped:
-        proto.skipped_layers.add(layer=LAYERS[skipped.layer], reason=skipped.reason)
-    return proto
+    return {
+        "strategy": STRATEGIES[plan.strategy],
+        "expected_read_tokens": plan.expected_read_tokens,
+        "expected_write_tokens": plan.expected_write_5m_tokens + plan.expected_write_1h_tokens,
+        "prompt_tokens": plan.total_tokens,
+        "breakpoints": [
+            {
+                "layer": LAYERS[mark.layer],
+                "block_index": mark.position,
+                "ttl": {"seconds": mark.ttl_s},
+                "prefix_tokens": mark.prefix_tokens,
+                "warm_probability": mark.p_warm,
+                "reason": mark.reason,
+            }
+            for mark in plan.breakpoints
+        ],
+        "skipped_layers": [
+            {"layer": LAYERS[skipped.layer], "reason": skipped.reason} for skipped in plan.skipped
+        ],
+    }
 
 
-def contributions_to_proto(
-    contributions: Sequence[Contribution],
-) -> list[router_service_pb2.ScoreContribution]:
+def contributions_fields(contributions: Sequence[Contribution]) -> list[Fields]:
     """Spell what moved a score."""
     return [
-        router_service_pb2.ScoreContribution(
-            feature=contribution.name, value=contribution.value, contribution=contribution.contribution
-        )
+        {
+            "feature": contribution.name,
+            "value": contribution.value,
+            "contribution": contribution.contribution,
+        }
         for contribution in contributions
     ]
 
 
-def answer_to_proto(reply: Reply) -> router_service_pb2.Answer:
+def answer_fields(reply: Reply) -> Fields:
     """Spell a finished answer; sent back as an assistant message it is the conversation's next element."""
-    return router_service_pb2.Answer(
-        parts=[part_to_proto(part) for part in reply.parts],
-        finish_reason=FINISH_REASONS[reply.finish_reason],
-        stop_sequence=reply.stop_sequence,
-        refusal_category=reply.refusal_category,
-        model=reply.model,
-        response_id=reply.response_id,
-    )
+    return {
+        "parts": [part_fields(part) for part in reply.parts],
+        "finish_reason": FINISH_REASONS[reply.finish_reason],
+        "stop_sequence": reply.stop_sequence,
+        "refusal_category": reply.refusal_category,
+        "model": reply.model,
+        "response_id": reply.response_id,
+    }
 
 
-def part_to_proto(part: Part) -> content_pb2.Part:
+def part_fields(part: Part) -> Fields:
     """Spell one part of an answer.
 
     Raises:
@@ -167,130 +173,118 @@ def part_to_proto(part: Part) -> content_pb2.Part:
     """
     match part:
         case Text(text, signature, model):
-            return content_pb2.Part(text=content_pb2.TextPart(text=text, signature=signature, model=model))
+            return {"text": {"text": text, "signature": signature, "model": model}}
         case ToolCall(call_id, name, arguments_json, signature, model):
-            return content_pb2.Part(
-                tool_call=content_pb2.ToolCallPart(
-                    id=call_id, name=name, arguments_json=arguments_json, signature=signature, model=model
-                )
-            )
+            return {
+                "tool_call": {
+                    "id": call_id,
+                    "name": name,
+                    "arguments_json": arguments_json,
+                    "signature": signature,
+                    "model": model,
+                }
+            }
         case Thinking(model, text, signature, redacted):
-            return content_pb2.Part(
-                thinking=content_pb2.ThinkingPart(
-                    model=model, text=text, signature=signature, redacted=redacted
-                )
-            )
+            return {"thinking": {"model": model, "text": text, "signature": signature, "redacted": redacted}}
         case _:
             raise TypeError(f"{type(part).__name__} is not part of an answer")
 
 
-def delta_to_proto(chunk: Chunk) -> router_service_pb2.ContentDelta | None:
+def delta_fields(chunk: Chunk) -> Fields | None:
     """Spell a chunk that carries content; None for the others."""
     match chunk:
         case TextDelta(index, text):
-            return router_service_pb2.ContentDelta(part_index=index, text=text)
+            return {"part_index": index, "text": text}
         case ThinkingDelta(index, text):
-            return router_service_pb2.ContentDelta(part_index=index, thinking=text)
+            return {"part_index": index, "thinking": text}
         case ToolCallDelta(index, call_id, name, arguments_json):
-            return router_service_pb2.ContentDelta(
-                part_index=index,
-                tool_call=router_service_pb2.ToolCallDelta(
-                    id=call_id, name=name, arguments_json=arguments_json
-                ),
-            )
+            call = {"id": call_id, "name": name, "arguments_json": arguments_json}
+            return {"part_index": index, "tool_call": call}
         case _:
             return None
 
 
-def bill_to_proto(bill: Bill) -> accounting_pb2.Accounting:
+def bill_fields(bill: Bill) -> Fields:
     """Spell what a request used and cost."""
     usage, spent, otherwise = bill.usage, bill.cost, bill.counterfactuals
-    return accounting_pb2.Accounting(
-        usage=None if usage is None else usage_to_proto(usage),
-        cost=None if spent is None else cost_to_proto(spent, bill.priced_model),
-        counterfactuals=None if otherwise is None else counterfactuals_to_proto(otherwise),
-        attempts=[_attempt(attempt) for attempt in bill.attempts],
-        total_nano_usd=bill.total_nano_usd,
-        first_byte_duration=None if bill.first_byte_s is None else duration(bill.first_byte_s),
-        duration=duration(bill.duration_s),
-        cache_report=_cache_report(bill),
-    )
+    return {
+        "usage": None if usage is None else usage_fields(usage),
+        "cost": None if spent is None else cost_fields(spent, bill.priced_model),
+        "counterfactuals": None if otherwise is None else counterfactuals_fields(otherwise),
+        "attempts": [_attempt(attempt) for attempt in bill.attempts],
+        "total_nano_usd": bill.total_nano_usd,
+        "first_byte_duration": None if bill.first_byte_s is None else duration_fields(bill.first_byte_s),
+        "duration": duration_fields(bill.duration_s),
+        "cache_report": {
+            "plan": None if bill.plan is None else plan_fields(bill.plan),
+            "read_tokens": None if usage is None else usage.cache_read_tokens,
+            "write_tokens": None if usage is None else usage.cache_write_tokens,
+            "misses": [_miss(miss) for miss in bill.misses],
+        },
+    }
 
 
-def usage_to_proto(usage: Usage) -> accounting_pb2.Usage:
+def usage_fields(usage: Usage) -> Fields:
     """Spell usage, inclusive counts as they are."""
-    return accounting_pb2.Usage(
-        input_tokens=usage.input_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_5m_tokens=usage.cache_write_5m_tokens,
-        cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        output_tokens=usage.output_tokens,
-        thinking_tokens=usage.thinking_tokens,
-        uncached_input_tokens=usage.uncached_input_tokens,
-        complete=usage.complete,
-    )
+    return {
+        "input_tokens": usage.input_tokens,
+        "cache_read_tokens": usage.cache_read_tokens,
+        "cache_write_5m_tokens": usage.cache_write_5m_tokens,
+        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
+        "output_tokens": usage.output_tokens,
+        "thinking_tokens": usage.thinking_tokens,
+        "uncached_input_tokens": usage.uncached_input_tokens,
+        "complete": usage.complete,
+    }
 
 
-def cost_to_proto(cost: Cost, priced_model: str) -> accounting_pb2.Cost:
+def cost_fields(cost: Cost, priced_model: str) -> Fields:
     """Spell a cost by part."""
-    return accounting_pb2.Cost(
-        total_nano_usd=cost.total_nano_usd,
-        uncached_input_nano_usd=cost.uncached_input_nano_usd,
-        cache_read_nano_usd=cost.cache_read_nano_usd,
-        cache_write_5m_nano_usd=cost.cache_write_5m_nano_usd,
-        cache_write_1h_nano_usd=cost.cache_write_1h_nano_usd,
-        output_nano_usd=cost.output_text_nano_usd,
-        thinking_nano_usd=cost.thinking_nano_usd,
-        tools_nano_usd=cost.tools_nano_usd,
-        priced_model=priced_model,
-    )
+    return {
+        "total_nano_usd": cost.total_nano_usd,
+        "uncached_input_nano_usd": cost.uncached_input_nano_usd,
+        "cache_read_nano_usd": cost.cache_read_nano_usd,
+        "cache_write_5m_nano_usd": cost.cache_write_5m_nano_usd,
+        "cache_write_1h_nano_usd": cost.cache_write_1h_nano_usd,
+        "output_nano_usd": cost.output_text_nano_usd,
+        "thinking_nano_usd": cost.thinking_nano_usd,
+        "tools_nano_usd": cost.tools_nano_usd,
+        "priced_model": priced_model,
+    }
 
 
-def counterfactuals_to_proto(counterfactuals: Counterfactuals) -> accounting_pb2.Counterfactuals:
+def counterfactuals_fields(counterfactuals: Counterfactuals) -> Fields:
     """Spell counterfactual costs; unknown ones stay absent."""
-    return accounting_pb2.Counterfactuals(
-        no_caching_nano_usd=counterfactuals.no_caching_nano_usd,
-        all_opus_nano_usd=counterfactuals.all_opus_nano_usd,
-        all_flash_nano_usd=counterfactuals.all_flash_nano_usd,
-        all_opus_no_caching_nano_usd=counterfactuals.all_opus_no_caching_nano_usd,
-    )
+    return {
+        "no_caching_nano_usd": counterfactuals.no_caching_nano_usd,
+        "all_opus_nano_usd": counterfactuals.all_opus_nano_usd,
+        "all_flash_nano_usd": counterfactuals.all_flash_nano_usd,
+        "all_opus_no_caching_nano_usd": counterfactuals.all_opus_no_caching_nano_usd,
+    }
 
 
-def _cache_report(bill: Bill) -> accounting_pb2.CacheReport:
-    usage = bill.usage
-    return accounting_pb2.CacheReport(
-        plan=None if bill.plan is None else plan_to_proto(bill.plan),
-        read_tokens=None if usage is None else usage.cache_read_tokens,
-        write_tokens=None if usage is None else usage.cache_write_tokens,
-        misses=_misses(bill.misses),
-    )
+def _miss(miss: CacheMiss) -> Fields:
+    return {
+        "cause": MISS_CAUSES[miss.cause],
+        "layer": accounting_pb2.LAYER_UNSPECIFIED if miss.layer is None else LAYERS[miss.layer],
+        "missed_tokens": miss.missed_tokens,
+        "lost_nano_usd": miss.lost_nano_usd,
+        "detail": miss.detail,
+    }
 
 
-def _misses(misses: Iterable[CacheMiss]) -> list[accounting_pb2.CacheMiss]:
-    return [
-        accounting_pb2.CacheMiss(
-            cause=MISS_CAUSES[miss.cause],
-            layer=accounting_pb2.LAYER_UNSPECIFIED if miss.layer is None else LAYERS[miss.layer],
-            missed_tokens=miss.missed_tokens,
-            lost_nano_usd=miss.lost_nano_usd,
-            detail=miss.detail,
-        )
-        for miss in misses
-    ]
+def _attempt(attempt: AttemptReport) -> Fields:
+    return {
+        "number": attempt.number,
+        "route": ROUTES[attempt.route],
+        "model": attempt.model,
+        "outcome": attempt.outcome,
+        "duration": duration_fields(attempt.duration_s),
+        "cost_nano_usd": attempt.cost_nano_usd,
+    }
 
 
-def _attempt(attempt: AttemptReport) -> accounting_pb2.Attempt:
-    return accounting_pb2.Attempt(
-        number=attempt.number,
-        route=ROUTES[attempt.route],
-        model=attempt.model,
-        outcome=attempt.outcome,
-        duration=duration(attempt.duration_s),
-        cost_nano_usd=attempt.cost_nano_usd,
-    )
-
-
-def duration(seconds: float) -> Duration:
+def duration_fields(seconds: float) -> Fields:
     """A span as google.protobuf.Duration, to the nanosecond."""
-    nanos = round(seconds * 1e9)
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    whole, nanos = divmod(round(seconds * 1e9), 1_000_000_000)
+    return {"seconds": whole, "nanos": nanos}

@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
+import msgspec
+
 from router.pricing import Price, UnknownPrice
 from router.usage import Usage
 
 FEMTO_PER_NANO = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Nano-USD of one call by what they bought; the parts sum to `total_nano_usd` exactly.
 
     Attributes:
@@ -68,8 +69,7 @@ class Cost:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counterfactuals:
+class Counterfactuals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the same call would have cost otherwise, in nano-USD; None where it cannot be known.
 
     Attributes:

@@ -11,6 +11,8 @@ so a test drives it by hand. It knows no gRPC: the edge passes what `context.tim
 
 from dataclasses import dataclass
 
+import msgspec
+
 from router.errors import DeadlineTooShort
 
 MARGIN_S = 0.020
@@ -68,8 +70,7 @@ class DeadlinePolicy:
         return deadline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadline:
+class Deadline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The instant by which our answer must be ready.
 
     Attributes:

@@ -8,14 +8,15 @@ it answered, failed, or the caller went away.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from time import perf_counter
 from typing import cast
+
+import msgspec
 
 from classifier.route import Route
 from router.attempts import Next, RetryLimits, Step, after_failure
 from router.deadline import Deadline
-from router.errors import UpstreamError
+from router.errors import InvalidRequest, NotSupported, UpstreamError
 from router.outcome import Answered, AttemptReport, Bill
 from router.preparation import Preparation, Prepared
 from router.reply import Chunk, Finished, Reply, Started, UsageSeen
@@ -24,8 +25,7 @@ from router.settlement import Settlement
 from router.settler import Attempt, Settler
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """A route was chosen; the first event of a stream, and again when a fallback is taken."""
 
     prepared: Prepared
@@ -138,7 +138,9 @@ class Dispatch:
                         reply = whole
                     case _:
                         attempt.answer_begun = True
+                        attempt.handing_on = True
                         await emit(chunk)
+                        attempt.handing_on = False
         assert reply is not None, "an upstream's stream ends with Finished or raises"
         return reply
 
@@ -177,18 +179,28 @@ class Dispatch:
                     raise
                 if step.next is Next.OTHER_ROUTE:
                     assert fallback is not None
+                    if not self._can_render(life.prepared, fallback):
+                        raise
                     life.route, fallback, tries_on_route = fallback, None, 0
                     if on_fallback is not None:
                         await on_fallback()
                 elif step.wait_s > 0:
                     await self._sleep(step.wait_s)
-            except BaseException:
+            except BaseException as error:
                 # Cancelled, or a bug: either way the provider may have been asked, so the attempt is settled.
-                attempt.left()
+                attempt.left(error)
                 raise
             else:
                 settlement = attempt.answered(reply)
                 return _answered(life, reply, settlement, perf_counter() - started_s, attempt)
+
+    def _can_render(self, prepared: Prepared, route: Route) -> bool:
+        """Whether the fallback's adapter can spell the request at all; if not, the first failure is the answer."""
+        try:
+            self._preparation.rendered_for(prepared, route)
+        except (InvalidRequest, NotSupported):
+            return False
+        return True
 
     def _step(
         self,

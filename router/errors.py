@@ -20,12 +20,14 @@
         ├── UpstreamOverloaded         529/503; retry or take the other route
         ├── UpstreamFailed             500, 504 and kin
         ├── UpstreamTimeout            no answer in the time we gave it
-        ├── UpstreamUnreachable        no connection, or reset before an answer began
+        ├── UpstreamUnreachable        no connection, or it broke before an answer began
         ├── UpstreamMalformed          the answer could not be understood
         └── UpstreamInterrupted        the answer began and broke off; `usage` is what was seen
 
 This module knows no gRPC: the table from error to status is in `router.status`, and a test asserts that it is whole.
-Messages are one sentence for the caller, with values and units, never prompt text, never a secret.
+Messages are one sentence for the caller, with values and units, never prompt text, never a secret. A refused request
+(UpstreamRejected) is told by the provider's error type, HTTP status, field path and request id: its wording may quote
+the prompt, so it goes nowhere.
 """
 
 from router.usage import Usage
@@ -125,7 +127,7 @@ class UpstreamError(RouterError):
 
     Args:
         upstream: "anthropic" or "gemini".
-        message: What it said, without prompt text.
+        message: What it said; of a refused request only type, status, field path and request id.
         model: Model asked.
         http_status: Its HTTP status, None when there was none.
         upstream_request_id: Its id of the request, "" when unknown.

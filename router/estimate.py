@@ -5,7 +5,8 @@ price table that will price the answer, or None when a price or a token count is
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from classifier.route import Route
 
@@ -15,8 +16,7 @@ FORGETTING = 0.9
 """Weight kept by the past with each new answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteEstimate:
+class RouteEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One route's side of the decision.
 
     Attributes:

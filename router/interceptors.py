@@ -19,20 +19,21 @@ import asyncio
 import inspect
 import logging
 import secrets
-import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import grpc
+import msgspec
+from google.protobuf.message import DecodeError
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import Span, format_span_id, format_trace_id, set_span_in_context
 
 from router import attributes as names
-from router.errors import Overloaded, RouterError
+from router.errors import InvalidRequest, Overloaded, RouterError
+from router.stack import stack_of, type_name
 from router.status import REQUEST_ID_KEY, incident_status, status_of
 from router.telemetry import Telemetry
 
@@ -53,8 +54,7 @@ Behavior = Callable[[Any, Context], Awaitable[Any]]
 """A handler as a coroutine function: request, or iterator of requests, and context."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True):
     """What a handler may want to know of the RPC it serves.
 
     Attributes:
@@ -126,12 +126,23 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._clock = clock
         self._in_flight = 0
         self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         telemetry.watch_in_flight(lambda: self._in_flight)
 
     @property
     def in_flight(self) -> int:
         """RPCs being served now, refused ones and infrastructure not counted."""
         return self._in_flight
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no RPC is being served, what cancelled ones leave behind included; False after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -164,7 +175,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return await self._serve(method, invoke, streams, request, context)
 
         make = _HANDLERS[bool(handler.request_streaming), streams]
-        return make(serve, handler.request_deserializer, handler.response_serializer)
+        return make(serve, _readable(handler.request_deserializer), handler.response_serializer)
 
     async def _serve(
         self, method: str, invoke: Behavior, streams: bool, request: Any, context: Context
@@ -183,10 +194,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         trace_token = attach(set_span_in_context(span))
         admitted = self._in_flight < self._max_in_flight
         self._in_flight += admitted
+        self._idle.clear()
         code, error_type = "UNKNOWN", ""
         try:
             if not admitted:
                 raise Overloaded(self._max_in_flight, OVERLOAD_RETRY_S)
+            if isinstance(request, _Unreadable):
+                raise InvalidRequest("request", f"its {request.byte_count} bytes are no message of {method}")
             if streams:
                 # A stream's caller learns the id at once, not when the stream ends; a unary call gets it with
                 # its answer and is spared a batch of its own.
@@ -207,6 +221,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return response
         finally:
             self._in_flight -= admitted
+            if not self._in_flight:
+                self._idle.set()
             if not error_type and code in names.RPC_SERVER_ERRORS:
                 error_type = code
             self._telemetry.end_server_span(span, code, error_type)
@@ -233,11 +249,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if known is not None:
             if span.is_recording():
                 span.set_attribute(names.ERROR_REASON, known.reason)
-            return status_of(known, request_id=request_id), ""
+            try:
+                return status_of(known, request_id=request_id), ""
+            except Exception as fault:  # saying what went wrong must not itself go wrong unsaid
+                error = fault
         incident = secrets.token_hex(8)
-        kind = _type_name(error)
+        kind = type_name(error)
         _log.error(
-            "incident %s: %s in %s, request %s\n%s", incident, kind, method, request_id, _stack_of(error)
+            "incident %s: %s in %s, request %s\n%s", incident, kind, method, request_id, stack_of(error)
         )
         span.set_attribute(names.INCIDENT, incident)
         return incident_status(incident, request_id=request_id), kind
@@ -250,6 +269,26 @@ _HANDLERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
 """By (request streaming, response streaming)."""
+
+
+class _Unreadable(NamedTuple):
+    """A request that is no protobuf message of its type."""
+
+    byte_count: int
+
+
+def _readable(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Let bytes that are no message reach the handler's edge: gRPC itself answers them UNKNOWN, without details."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Unreadable(len(data))
+
+    return read
 
 
 def _writing(behavior: Callable[[Any, Context], AsyncGenerator[Any, None]]) -> Behavior:
@@ -307,21 +346,3 @@ def _as_router_error(error: Exception) -> RouterError | None:
         inner = [_as_router_error(each) for each in error.exceptions]
         return inner[0] if None not in inner else None
     return None
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _stack_of(error: BaseException) -> str:
-    """Format where an error came from, with its causes' types, without any exception's text."""
-    lines: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None:
-        lines += [f"{_type_name(seen)} raised at\n", *traceback.format_tb(seen.__traceback__)]
-        if isinstance(seen, BaseExceptionGroup):
-            for each in seen.exceptions:
-                lines.append(_stack_of(each))
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return "".join(lines)

@@ -5,13 +5,13 @@ is kept, only which route answered. The oldest unused session is forgotten first
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+
+import msgspec
 
 from classifier.route import Route
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True, gc=False):
     """Of one session.
 
     Attributes:

@@ -6,7 +6,9 @@ the longest unused session is forgotten first, and then a miss is not explained,
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import msgspec
 
 from cache.diagnose import MissCause, Previous, Shortfall, diagnose
 from cache.plan import Plan
@@ -20,6 +22,8 @@ from router.pricing import Price
 from router.usage import Usage
 
 FEMTO_PER_NANO = 1_000_000
+ESTIMATE_ERROR = 0.15
+"""How far the estimate of a boundary inside a prompt may be off: layers differ in tokens per character."""
 
 _CHANGED_LAYER = {
     Layer.TOOLS: "tools",
@@ -43,13 +47,29 @@ _DETAIL = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """What a session's last request on a scope left, with what the diagnosis cannot see in digests."""
+class _Left(msgspec.Struct, frozen=True, gc=False):
+    """What a session's last request on a scope left, with what the diagnosis cannot see in digests.
 
-    previous: Previous
+    Attributes:
+        plan: As sent, in estimated tokens.
+        input_tokens: What the provider counted of the whole prompt.
+        cached_tokens: What it read and wrote: the tokens of the deepest breakpoint, exactly.
+    """
+
+    digests: tuple[bytes, ...]
+    counts: tuple[int, ...]
+    plan: Plan
+    input_tokens: int
+    cached_tokens: int
+    started_s: float
+    first_byte_at_s: float
     parameters: PromptParameters
     has_image: bool
+
+    def previous(self) -> Previous:
+        """The same for the diagnosis, in the tokens the provider counted."""
+        plan = _corrected(self.plan, self.input_tokens, self.cached_tokens)
+        return Previous(self.digests, self.counts, plan, self.started_s, self.first_byte_at_s)
 
 
 class MissMemory:
@@ -77,33 +97,55 @@ class MissMemory:
         identity = prepared.request.call.identity
         key = (identity.tenant, identity.session)
         left = self._left.get(key) if identity.session else None
-        rules = rules_for(view.scope.model)
-        plan = _corrected(view.plan, usage)
-        found = diagnose(
-            view.prompt,
-            view.digests,
-            plan,
-            None if left is None else left.previous,
-            started=started_s,
-            read_tokens=usage.cache_read_tokens,
-            written_tokens=usage.cache_write_tokens,
-            rules=rules,
-        )
+        misses = () if _read_enough(view, left, usage) else _explained(view, left, usage, started_s, price)
         if identity.session:
             self._left[key] = _Left(
-                Previous(view.digests, view.counts, plan, started_s, first_byte_at_s),
+                view.digests,
+                view.counts,
+                view.plan,
+                usage.input_tokens,
+                usage.cache_read_tokens + usage.cache_write_tokens,
+                started_s,
+                first_byte_at_s,
                 view.prompt.parameters,
                 view.prompt.has_image,
             )
             self._left.move_to_end(key)
             if len(self._left) > self._limit:
                 self._left.popitem(last=False)
-        if found is None or found.cause is MissCause.NOT_PLANNED:
-            return ()  # A prefix nobody asked to cache is a decision, not a miss.
-        return (_miss(found, view, left, price),)
+        return misses
 
 
-def _corrected(plan: Plan, usage: Usage) -> Plan:
+def _read_enough(view: CacheView, left: _Left | None, usage: Usage) -> bool:
+    """Whether nothing can have been missed, told without a diagnosis: the case of nearly every call."""
+    if left is None:
+        return not view.plan.believed or usage.cache_read_tokens >= view.plan.full_read_tokens
+    return (
+        bool(left.plan.breakpoints)
+        and left.cached_tokens >= rules_for(view.scope.model).minimum_tokens
+        and usage.cache_read_tokens >= left.cached_tokens > 0
+    )
+
+
+def _explained(
+    view: CacheView, left: _Left | None, usage: Usage, started_s: float, price: Price | None
+) -> tuple[CacheMiss, ...]:
+    found = diagnose(
+        view.prompt,
+        view.digests,
+        _corrected(view.plan, usage.input_tokens, usage.cache_read_tokens + usage.cache_write_tokens),
+        None if left is None else _proved(left.previous(), usage.cache_read_tokens),
+        started=started_s,
+        read_tokens=usage.cache_read_tokens,
+        written_tokens=usage.cache_write_tokens,
+        rules=rules_for(view.scope.model),
+    )
+    if found is None or found.cause is MissCause.NOT_PLANNED:
+        return ()  # A prefix nobody asked to cache is a decision, not a miss.
+    return (_miss(found, view, left, price),)
+
+
+def _corrected(plan: Plan, input_tokens: int, cached_tokens: int) -> Plan:
     """The plan in the tokens the provider counted, so that an estimate's error is not taken for a miss.
 
     What was read and written ends at the deepest breakpoint, so that one is exact. The others are scaled by the whole
@@ -111,12 +153,27 @@ def _corrected(plan: Plan, usage: Usage) -> Plan:
     """
     if plan.total_tokens == 0:
         return plan
-    ratio = min(1.0, usage.input_tokens / plan.total_tokens)
+    ratio = min(1.0, input_tokens / plan.total_tokens)
     marks = [mark._replace(prefix_tokens=round(mark.prefix_tokens * ratio)) for mark in plan.breakpoints]
-    proved = usage.cache_read_tokens + usage.cache_write_tokens
-    if marks and proved:
-        marks[-1] = marks[-1]._replace(prefix_tokens=proved)
+    if marks and cached_tokens:
+        marks[-1] = marks[-1]._replace(prefix_tokens=cached_tokens)
     return replace(plan, breakpoints=tuple(marks), full_read_tokens=round(plan.full_read_tokens * ratio))
+
+
+def _proved(previous: Previous, read_tokens: int) -> Previous:
+    """The previous request with the boundary that this read ended at at its true tokens.
+
+    The deepest breakpoint is exact already; of the others the nearest is taken if the estimate may be that wrong.
+    """
+    marks = list(previous.plan.breakpoints)
+    if not marks or read_tokens == 0:
+        return previous
+    nearest = min(range(len(marks)), key=lambda index: abs(marks[index].prefix_tokens - read_tokens))
+    mark = marks[nearest]
+    if nearest == len(marks) - 1 or abs(mark.prefix_tokens - read_tokens) > ESTIMATE_ERROR * read_tokens:
+        return previous
+    marks[nearest] = mark._replace(prefix_tokens=read_tokens)
+    return replace(previous, plan=replace(previous.plan, breakpoints=tuple(marks)))
 
 
 def _miss(found: Shortfall, view: CacheView, left: _Left | None, price: Price | None) -> CacheMiss:

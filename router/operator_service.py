@@ -14,7 +14,7 @@ from classifier.model import Model
 from router.beliefs import Beliefs
 from router.classifiers import Classifiers
 from router.clock import Clock
-from router.convert_response import cost_to_proto, duration
+from router.convert_response import cost_fields, duration_fields
 from router.errors import Conflict, InvalidRequest, Unimplemented
 from router.ledger import Comparison, CostRow, Filter, Ledger
 from router.v1 import accounting_pb2, operator_service_pb2_grpc
@@ -191,9 +191,9 @@ def _row(row: CostRow, key: str) -> pb.CostRow:
             output_tokens=tokens.output_tokens,
             thinking_tokens=tokens.thinking_tokens,
             uncached_input_tokens=tokens.uncached_input_tokens,
-            complete=row.usage_calls == row.calls,
+            complete=row.usage_calls == row.calls and not (row.incomplete_calls or row.unknown_calls),
         ),
-        cost=cost_to_proto(row.cost, ""),
+        cost=cost_fields(row.cost, ""),
         no_caching=_comparison(row.no_caching),
         all_opus=_comparison(row.all_opus),
         all_flash=_comparison(row.all_flash),
@@ -202,6 +202,8 @@ def _row(row: CostRow, key: str) -> pb.CostRow:
         unknown_cost_bound_nano_usd=row.unknown_bound_nano_usd,
         unbounded_count=row.unbounded_calls,
         usage_count=row.usage_calls,
+        incomplete_count=row.incomplete_calls,
+        incomplete_bound_nano_usd=row.incomplete_bound_nano_usd,
     )
 
 
@@ -221,6 +223,6 @@ def _prefix(scope: CacheScope, digest: bytes, belief: Belief, now_s: float) -> p
         model=scope.model,
         tokens=belief.tokens,
         warm_probability=belief.p_warm(now_s),
-        ttl=duration(belief.ttl_s),
+        ttl=duration_fields(belief.ttl_s),
         expire_time=expires,
     )

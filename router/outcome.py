@@ -1,6 +1,6 @@
 """What the caller is told of a request beside the answer: every attempt, the bill, what the cache did."""
 
-from dataclasses import dataclass
+import msgspec
 
 from cache.plan import Plan
 from cache.prompt import Layer
@@ -10,8 +10,7 @@ from router.reply import Reply
 from router.usage import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
+class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt, as the caller sees it.
 
     Attributes:
@@ -27,8 +26,7 @@ class AttemptReport:
     cost_nano_usd: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheMiss:
+class CacheMiss(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A prefix that was expected to be read and was not.
 
     Attributes:
@@ -46,8 +44,7 @@ class CacheMiss:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one request used and cost.
 
     Attributes:
@@ -69,8 +66,7 @@ class Bill:
     misses: tuple[CacheMiss, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A request that was answered.
 
     Attributes:

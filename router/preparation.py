@@ -8,6 +8,8 @@ settlement.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from cache.economics import TokenSplit
 from cache.plan import Plan, Strategy
 from classifier.model import Contribution, Model
@@ -37,8 +39,7 @@ from router.upstreams.base import Rendered, Upstream
 from router.usage import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A request, decided.
 
     Attributes:

@@ -20,6 +20,7 @@ Page keys (read 2026-11):
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -198,6 +199,10 @@ Overrides = Mapping[str, Mapping[str, Decimal | str | int | float]]
 """Negotiated prices: model id -> field of `Price` -> USD per million tokens."""
 
 
+_SNAPSHOT = re.compile(r"(?P<base>.+)-(?:20\d{6}|\d{3})")
+"""An id with a date or a snapshot number behind it, e.g. claude-opus-5-5-20261001 or gemini-3.8-flash-001."""
+
+
 class PriceTable:
     """Prices of the catalogue's models, with negotiated ones on top.
 
@@ -281,12 +286,31 @@ class PriceTable:
         """Return every accepted id, aliases included."""
         return (*self._models, *(name for name in self._overrides if name not in self._models))
 
+    def _answering(self, model: str) -> str:
+        """Name the catalogue's model behind an id that a provider answered with.
+
+        Providers also spell a resource path, or add a snapshot's date or number to an undated id. A model whose
+        catalogue id carries its date exists with that date only.
+
+        Raises:
+            UnknownPrice: As `canonical`.
+        """
+        spelled = model.removeprefix("models/")
+        snapshot = _SNAPSHOT.fullmatch(spelled)
+        if snapshot is not None and spelled not in self._models and spelled not in self._overrides:
+            base = self._models.get(snapshot["base"])
+            if base is not None and base.ids[0] == snapshot["base"]:
+                return base.ids[0]
+        return self.canonical(spelled)
+
     def _periods_of(
         self, model: str, speed: str | None, service_tier: str | None, inference_geo: str | None
     ) -> tuple[list[float], list[Price]]:
         """Work out and keep the periods of one model in one service class."""
-        name = self.canonical(model)
+        name = self._answering(model)
         known = self._models.get(name)
+        if service_tier is not None:
+            service_tier = service_tier.lower().removeprefix("service_tier_")
         if service_tier not in STANDARD_TIERS:
             raise UnknownPrice(f"service tier {service_tier!r} of {model} has no verified price")
         fast = speed not in STANDARD_SPEEDS

@@ -1,13 +1,12 @@
 """What an upstream gives back: a whole Reply, or the Chunks of one as they come."""
 
-from dataclasses import dataclass
+import msgspec
 
 from router.call import FinishReason, Part
 from router.usage import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A finished answer.
 
     Attributes:
@@ -35,8 +34,7 @@ class Reply:
     cache_diagnostics_missed_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, gc=False):
     """The answer has begun (response headers or first event): what this call writes is readable from now on.
 
     `usage` holds what the provider has already said (Anthropic: exact input counts), or None; its output count is a
@@ -49,24 +47,21 @@ class Started:
     usage: Usage | None
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """More of the answer's text; parts are numbered by `index` in the order they will have in the Reply."""
 
     index: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ThinkingDelta:
+class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
     """More of a thinking summary."""
 
     index: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallDelta:
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
     """More of a tool call; the first delta of an index carries id and name, all carry a piece of the arguments."""
 
     index: int
@@ -75,8 +70,7 @@ class ToolCallDelta:
     arguments_json: str
 
 
-@dataclass(frozen=True, slots=True)
-class UsageSeen:
+class UsageSeen(msgspec.Struct, frozen=True, gc=False):
     """A newer cumulative count; replaces what was known before, never adds to it.
 
     It comes before the content it was reported with, so that whoever leaves between the two still has the count.
@@ -89,8 +83,7 @@ class UsageSeen:
     included_delta_count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True, gc=False):
     """The last chunk: the whole Reply, parts assembled from the deltas, usage final."""
 
     reply: Reply

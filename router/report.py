@@ -241,14 +241,18 @@ class Reconciliation:
     """The ledger's total against a provider's or the sandbox's invoice.
 
     Attributes:
-        ledger_nano_usd: Sum of the ledger's settlements of known cost.
+        ledger_nano_usd: Sum of the ledger's settlements of known cost, with the floor of those broken off.
         invoice_nano_usd: What was invoiced for the same calls.
         unknown_bound_nano_usd: The most that calls of unknown cost can have cost, 0 when there are none.
+        incomplete_bound_nano_usd: The most that broken-off calls can have cost beyond the floor that is booked.
+        incomplete_count: How many these are.
     """
 
     ledger_nano_usd: int
     invoice_nano_usd: int
     unknown_bound_nano_usd: int = 0
+    incomplete_bound_nano_usd: int = 0
+    incomplete_count: int = 0
 
     @property
     def difference_nano_usd(self) -> int:
@@ -257,8 +261,9 @@ class Reconciliation:
 
     @property
     def agrees(self) -> bool:
-        """Whether the difference is within what is unknown: exactly 0 when nothing is."""
-        return 0 <= self.difference_nano_usd <= self.unknown_bound_nano_usd
+        """Whether the difference is within what was not seen: exactly 0 when everything was."""
+        unseen_nano_usd = self.unknown_bound_nano_usd + self.incomplete_bound_nano_usd
+        return 0 <= self.difference_nano_usd <= unseen_nano_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,6 +395,8 @@ def summary_json(summary: Summary) -> dict[str, Any]:
             "invoice_nano_usd": bound.invoice_nano_usd,
             "difference_nano_usd": bound.difference_nano_usd,
             "unknown_bound_nano_usd": bound.unknown_bound_nano_usd,
+            "incomplete_calls": bound.incomplete_count,
+            "incomplete_bound_nano_usd": bound.incomplete_bound_nano_usd,
             "agrees": bound.agrees,
         },
     }

@@ -1,14 +1,13 @@
 """What a caller asked for, checked and complete: the call, the application it names, and the demands on the route."""
 
-from dataclasses import dataclass
+import msgspec
 
 from classifier.route import Route
 from router.applications import Application
 from router.call import Call
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demands:
+class Demands(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The caller's demands on the decision.
 
     Attributes:
@@ -26,8 +25,7 @@ class Demands:
     fallback_allowed: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A checked request.
 
     Attributes:

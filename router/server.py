@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 CLIENT_PING_INTERVAL_MS = 30_000
 """Clients may ping this often; the default of five minutes ends calls with "Too many pings"."""
 METADATA_BYTES_LIMIT = 16 << 10
+IDLE_TIMEOUT_S = 10.0
+"""Bound on waiting for cancelled handlers to have settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Server:
         self._config = config
         self._server = grpc.aio.server(interceptors=(interceptor,), options=_options(config))
         names = _register(self._server, services)
+        self._interceptor = interceptor
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = ("", *names)
@@ -82,10 +85,15 @@ class Server:
 
     async def drain(self) -> None:
         """End in order; returns when no call is running."""
-        logger.info("draining", extra={"drain_s": self._config.drain_s, "grace_s": self._config.grace_s})
+        logger.info("draining for %g s, then %g s of grace", self._config.drain_s, self._config.grace_s)
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._config.drain_s)
         await self._server.stop(self._config.grace_s)
+        # Calls that outlived the grace are cancelled, but their handlers have yet to hear of it, and to settle.
+        if not await self._interceptor.idle(IDLE_TIMEOUT_S):
+            logger.error(
+                "%d calls did not end within %g s of grace", self._interceptor.in_flight, IDLE_TIMEOUT_S
+            )
 
     async def wait(self) -> None:
         """Wait until the server has ended."""

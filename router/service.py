@@ -6,8 +6,6 @@ RouterErrors to the interceptor, which alone knows statuses.
 
 import asyncio
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -57,16 +55,16 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         deadline = self._deadline(context)
         request_id = _unique(current)
         life = Life(self._prepare(request, request_id))
-        with self._annotated(life, current):
+        try:
             answered = await self._dispatch.generate(life, deadline, current.trace_id)
+        finally:
+            self._annotate(life, current)
         return pb.GenerateResponse(
             request_id=request_id,
             trace_id=current.trace_id,
-            decision=wire.decision_to_proto(
-                life.prepared, route=answered.route, fell_back=answered.fell_back
-            ),
-            answer=wire.answer_to_proto(answered.reply),
-            accounting=wire.bill_to_proto(answered.bill),
+            decision=wire.decision_fields(life.prepared, route=answered.route, fell_back=answered.fell_back),
+            answer=wire.answer_fields(answered.reply),
+            accounting=wire.bill_fields(answered.bill),
         )
 
     # grpc.aio also takes a coroutine that writes; the stubs know only the generator, which costs more per message and
@@ -83,21 +81,21 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         async def emit(event: Event) -> None:
             await context.write(_event_to_proto(event, request_id, current.trace_id))
 
-        with self._annotated(life, current):
+        try:
             await self._dispatch.stream(life, deadline, current.trace_id, emit)
+        finally:
+            self._annotate(life, current)
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Decide and say why, without a call."""
         prepared = self._prepare(request, _unique(current_request()))
-        response = pb.ExplainResponse(
-            decision=wire.decision_to_proto(prepared, route=prepared.decision.route),
-            contributions=wire.contributions_to_proto(self._preparation.contributions(prepared)),
-            lines=explanation(prepared),
-        )
         view = prepared.views.get(Route.OPUS)
-        if view is not None:
-            response.plan.CopyFrom(wire.plan_to_proto(view.plan))
-        return response
+        return pb.ExplainResponse(
+            decision=wire.decision_fields(prepared, route=prepared.decision.route),
+            contributions=wire.contributions_fields(self._preparation.contributions(prepared)),
+            lines=explanation(prepared),
+            plan=None if view is None else wire.plan_fields(view.plan),
+        )
 
     def _deadline(self, context: Context) -> Deadline:
         return self._deadlines.start(context.time_remaining(), asyncio.get_running_loop().time())
@@ -105,22 +103,18 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _prepare(self, request: AnyRequest, request_id: str) -> Prepared:
         return self._dispatch.prepare(request_from_proto(request, self._applications, request_id))
 
-    @contextmanager
-    def _annotated(self, life: Life, current: RequestContext) -> Iterator[None]:
-        """Write decision and outcome on the server span and count the decision, however the block is left."""
-        try:
-            yield
-        finally:
-            identity = life.prepared.request.call.identity
-            record = decision_record(life.prepared, life.route, fell_back=life.fell_back)
-            self._telemetry.record_decision(record)
-            self._telemetry.annotate_server_span(
-                current.span,
-                record,
-                life.settlements,
-                application=identity.application,
-                tenant=identity.tenant,
-            )
+    def _annotate(self, life: Life, current: RequestContext) -> None:
+        """Write decision and outcome on the server span and count the decision, however the call ended."""
+        identity = life.prepared.request.call.identity
+        record = decision_record(life.prepared, life.route, fell_back=life.fell_back)
+        self._telemetry.record_decision(record)
+        self._telemetry.annotate_server_span(
+            current.span,
+            record,
+            life.settlements,
+            application=identity.application,
+            tenant=identity.tenant,
+        )
 
 
 def _unique(current: RequestContext) -> str:
@@ -131,22 +125,23 @@ def _unique(current: RequestContext) -> str:
 def _event_to_proto(event: Event, request_id: str, trace_id: str) -> pb.StreamGenerateResponse:
     match event:
         case Decided(prepared, route, fell_back):
-            decision = wire.decision_to_proto(prepared, route=route, fell_back=fell_back)
+            decision = wire.decision_fields(prepared, route=route, fell_back=fell_back)
             return pb.StreamGenerateResponse(
-                decided=pb.Decided(request_id=request_id, trace_id=trace_id, decision=decision)
+                decided={"request_id": request_id, "trace_id": trace_id, "decision": decision}
             )
         case Answered():
             return pb.StreamGenerateResponse(
-                finished=pb.Finished(
-                    answer=wire.answer_to_proto(event.reply), accounting=wire.bill_to_proto(event.bill)
-                )
+                finished={
+                    "answer": wire.answer_fields(event.reply),
+                    "accounting": wire.bill_fields(event.bill),
+                }
             )
         case _:
             return _delta(event)
 
 
 def _delta(chunk: Chunk) -> pb.StreamGenerateResponse:
-    delta = wire.delta_to_proto(chunk)
+    delta = wire.delta_fields(chunk)
     if delta is None:
         raise TypeError(f"{type(chunk).__name__} carries no content for the caller")
     return pb.StreamGenerateResponse(delta=delta)

@@ -6,8 +6,9 @@ text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from router.cost import Cost, Counterfactuals
 from router.usage import Usage
@@ -39,8 +40,7 @@ class Outcome(StrEnum):
     """We cannot tell whether it was billed: crash of this process, reset or timeout after sending."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Intent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Journalled before money is spent. `(request_id, attempt)` is its identity, never used again.
 
     Attributes:
@@ -75,8 +75,7 @@ class Intent:
             raise ValueError(f"a call carries at most {MAX_LABELS} labels, not {len(self.labels)}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The decision as the ledger keeps it, for training and audit.
 
     Attributes:
@@ -97,8 +96,7 @@ class DecisionRecord:
     features: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRecord:
+class CacheRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was planned and proved about the provider's cache.
 
     Attributes:
@@ -114,8 +112,7 @@ class CacheRecord:
     miss_cause: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one attempt used and cost.
 
     Attributes:
@@ -144,4 +141,4 @@ class Settlement:
     error: str = ""
     decision: DecisionRecord | None = None
     cache: CacheRecord | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = msgspec.field(default_factory=dict)

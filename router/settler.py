@@ -6,11 +6,13 @@ a cancelled task can do it in its `finally`; only counting the tokens of a broke
 and is left to the service's task owner.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from time import perf_counter
 
+import msgspec
+import msgspec.structs
 from opentelemetry.trace import Span
 
 from classifier.policy import Reason
@@ -19,7 +21,7 @@ from router import cost
 from router.beliefs import Beliefs
 from router.clock import Clock
 from router.cost import Cost, Counterfactuals
-from router.errors import UpstreamError
+from router.errors import RouterError, UpstreamError
 from router.estimate import OutputForecast
 from router.ledger import Ledger
 from router.memory import SessionMemory
@@ -29,6 +31,7 @@ from router.preparation import Prepared, usage_of
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
+from router.stack import stack_of
 from router.tasks import Tasks
 from router.telemetry import ChunkTimer, Telemetry
 from router.upstreams.base import Upstream
@@ -38,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 COUNT_TIMEOUT_S = 5.0
 """Bound of the free call that counts a broken-off answer; without it the deltas' estimate is booked."""
+UNPRICED_LIMIT = 100
+"""Models named in the log for want of a price; ids come from providers, so there is no end to them."""
 CHARACTERS_PER_TOKEN = 4
 """Estimate of a broken-off answer when the provider's counter does not answer in time."""
 
@@ -70,6 +75,13 @@ class Settler:
         self.memory = memory
         self.misses = misses
         self.clock = clock
+        self._unpriced: set[str] = set()
+
+    def note_unpriced(self, model: str, error: UnknownPrice) -> None:
+        """Say once per model that its calls have no price; their cost is booked as unknown."""
+        if model not in self._unpriced and len(self._unpriced) < UNPRICED_LIMIT:
+            self._unpriced.add(model)
+            logger.warning("calls answered by %s are booked at unknown cost: %s", model, error)
 
     def open(
         self, prepared: Prepared, route: Route, *, number: int, stream: bool, trace_id: str, fell_back: bool
@@ -130,14 +142,14 @@ class Settler:
         )
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(msgspec.Struct, gc=False):
     """What a stream has shown so far."""
 
     usage: Usage | None = None
     counted_output_tokens: int = 0
     counted_deltas_ahead: int = 0
     text_since_count: list[str] | None = None
+    text_index: int = -1
     model: str = ""
     response_id: str = ""
     upstream_request_id: str = ""
@@ -170,8 +182,11 @@ class Attempt:
         self._timer: ChunkTimer | None = settler.telemetry.chunk_timer() if intent.stream else None
         self.intent = intent
         self.settlement: Settlement | None = None
+        self._counting = False
         self.answer_begun = False
         """Whether content of this attempt has reached the caller; then no other attempt may follow."""
+        self.handing_on = False
+        """Whether content is being handed to the caller: what fails then is the caller's side."""
         self.misses: tuple[CacheMiss, ...] = ()
 
     def see(self, chunk: Chunk) -> None:
@@ -180,10 +195,10 @@ class Attempt:
         if self._timer is not None:
             self._timer.tick(perf_counter())
         match chunk:
-            case TextDelta(_, text) | ThinkingDelta(_, text):
-                self._note_text(text)
-            case ToolCallDelta(_, _, name, arguments_json):
-                self._note_text(f"{name}\n{arguments_json}" if name else arguments_json)
+            case TextDelta(index, text) | ThinkingDelta(index, text):
+                self._note_text(index, text)
+            case ToolCallDelta(index, _, name, arguments_json):
+                self._note_text(index, f"{name}\n{arguments_json}" if name else arguments_json)
             case UsageSeen(usage, included_delta_count):
                 seen.usage = usage
                 seen.counted_output_tokens = usage.output_tokens
@@ -228,23 +243,42 @@ class Attempt:
             error=error.reason,
         )
 
-    def left(self) -> None:
-        """Close because the caller left or its deadline passed; no-op when already closed."""
-        if self.settlement is not None:
+    def left(self, error: BaseException) -> None:
+        """Close because of what is no answer and no failure of the provider; no-op when already closed.
+
+        Args:
+            error: The cancellation, when the caller left or its deadline passed; an error of ours that says nothing
+                was sent; or a fault of this service, after which nobody knows what the provider did.
+        """
+        if self.settlement is not None or self._counting:
             return
         usage = self._seen.usage
+        match error:
+            case asyncio.CancelledError() | GeneratorExit():
+                outcome, reason = Outcome.CANCELLED, "CANCELLED"
+            case _ if self.handing_on:
+                outcome, reason = Outcome.CANCELLED, "CANCELLED"
+            case RouterError():
+                outcome, reason = Outcome.REFUSED, error.reason
+            case _:
+                outcome, reason = Outcome.UNKNOWN, "INTERNAL"
         if usage is None:
-            self._close(Outcome.CANCELLED, usage=None, error="CANCELLED")
+            self._close(outcome, usage=None, error=reason)
         else:
-            self._close_counted(Outcome.CANCELLED, usage, "CANCELLED")
+            self._close_counted(outcome, usage, reason)
 
-    def _note_text(self, text: str) -> None:
-        if self._seen.counted_deltas_ahead > 0:
-            self._seen.counted_deltas_ahead -= 1
+    def _note_text(self, index: int, text: str) -> None:
+        """Keep what came since the last count: a part's pieces joined as they are, parts on lines of their own."""
+        seen = self._seen
+        if seen.counted_deltas_ahead > 0:
+            seen.counted_deltas_ahead -= 1
         elif text:
-            if self._seen.text_since_count is None:
-                self._seen.text_since_count = []
-            self._seen.text_since_count.append(text)
+            if seen.text_since_count is None:
+                seen.text_since_count = []
+            elif index != seen.text_index:
+                seen.text_since_count.append("\n")
+            seen.text_since_count.append(text)
+            seen.text_index = index
 
     def _first_byte(self) -> None:
         seen = self._seen
@@ -258,15 +292,16 @@ class Attempt:
 
     def _close_counted(self, outcome: Outcome, usage: Usage, error: str) -> None:
         """Close a broken-off answer: its output is what was counted plus what was seen since."""
-        usage = replace(usage, complete=False)
-        text = "\n".join(self._seen.text_since_count or ())
+        usage = msgspec.structs.replace(usage, complete=False)
+        text = "".join(self._seen.text_since_count or ())
         if not text:
             self._close(outcome, usage=usage, error=error)
             return
         # The belief must not wait for the count: what was written can be read now.
-        self._settler.tasks.start(
-            self._count_and_close(outcome, usage, text, error), "count broken-off answer"
-        )
+        work = self._count_and_close(outcome, usage, text, error)
+        self._counting = self._settler.tasks.start(work, "count broken-off answer")
+        if not self._counting:  # the service is ending: an estimate is booked rather than nothing
+            self._close(outcome, usage=self._with_output(usage, text, None), error=error)
 
     async def _count_and_close(self, outcome: Outcome, usage: Usage, text: str, error: str) -> None:
         counted: int | None = None
@@ -274,9 +309,13 @@ class Attempt:
             counted = await self._settler.upstreams[self._route].count_output(text, COUNT_TIMEOUT_S)
         finally:
             # Also when this task is cancelled at shutdown: an estimate is booked rather than nothing.
-            since = -(-len(text) // CHARACTERS_PER_TOKEN) if counted is None else counted
-            output_tokens = max(usage.output_tokens, self._seen.counted_output_tokens + since)
-            self._close(outcome, usage=replace(usage, output_tokens=output_tokens), error=error)
+            self._close(outcome, usage=self._with_output(usage, text, counted), error=error)
+
+    def _with_output(self, usage: Usage, text: str, counted: int | None) -> Usage:
+        """The provider's last count and the tokens of the text seen since, estimated when nobody counted them."""
+        since = -(-len(text) // CHARACTERS_PER_TOKEN) if counted is None else counted
+        output_tokens = max(usage.output_tokens, self._seen.counted_output_tokens + since)
+        return msgspec.structs.replace(usage, output_tokens=output_tokens)
 
     def _close(
         self,
@@ -334,15 +373,16 @@ class Attempt:
                 service_tier=usage.service_tier,
                 inference_geo=usage.inference_geo,
             )
-        except UnknownPrice:
+        except UnknownPrice as error:
+            self._settler.note_unpriced(answered_model or self.intent.model, error)
             return None
 
     def _learned(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
         """Learn from the call. The bill does not hang on it: a fault in here is logged and the call is booked."""
         try:
             return self._learn(outcome, usage, price)
-        except Exception:
-            logger.exception("learning from a call failed", extra={"request_id": self.intent.request_id})
+        except Exception as error:
+            logger.error("learning from request %s failed\n%s", self.intent.request_id, stack_of(error))
             return None
 
     def _learn(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
@@ -411,7 +451,7 @@ class Attempt:
 def decision_record(prepared: Prepared, route: Route, *, fell_back: bool) -> DecisionRecord:
     """The decision of a request as ledger and telemetry keep it."""
     decision = prepared.decision
-    by_score = decision.reason in {Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD}
+    by_score = decision.reason in (Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD)
     return DecisionRecord(
         route=route.value,
         reason="fallback" if fell_back else decision.reason.value,

@@ -48,6 +48,9 @@ the wire."""
 VALUE_BYTES: Final = 128
 """Longest name, id or metadata value in the details, in UTF-8 bytes."""
 
+RETRY_LIMIT_S: Final = 86_400.0
+"""Longest wait passed on to a caller, a day: a provider may ask for any length, a Duration holds no such thing."""
+
 LEDGER_RETRY_S: Final = 1.0
 """Advised wait while the ledger cannot take an intent: its writer commits in groups, well within a second."""
 
@@ -88,11 +91,17 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def code_of(error: errors.RouterError) -> grpc.StatusCode:
-    """Return the status code of an error; a class without a row of its own takes its nearest ancestor's."""
+    """Return the status code of an error; a class without a row of its own takes its nearest ancestor's.
+
+    A connection that broke after the request left shares its class with one that never stood; only the latter is
+    UNAVAILABLE.
+    """
     for cls in type(error).__mro__:
         code = STATUS.get(cls)
         if code is not None:
-            return code
+            billed = isinstance(error, errors.UpstreamError) and error.may_be_billed
+            # A client library retries UNAVAILABLE by itself, and what may have been billed must not be sent blindly.
+            return _CODE.ABORTED if billed and code is _CODE.UNAVAILABLE else code
     raise TypeError(f"{type(error).__qualname__} is no RouterError")
 
 
@@ -183,7 +192,7 @@ def _upstream_facts(error: errors.UpstreamError) -> dict[str, str]:
 
 def _retry_after(delay_s: float) -> RetryInfo:
     delay = Duration()
-    delay.FromNanoseconds(max(0, round(delay_s * 1e9)))
+    delay.FromNanoseconds(round(min(max(0.0, delay_s), RETRY_LIMIT_S) * 1e9))
     return RetryInfo(retry_delay=delay)
 
 

@@ -62,8 +62,8 @@ def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
         "Opus, uncached. Each over the calls where both are known. read and written are part of input; "
     )
     note.append("unknown counts calls whose cost is not known.")
-    if response.total.unknown_cost_count:
-        note.append("\n" + _unknown_note(response.total))
+    if response.total.unknown_cost_count or response.total.incomplete_count:
+        note.append("\n" + _unseen_note(response.total))
     return Group(costs, tokens, note)
 
 
@@ -104,16 +104,23 @@ def _compared(comparison: CostComparison) -> str:
     return f"{usd(saving)}\n{percent(ratio(saving, comparison.baseline_nano_usd), signed=True)}"
 
 
-def _unknown_note(total: CostRow) -> str:
-    bounded = total.unknown_cost_count - total.unbounded_count
-    parts = [f"{_calls(total.unknown_cost_count)} of unknown cost are not in the sums"]
-    if bounded:
+def _unseen_note(total: CostRow) -> str:
+    """Say which calls the sums lack, which they hold only a floor of, and how much that can be."""
+    parts = []
+    if total.unknown_cost_count:
         parts.append(
-            f"{_calls(bounded)} of them can have cost at most {usd(total.unknown_cost_bound_nano_usd)}"
+            f"{_calls(total.unknown_cost_count)} of unknown cost are not in the sums: "
+            f"at most {usd(total.unknown_cost_bound_nano_usd)}"
+        )
+    if total.incomplete_count:
+        parts.append(
+            f"{_calls(total.incomplete_count)} broke off and are in the sums with what was seen: "
+            f"at most {usd(total.incomplete_bound_nano_usd)} more"
         )
     if total.unbounded_count:
-        verb = "has" if total.unbounded_count == 1 else "have"
-        parts.append(f"{_calls(total.unbounded_count)} of them {verb} no bound")
+        parts.append(
+            f"{_calls(total.unbounded_count)} of these without a bound, not in what is said of the most"
+        )
     return "; ".join(parts) + "."
 
 
@@ -244,12 +251,19 @@ def _misses(summary: Summary) -> Table:
 
 def _reconciliation(entry: Reconciliation) -> Text:
     figures = f"ledger {usd(entry.ledger_nano_usd)}, invoice {usd(entry.invoice_nano_usd)}"
-    bound = f"; unknown calls cost at most {usd(entry.unknown_bound_nano_usd)}"
     if entry.difference_nano_usd == 0:
         return Text(f"Reconciliation: {figures}: equal to the nano-dollar.")
-    verdict = "explained by calls of unknown cost" if entry.agrees else "NOT explained"
+    unseen = []
+    if entry.unknown_bound_nano_usd:
+        unseen.append(f"calls of unknown cost may have cost (at most {usd(entry.unknown_bound_nano_usd)})")
+    if entry.incomplete_count:
+        unseen.append(
+            f"{entry.incomplete_count:,} broken-off {'call' if entry.incomplete_count == 1 else 'calls'} may have "
+            f"cost beyond what was seen (at most {usd(entry.incomplete_bound_nano_usd)})"
+        )
+    verdict = "within" if entry.agrees else "NOT explained by" if unseen else "NOT explained"
     return Text(
         f"Reconciliation: {figures}: difference {usd(entry.difference_nano_usd)}, {verdict}"
-        f"{bound if entry.unknown_bound_nano_usd else ''}.",
+        f"{' what ' if unseen else ''}{' and what '.join(unseen)}.",
         style="" if entry.agrees else "bold red",
     )

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from router.stack import stack_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -18,6 +20,7 @@ class Tasks:
     def __init__(self) -> None:
         self._group = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> "Tasks":
         await self._group.__aenter__()
@@ -26,6 +29,7 @@ class Tasks:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
     ) -> None:
+        self._closed = True
         # The owner's own error is not this group's to wrap: it ends what runs and goes on as it is.
         if error is not None:
             # Let work that was only just started begin: a task cancelled before its first step never runs its
@@ -35,11 +39,19 @@ class Tasks:
                 task.cancel()
         await self._group.__aexit__(None, None, None)
 
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run `work` in the background; its failure is logged and does not end the service."""
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> bool:
+        """Run `work` in the background; its failure is logged and does not end the service.
+
+        Returns:
+            False when the owner has ended and `work` will never run: do at once what cannot wait.
+        """
+        if self._closed:
+            work.close()
+            return False
         task = self._group.create_task(self._guard(work, name), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return True
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for what runs, at most `timeout_s`, then cancel the rest; return how many were cancelled."""
@@ -53,6 +65,6 @@ class Tasks:
     async def _guard(self, work: Coroutine[Any, Any, None], name: str) -> None:
         try:
             await work
-        except Exception:
+        except Exception as error:
             # The outermost edge of this task: nobody else can hear of it.
-            logger.exception("background work failed", extra={"task": name})
+            logger.error("background work failed: %s\n%s", name, stack_of(error))

@@ -5,11 +5,10 @@ The rule: counts are inclusive. `input_tokens` is everything the model read, cac
 Anthropic reports exclusively and Gemini inclusively (providers.md §18.1): the adapters normalise, nothing else does.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tokens of one call to one upstream.
 
     Attributes:
@@ -38,18 +37,14 @@ class Usage:
     inference_geo: str | None = None
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                self.input_tokens,
-                self.cache_read_tokens,
-                self.cache_write_5m_tokens,
-                self.cache_write_1h_tokens,
-                self.output_tokens,
-            )
-            < 0
-        ):
+        read, write_5m, write_1h = (
+            self.cache_read_tokens,
+            self.cache_write_5m_tokens,
+            self.cache_write_1h_tokens,
+        )
+        if self.input_tokens < 0 or read < 0 or write_5m < 0 or write_1h < 0 or self.output_tokens < 0:
             raise ValueError(f"token counts must not be negative: {self}")
-        if self.uncached_input_tokens < 0:
+        if read + write_5m + write_1h > self.input_tokens:
             raise ValueError(f"cache reads and writes exceed the input they are part of: {self}")
         if self.thinking_tokens is not None and not 0 <= self.thinking_tokens <= self.output_tokens:
             raise ValueError(f"thinking tokens must be part of the output tokens: {self}")

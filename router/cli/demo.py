@@ -1,5 +1,6 @@
 """`hybrid-router demo`: send a workload through the whole service and print the bill."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from router import progress
 from router.cli.loop import run
-from router.config import Config, load_config, telemetry_environment
+from router.config import Config, ConfigError, load_config, telemetry_environment
 from router.demo import Progress, run_workload
 from router.ledger import Ledger
 from router.report import Reconciliation, Row, Summary, summarise, summary_json
@@ -26,6 +27,7 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 START_TIME_S = 1_795_168_800.0
 """The demo's virtual clock starts on 2026-11-20, 10:00 UTC, so that its prices do not depend on the day it is run."""
 MESSAGE_BYTES_LIMIT = 64 << 20
+READY_TIMEOUT_S = 5.0
 
 OnRow = Callable[[Row], None]
 OnProgress = Callable[[Progress], None]
@@ -85,6 +87,10 @@ async def _against(
     target: str, workload: Workload, concurrency: int, on_row: OnRow, on_progress: OnProgress
 ) -> Summary:
     async with _channel(target) as channel:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), READY_TIMEOUT_S)
+        except TimeoutError:
+            raise ConfigError(f"no router answers at {target} within {READY_TIMEOUT_S:g} s") from None
         rows = await run_workload(
             router_service_pb2_grpc.RouterServiceStub(channel),
             workload,
@@ -135,6 +141,8 @@ async def _embedded(
         ledger_nano_usd=totals.cost.total_nano_usd,
         invoice_nano_usd=sandbox.invoice.totals().cost_nano_usd,
         unknown_bound_nano_usd=totals.unknown_bound_nano_usd,
+        incomplete_bound_nano_usd=totals.incomplete_bound_nano_usd,
+        incomplete_count=totals.incomplete_calls,
     )
     return summarise(rows, reconciliation)
 

@@ -51,7 +51,7 @@ def explain(
         return
     print("\n".join(response.lines))
     for contribution in response.contributions[:8]:
-        print(f"score {contribution.contribution:+.3f} by {contribution.feature}")
+        print(f"score {contribution.contribution:+.3f} by {contribution.feature} = {contribution.value:g}")
 
 
 def _read(path: Path) -> router_service_pb2.ExplainRequest:

@@ -7,7 +7,6 @@ are ignored, so a newer release reads an older journal. This module does not kno
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +23,7 @@ class Undecodable(ValueError):
     """The bytes are not a record this release can read."""
 
 
-class IntentRecord(NamedTuple):
+class IntentRecord(msgspec.Struct, frozen=True, gc=False):
     """An intent and the bytes it is kept as."""
 
     intent: Intent
@@ -36,7 +35,7 @@ class IntentRecord(NamedTuple):
         return self.intent.request_id, self.intent.attempt
 
 
-class SettlementRecord(NamedTuple):
+class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
     """A settlement and the bytes it is kept as."""
 
     settlement: Settlement

@@ -1,9 +1,10 @@
 """Questions to the ledger: what was spent, on what, by whom, what is unknown, what it might have cost.
 
 The rule: sums are exact integers, and a sum never hides what it lacks: calls of unknown cost are counted
-beside it with the most they can have cost. A call is placed in time by its start, when the money was
-committed. A refused call without usage cost nothing; every other call without a cost is unknown, interrupted
-ones included.
+beside it with the most they can have cost, and calls whose cost is a floor (the answer broke off before the
+provider's final count) with the most they can have cost beyond what is booked. A call is placed in time by its
+start, when the money was committed. A refused call without usage cost nothing; every other call without a cost
+is unknown, interrupted ones included.
 
 Readers open the database read-only, on a connection of their own, from any process, while it is written to.
 """
@@ -45,6 +46,9 @@ GROUPS = frozenset(_GROUPS)
 
 _LABEL = re.compile(r'label:([^"\\\x00-\x1f]{1,128})')
 _UNKNOWN = "cost_nano_usd IS NULL AND outcome <> 'refused'"
+_INCOMPLETE = "cost_nano_usd IS NOT NULL AND usage_complete = 0"
+# A bound that the booked part alone exceeds was too low and bounds nothing; it must not shrink the sum either.
+_INCOMPLETE_UNBOUNDED = "(cost_bound_nano_usd IS NULL OR cost_bound_nano_usd < cost_nano_usd)"
 _TOKENS = (
     "input_tokens",
     "cache_read_tokens",
@@ -135,10 +139,14 @@ class CostRow:
     Attributes:
         group: Group name to its value, in the order asked for; "" where a call has none.
         calls: Calls in the group, unknown and interrupted ones included.
-        cost: Sums by part over the calls of known cost.
+        cost: Sums by part over the calls of known cost, those that are floors included.
         unknown_calls: Calls whose cost is not known and that may have been billed.
         unknown_bound_nano_usd: The most those of them with a bound can have cost.
-        unbounded_calls: Those of them without a bound.
+        incomplete_calls: Calls in `cost` whose cost is a floor: the answer broke off, and the provider may
+            have billed more output than was seen.
+        incomplete_bound_nano_usd: The most those of them with a bound can have cost beyond what is in `cost`.
+        unbounded_calls: Calls of either kind, unknown or incomplete, without a bound, or with one that what is
+            booked already exceeds.
         usage_calls: Calls whose tokens are in `tokens`.
     """
 
@@ -147,6 +155,8 @@ class CostRow:
     cost: Cost
     unknown_calls: int
     unknown_bound_nano_usd: int
+    incomplete_calls: int
+    incomplete_bound_nano_usd: int
     unbounded_calls: int
     usage_calls: int
     tokens: Tokens
@@ -305,7 +315,11 @@ _SUMS = (
     "count(*)",
     f"count(*) FILTER (WHERE {_UNKNOWN})",
     f"coalesce(sum(cost_bound_nano_usd) FILTER (WHERE {_UNKNOWN}), 0)",
-    f"count(*) FILTER (WHERE {_UNKNOWN} AND cost_bound_nano_usd IS NULL)",
+    f"count(*) FILTER (WHERE {_INCOMPLETE})",
+    "coalesce(sum(cost_bound_nano_usd - cost_nano_usd)"
+    f" FILTER (WHERE {_INCOMPLETE} AND NOT {_INCOMPLETE_UNBOUNDED}), 0)",
+    f"count(*) FILTER (WHERE ({_UNKNOWN} AND cost_bound_nano_usd IS NULL)"
+    f" OR ({_INCOMPLETE} AND {_INCOMPLETE_UNBOUNDED}))",
     "count(input_tokens)",
     *(f"coalesce(sum({column}), 0)" for column in (*_TOKENS, *_PARTS)),
     *(part for baseline in _BASELINES for part in _comparison_sums(baseline)),
@@ -317,10 +331,10 @@ def _cost_row(names: tuple[str, ...], row: Sequence[str | int]) -> CostRow:
     values = iter(row)
     group = {name: str(next(values)) for name in names}
     numbers = [int(value) for value in values]
-    calls, unknown, unknown_bound, unbounded, usage_calls = numbers[:5]
-    tokens = numbers[5:11]
-    parts = numbers[11:18]
-    comparisons = [Comparison(*numbers[i : i + 3]) for i in range(18, 30, 3)]
+    calls, unknown, unknown_bound, incomplete, incomplete_bound, unbounded, usage_calls = numbers[:7]
+    tokens = numbers[7:13]
+    parts = numbers[13:20]
+    comparisons = [Comparison(*numbers[i : i + 3]) for i in range(20, 32, 3)]
     no_caching, all_opus, all_flash, all_opus_no_caching = comparisons
     return CostRow(
         group=group,
@@ -328,6 +342,8 @@ def _cost_row(names: tuple[str, ...], row: Sequence[str | int]) -> CostRow:
         cost=Cost(**dict(zip(_PARTS, parts, strict=True))),
         unknown_calls=unknown,
         unknown_bound_nano_usd=unknown_bound,
+        incomplete_calls=incomplete,
+        incomplete_bound_nano_usd=incomplete_bound,
         unbounded_calls=unbounded,
         usage_calls=usage_calls,
         tokens=Tokens(*tokens),

@@ -41,6 +41,7 @@ CREATE TABLE calls (
     cache_write_1h_tokens INTEGER,
     output_tokens INTEGER,
     thinking_tokens INTEGER,
+    usage_complete INTEGER CHECK (usage_complete IN (0, 1)),
     uncached_input_nano_usd INTEGER,
     cache_write_5m_nano_usd INTEGER,
     cache_write_1h_nano_usd INTEGER,

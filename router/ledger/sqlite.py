@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from router.ledger import codec
@@ -24,17 +25,27 @@ _COLUMNS = (
     "tenant", "application", "user", "session", "labels", "strategy", "miss_cause", "finish_reason", "error",
     "started_time_s", "settled_time_s", "duration_s", "first_byte_s",
     "input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens",
-    "thinking_tokens",
+    "thinking_tokens", "usage_complete",
     "uncached_input_nano_usd", "cache_write_5m_nano_usd", "cache_write_1h_nano_usd", "cache_read_nano_usd",
     "output_text_nano_usd", "thinking_nano_usd", "tools_nano_usd", "cost_nano_usd", "cost_bound_nano_usd",
     "no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd",
     "record",
 )  # fmt: skip
-_INSERT = (
-    f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-    " ON CONFLICT (request_id, attempt) DO NOTHING"
-)
-_NO_TOKENS: tuple[None, ...] = (None,) * 6
+
+
+def _insert_of(row_count: int) -> str:
+    row = f"({', '.join('?' * len(_COLUMNS))})"
+    return (
+        f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * row_count)}"
+        " ON CONFLICT (request_id, attempt) DO NOTHING"
+    )
+
+
+_INSERT = _insert_of(1)
+_INSERTS = tuple((row_count, _insert_of(row_count)) for row_count in (32, 8, 1))
+"""Statements by the rows they take: every one of them hands the interpreter's lock to the event loop and takes it back,
+so that a row at a time costs the loop more than the database."""
+_NO_TOKENS: tuple[None, ...] = (None,) * 7
 _NO_COST: tuple[None, ...] = (None,) * 8
 _NO_COUNTERFACTUALS: tuple[None, ...] = (None,) * 4
 
@@ -141,7 +152,7 @@ class SqliteStore:
             return Written(0, 0, 0)
         self._connection.execute("SAVEPOINT batch")
         try:
-            stored = self._connection.executemany(_INSERT, map(_settled_row, settled)).rowcount
+            stored = self._insert_rows([_settled_row(record) for record in settled])
         except _IMPOSSIBLE:
             stored = -1
         if stored != len(settled):
@@ -153,6 +164,16 @@ class SqliteStore:
         for record in settled:
             counts[self._insert_one(record, now_s)] += 1
         return Written(**counts)
+
+    def _insert_rows(self, rows: Sequence[tuple[Value, ...]]) -> int:
+        """Insert rows, many to a statement; return how many are new."""
+        stored = start = 0
+        for row_count, statement in _INSERTS:
+            while start + row_count <= len(rows):
+                values = chain.from_iterable(rows[start : start + row_count])
+                stored += self._connection.execute(statement, tuple(values)).rowcount
+                start += row_count
+        return stored
 
     def _insert_one(self, record: SettlementRecord, now_s: float) -> str:
         """Insert one settlement; return what came of it, as a field of `Written`."""
@@ -242,6 +263,7 @@ def _settled_row(record: SettlementRecord) -> tuple[Value, ...]:
                 usage.cache_write_1h_tokens,
                 usage.output_tokens,
                 usage.thinking_tokens,
+                int(usage.complete),
             )
         ),
         *(

@@ -9,6 +9,7 @@ This module does not retry, choose, price or remember.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ import msgspec
 
 from cache.plan import Plan
 from router.call import Call
-from router.errors import InvalidRequest, UpstreamError, UpstreamMalformed
+from router.errors import InvalidRequest, UpstreamError
 from router.reply import Chunk, Reply
 from router.upstreams import anthropic_errors
 from router.upstreams.anthropic_models import traits_of
@@ -29,6 +30,7 @@ from router.upstreams.anthropic_stream import AnthropicFold
 from router.upstreams.base import Rendered
 from router.upstreams.parameters import quoted
 from router.upstreams.relay import KEEP_ALIVE_S, Fold, HttpxSource, Source, relay
+from router.upstreams.wire import WireObject, decoder
 
 BASE_URL = "https://api.anthropic.com"
 CONNECT_S = 5.0
@@ -39,11 +41,15 @@ _BASELINE_TOKENS = 1
 _NO_COUNT: tuple[type[Exception], ...] = (*anthropic_errors.CAUGHT, msgspec.DecodeError)
 
 
-class _Count(msgspec.Struct):
-    input_tokens: int
+class _Count(WireObject):
+    input_tokens: int | None = None
 
 
-_decode_count = msgspec.json.Decoder(_Count).decode
+_decode_count = decoder(_Count)
+
+
+_PER_CALL = frozenset({b"content-length", b"x-stainless-timeout", b"x-stainless-read-timeout"})
+"""Headers of a request that differ from call to call; all others are constant."""
 
 
 class _Client(anthropic.AsyncAnthropic):
@@ -57,6 +63,47 @@ class _Client(anthropic.AsyncAnthropic):
         super().__init__(**options)
         self._custom_headers = {}
         self._headers: dict[str, Any] = {}
+        self._forms: dict[str, tuple[httpx2.URL, dict[str, Any], list[tuple[bytes, bytes]]]] = {}
+
+    async def _copy_and_prepare(self, options: Any) -> Any:
+        """Take options that hold bytes as they are: there is nothing in them to walk or to copy for a retry."""
+        if type(options.content) is bytes and not options.params and options.extra_json is None:
+            return options
+        return await super()._copy_and_prepare(options)
+
+    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
+        """Build what the SDK would, from the address and headers of its own first request to the same path.
+
+        It works both out anew for every call (measured: 120 us of a call's 450). A hook of the SDK's, not public: a
+        release that renames it gets its own way, slower and equal. A test holds the two against each other.
+        """
+        body, timeout = options.content, options.timeout
+        plain = not (retries_taken or options.params or options.headers or self._idempotency_header)
+        if not plain or type(body) is not bytes or not isinstance(timeout, httpx2.Timeout):
+            return super()._build_request(options, retries_taken=retries_taken)
+        form = self._forms.get(options.url)
+        if form is None:
+            request = super()._build_request(options)
+            constant = [(name, value) for name, value in request.headers.raw if name.lower() not in _PER_CALL]
+            self._forms[options.url] = request.url, request.extensions, constant
+            return request
+        url, extensions, constant = form
+        read_s = str(timeout.read).encode()
+        request = httpx2.Request(
+            "POST",
+            url,
+            headers=[
+                *constant,
+                (b"x-stainless-timeout", read_s),
+                (b"x-stainless-read-timeout", read_s),
+                (b"Content-Length", b"%d" % len(body)),
+            ],
+            stream=httpx2.ByteStream(body),
+            extensions={**extensions, "timeout": timeout.as_dict()},
+        )
+        request.read()
+        request.headers.encoding = "ascii"  # else found out from all of them, again at every look
+        return request
 
     @property
     def user_agent(self) -> str:
@@ -134,17 +181,12 @@ class AnthropicUpstream:
                     "/v1/messages",
                     content=body,
                     cast_to=httpx2.Response,
-                    options={"timeout": _timeout(timeout_s)},
+                    options=_options(timeout_s),
                 )
         except anthropic_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error
         request_id = response.headers.get("request-id", "")
-        try:
-            return parse_reply(response.content, self.model, request_id)
-        except msgspec.DecodeError as error:
-            raise UpstreamMalformed(
-                self.name, "the answer is not a message", model=self.model, upstream_request_id=request_id
-            ) from error
+        return parse_reply(response.content, self.model, request_id, self._secret)
 
     def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
         """Ask for the answer in chunks; see `Upstream.stream`.
@@ -164,7 +206,7 @@ class AnthropicUpstream:
                     "/v1/messages",
                     content=body,
                     cast_to=httpx2.Response,
-                    options={"timeout": _timeout(timeout_s)},
+                    options=_options(timeout_s),
                     stream=True,
                     stream_cls=anthropic.AsyncStream[Any],
                 ),
@@ -209,13 +251,20 @@ class AnthropicUpstream:
             "/v1/messages/count_tokens",
             content=body,
             cast_to=httpx2.Response,
-            options={"timeout": _timeout(timeout_s)},
+            options=_options(timeout_s),
         )
-        return _decode_count(response.content).input_tokens
+        counted = _decode_count(response.content).input_tokens
+        if counted is None:
+            raise msgspec.DecodeError("the counter gave no count")
+        return counted
 
     def _named(self, error: BaseException, timeout_s: float) -> UpstreamError:
         return anthropic_errors.from_sdk(error, self.model, self._secret, timeout_s)
 
 
-def _timeout(timeout_s: float) -> httpx2.Timeout:
-    return httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+def _options(timeout_s: float) -> anthropic.RequestOptions:
+    # A key of its own for every call, as the SDK makes (and does not send), without the price of a UUID.
+    return {
+        "timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
+        "idempotency_key": secrets.token_hex(16),
+    }

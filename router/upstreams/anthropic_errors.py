@@ -5,8 +5,10 @@ stable code decides first, then the type, then the HTTP status; wording decides 
 nothing else.
 """
 
+import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import anthropic
 import httpx2
@@ -21,7 +23,7 @@ from router.errors import (
     UpstreamSpendLimited,
     UpstreamUnauthorized,
 )
-from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, shown, wait_s
+from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, refused, shown, wait_s
 
 NAME = "anthropic"
 CAUGHT: tuple[type[Exception], ...] = (anthropic.AnthropicError, *TRANSPORT_ERRORS)
@@ -61,6 +63,16 @@ BY_WORDING: tuple[tuple[str, type[UpstreamError]], ...] = (
 )
 """400s that are not about the request (A-ERR; wording unstable, so unmatched ones stay UpstreamRejected)."""
 
+_PATH = re.compile(
+    r"((?:messages|system|tools|tool_choice|max_tokens|model|thinking|output_config|output_format|temperature"
+    r"|top_p|top_k|stop_sequences|metadata|cache_control|stream|service_tier|inference_geo|speed|diagnostics"
+    r"|context_management)(?:\.(?:[0-9]{1,6}|[a-z][a-z0-9_]{0,39})){0,12}): "
+)
+_FROM_HERE_THE_CALLERS = re.compile(r"(?<=\.input_schema)\..*|(?<=\.schema)\..*|(?<=\.input)\..*")
+"""Below these a path goes on with names of the caller's own."""
+_PHRASE = re.compile(r"(?:[a-z0-9_.]+: )?(prompt is too long(?:: [0-9]+ tokens > [0-9]+ maximum)?)")
+"""A-ERR's fixed wording of a request that does not fit the context window."""
+
 
 def error_class(status: int | None, type_: str, code: str, message: str) -> type[UpstreamError]:
     """Return our class for an error body; `status` None inside a stream."""
@@ -77,13 +89,13 @@ def error_class(status: int | None, type_: str, code: str, message: str) -> type
 
 
 def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) -> UpstreamError:
-    """Map what the SDK raised before an answer began."""
+    """Map what the SDK raised."""
     if isinstance(error, anthropic.APIStatusError):
         return from_body(
             status=error.status_code,
-            type_=error.type or "",
-            code=error.error_code or "",
-            message=error.api_message or "",
+            type_=_text(error.type),
+            code=_text(error.error_code),
+            message=_text(error.api_message),
             model=model,
             secret=secret,
             request_id=error.request_id or "",
@@ -107,10 +119,14 @@ def from_body(
     """Build our error from the fields of an error body, at the start of an answer or inside a stream."""
     kind = error_class(status, type_, code, message)
     label = code or type_ or (f"HTTP {status}" if status else "error")
-    text = shown(message, secret)
+    if kind is UpstreamRejected:
+        told = refused(shown(label, secret), status, _path(message), _phrase(message), request_id)
+    else:
+        text = shown(message, secret)
+        told = f"{label}: {text}" if text else label
     return kind(
         NAME,
-        f"{label}: {text}" if text else label,
+        told,
         model=model,
         http_status=status,
         upstream_request_id=request_id,
@@ -118,8 +134,22 @@ def from_body(
     )
 
 
+def _path(message: str) -> str:
+    found = _PATH.match(message)
+    return _FROM_HERE_THE_CALLERS.sub("", found[1]) if found else ""
+
+
+def _phrase(message: str) -> str:
+    found = _PHRASE.match(message)
+    return found[1] if found else ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _retry_after_s(headers: Mapping[str, str] | httpx2.Headers) -> float | None:
-    milliseconds = wait_s(headers.get("retry-after-ms", ""), 0.0)
-    if milliseconds is not None:
-        return milliseconds / 1000.0
+    finer = wait_s(headers.get("retry-after-ms", ""), time.time(), 0.001)
+    if finer is not None:
+        return finer
     return wait_s(headers.get("retry-after", ""), time.time())

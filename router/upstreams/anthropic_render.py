@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
+import msgspec
+
 from cache.plan import Plan
 from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
 from router.call import (
@@ -60,8 +62,7 @@ class Options:
     diagnostics: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What stands around the blocks.
 
     Attributes:

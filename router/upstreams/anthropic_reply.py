@@ -1,16 +1,22 @@
 """An answer of Anthropic's Messages API, decoded from its bytes into a Reply.
 
-The rule: decode only what routing, billing and the caller need; unknown fields, block types and reasons never
-fail. Usage becomes inclusive: input = uncached + read + written (A-CACHE, 2026-11). Parts carry the id that
-was asked for, because they may only go back to that upstream; the Reply carries the id that answered, because
-prices go by it.
+The rule: decode only what routing, billing and the caller need; unknown fields, block types and reasons, nulls and
+odd kinds never fail (see `wire`). An error under HTTP 200 is that error. Usage becomes inclusive: input = uncached +
+read + written (A-CACHE, 2026-11). Parts carry the id that was asked for, because they may only go back to that
+upstream; the Reply carries the id that answered, because prices go by it.
 """
+
+from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
 from router.call import FinishReason, Part, Text, Thinking, ToolCall
+from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Reply
+from router.upstreams.anthropic_errors import NAME, from_body
 from router.upstreams.parameters import compact
+from router.upstreams.wire import MAX_COUNT, WireObject, decoder
 from router.usage import Usage
 
 FINISH = {
@@ -25,24 +31,24 @@ FINISH = {
 """A-STOP, 2026-11; anything else is OTHER."""
 
 
-class WireStruct(msgspec.Struct, gc=False):
-    """A JSON object of the API; fields it does not list are skipped."""
+BLOCKS = frozenset({"text", "thinking", "redacted_thinking", "tool_use"})
+"""Content blocks that are read; others are of server tools, which we never ask for, or of a later day."""
 
 
-class CacheCreation(WireStruct):
+class CacheCreation(WireObject):
     """Written input tokens by TTL."""
 
-    ephemeral_5m_input_tokens: int = 0
-    ephemeral_1h_input_tokens: int = 0
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
 
 
-class OutputDetails(WireStruct):
+class OutputDetails(WireObject):
     """Parts of the output tokens."""
 
     thinking_tokens: int | None = None
 
 
-class WireUsage(WireStruct):
+class WireUsage(WireObject):
     """Counts as sent: `input_tokens` excludes cache reads and writes."""
 
     input_tokens: int | None = None
@@ -56,27 +62,34 @@ class WireUsage(WireStruct):
     speed: str | None = None
 
 
-class MissReason(WireStruct):
+class MissReason(WireObject):
     """Why the provider thinks a cache read was missed."""
 
     type: str = ""
     cache_missed_input_tokens: int | None = None
 
 
-class Diagnostics(WireStruct):
+class Diagnostics(WireObject):
     """A-DIAG; the reason is null while the comparison is not finished."""
 
     cache_miss_reason: MissReason | None = None
 
 
-class StopDetails(WireStruct):
+class StopDetails(WireObject):
     """Details of a refusal."""
 
     category: str | None = None
 
 
-class WireBlock(WireStruct):
+class WireBlock(WireObject):
     """A content block of any type."""
+
+    KINDS: ClassVar[frozenset[str] | None] = BLOCKS
+    NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("text",),
+        "redacted_thinking": ("data",),
+        "tool_use": ("id", "name"),
+    }
 
     type: str = ""
     text: str | None = None
@@ -88,12 +101,30 @@ class WireBlock(WireStruct):
     input: msgspec.Raw = msgspec.Raw()
 
 
-class WireMessage(WireStruct):
-    """A Message, whole or at the start of a stream."""
+class ErrorDetails(WireObject):
+    """What an error adds to its type."""
 
+    error_code: str | None = None
+
+
+class WireError(WireObject):
+    """An error, as the body of a refusal or as an event."""
+
+    type: str = ""
+    message: str = ""
+    details: ErrorDetails | None = None
+
+
+class WireMessage(WireObject):
+    """A Message, whole or at the start of a stream, or an error in its place."""
+
+    NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("content",)}
+
+    type: str = ""
+    error: WireError | None = None
     id: str = ""
     model: str = ""
-    content: list[WireBlock] = []
+    content: list[WireBlock] = msgspec.field(default_factory=list)
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: StopDetails | None = None
@@ -101,23 +132,51 @@ class WireMessage(WireStruct):
     usage: WireUsage | None = None
 
 
-_decode = msgspec.json.Decoder(WireMessage).decode
+_decode = decoder(WireMessage)
 
 
-def parse_reply(body: bytes, model: str, request_id: str) -> Reply:
+def parse_reply(body: bytes, model: str, request_id: str, secret: str = "") -> Reply:
     """Read a whole answer.
 
     Args:
         body: The response's bytes.
         model: Id that was asked for.
         request_id: The `request-id` header.
+        secret: The credential, to keep it out of messages.
 
     Raises:
-        msgspec.DecodeError: If it is not a Message.
+        UpstreamError: The error it is; UpstreamMalformed if it is neither an error nor a Message.
     """
-    wire = _decode(body)
-    parts = tuple(part for block in wire.content if (part := _part(block, model)) is not None)
-    return reply_of(wire, parts, normal_usage(wire.usage, complete=True), model, request_id)
+    try:
+        wire = _decode(body)
+        parts = tuple(part for block in wire.content if (part := _part(block, model)) is not None)
+    except msgspec.DecodeError as error:
+        raise _no_message(model, request_id, None) from error
+    if wire.type == "error":
+        raise fault_of(wire.error or WireError(), model, request_id, secret)
+    usage = normal_usage(wire.usage, complete=True)
+    if wire.type != "message" or not (wire.stop_reason or wire.content):
+        raise _no_message(model, request_id, usage)
+    return reply_of(wire, parts, usage, model, request_id)
+
+
+def _no_message(model: str, request_id: str, usage: Usage | None) -> UpstreamMalformed:
+    return UpstreamMalformed(
+        NAME, "the answer is not a message", model=model, upstream_request_id=request_id, usage=usage
+    )
+
+
+def fault_of(error: WireError, model: str, request_id: str, secret: str) -> UpstreamError:
+    """Name an error that came under HTTP 200, whole or as an event."""
+    return from_body(
+        status=None,
+        type_=error.type,
+        code=(error.details.error_code or "") if error.details else "",
+        message=error.message,
+        model=model,
+        secret=secret,
+        request_id=request_id,
+    )
 
 
 def reply_of(
@@ -166,14 +225,20 @@ def merge_usage(known: WireUsage, newer: WireUsage) -> WireUsage:
 def normal_usage(wire: WireUsage | None, *, complete: bool) -> Usage | None:
     """Return inclusive counts; None when the provider sent none or they contradict each other.
 
+    They are complete only with a count of the output: without one it is unknown, which is not 0.
     Written tokens without their split count as 5 minute writes: that is what a marker without a TTL asks for.
     """
-    if wire is None or wire.input_tokens is None:
+    if wire is None or wire.input_tokens is None or wire.input_tokens > MAX_COUNT:
         return None
     read = wire.cache_read_input_tokens or 0
-    written_1h = wire.cache_creation.ephemeral_1h_input_tokens if wire.cache_creation else 0
-    split_5m = wire.cache_creation.ephemeral_5m_input_tokens if wire.cache_creation else 0
+    written_1h = split_5m = 0
+    if wire.cache_creation is not None:
+        written_1h = wire.cache_creation.ephemeral_1h_input_tokens or 0
+        split_5m = wire.cache_creation.ephemeral_5m_input_tokens or 0
     written = max(wire.cache_creation_input_tokens or 0, split_5m + written_1h)
+    output = wire.output_tokens or 0
+    if read > MAX_COUNT or written > MAX_COUNT or output > MAX_COUNT:
+        return None
     details = wire.output_tokens_details
     try:
         return Usage(
@@ -181,9 +246,9 @@ def normal_usage(wire: WireUsage | None, *, complete: bool) -> Usage | None:
             cache_read_tokens=read,
             cache_write_5m_tokens=written - written_1h,
             cache_write_1h_tokens=written_1h,
-            output_tokens=wire.output_tokens or 0,
+            output_tokens=output,
             thinking_tokens=details.thinking_tokens if details else None,
-            complete=complete,
+            complete=complete and wire.output_tokens is not None,
             speed=wire.speed,
             service_tier=wire.service_tier,
             inference_geo=wire.inference_geo,

@@ -8,29 +8,44 @@ Reply's parts.
 Events: A-STREAM (platform.claude.com/docs/en/build-with-claude/streaming), 2026-11.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import msgspec
 
 from router.call import Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Chunk, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
-from router.upstreams.anthropic_errors import NAME, from_body
+from router.upstreams.anthropic_errors import NAME
 from router.upstreams.anthropic_reply import (
+    BLOCKS,
     StopDetails,
     WireBlock,
+    WireError,
     WireMessage,
-    WireStruct,
     WireUsage,
+    fault_of,
     merge_usage,
     normal_usage,
     reply_of,
 )
 from router.upstreams.parameters import compact
 from router.upstreams.sse import SseSplitter
+from router.upstreams.wire import LOST, WireObject, decoder, is_half, seamed
 from router.usage import Usage
 
 
-class _Delta(WireStruct):
+class _Delta(WireObject):
     """The delta of a block or of the message, whichever it is."""
+
+    KINDS: ClassVar[frozenset[str] | None] = frozenset(
+        {"text_delta", "input_json_delta", "thinking_delta", "signature_delta"}
+    )
+    NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text_delta": ("text",),
+        "input_json_delta": ("partial_json",),
+    }
+    PIECES: ClassVar[frozenset[str]] = frozenset({"text", "partial_json", "thinking"})
 
     type: str = ""
     text: str | None = None
@@ -42,18 +57,20 @@ class _Delta(WireStruct):
     stop_details: StopDetails | None = None
 
 
-class _ErrorDetails(WireStruct):
-    error_code: str | None = None
-
-
-class _Error(WireStruct):
-    type: str = ""
-    message: str = ""
-    details: _ErrorDetails | None = None
-
-
-class _Event(WireStruct):
+class _Event(WireObject):
     """Any event; which fields are set depends on `type`."""
+
+    KINDS: ClassVar[frozenset[str] | None] = frozenset(
+        {
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+            "error",
+        }
+    )
 
     type: str = ""
     index: int = 0
@@ -61,20 +78,21 @@ class _Event(WireStruct):
     content_block: WireBlock | None = None
     message: WireMessage | None = None
     usage: WireUsage | None = None
-    error: _Error | None = None
+    error: WireError | None = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decode = decoder(_Event)
 
 
 class _Block:
     """A content block while its deltas come."""
 
-    __slots__ = ("id", "index", "kind", "name", "pieces", "signature", "start_input")
+    __slots__ = ("held", "id", "index", "kind", "name", "pieces", "signature", "start_input")
 
     def __init__(self, wire: WireBlock) -> None:
         self.kind = wire.type
         self.index = -1
+        self.held = ""
         self.pieces: list[str] = [piece for piece in (wire.text, wire.thinking) if piece]
         self.signature = wire.data or wire.signature or ""
         self.id = wire.id or ""
@@ -117,16 +135,32 @@ class AnthropicFold:
         self._pending: _Block | None = None
         self._pieces: list[str] = []
         self._opens_call = False
+        self._is_counted = False
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Take bytes; return the chunks they complete."""
+        return self._take(self._split.feed(data))
+
+    def finish(self) -> list[Chunk]:
+        """Take the end of the body: an event without its blank line, or an error that was no stream at all. What
+        is cut in the middle is left: the answer then ended too early, which says more.
+        """
+        return self._take(self._split.flush(), is_end=True)
+
+    def _take(self, frames: list[bytes], *, is_end: bool = False) -> list[Chunk]:
         out: list[Chunk] = []
-        for frame in self._split.feed(data):
+        for frame in frames:
             if self.done or self.fault is not None:
                 break
             try:
                 event = _decode(frame)
+                if event.type == "content_block_delta":
+                    self._delta(event, out)
+                else:
+                    self._other(event, out)
             except msgspec.DecodeError:
+                if is_end:
+                    break
                 self.fault = UpstreamMalformed(
                     NAME,
                     "an event of the stream is not the JSON it should be",
@@ -134,18 +168,8 @@ class AnthropicFold:
                     upstream_request_id=self._request_id,
                 )
                 break
-            if event.type == "content_block_delta":
-                self._delta(event, out)
-            else:
-                self._other(event, out)
         self._flush(out)
         return out
-
-    def finish(self) -> list[Chunk]:
-        """Take the end of the body: an answer is whole only after message_stop, so there is nothing left to
-        give.
-        """
-        return []
 
     def _other(self, event: _Event, out: list[Chunk]) -> None:
         match event.type:
@@ -159,13 +183,15 @@ class AnthropicFold:
                 self._flush(out)
                 self._end_of_message(event, out)
             case "message_stop":
+                for index in list(self._open):
+                    self._stop_block(index, out)
                 self._flush(out)
                 self.done = True
                 parts = tuple(block.part(self._model) for block in self._blocks)
                 reply = reply_of(self._message, parts, self.usage, self._model, self._request_id)
                 out.append(Finished(reply))
             case "error":
-                self._fail(event.error or _Error())
+                self.fault = fault_of(event.error or WireError(), self._model, self._request_id, self._secret)
             case _:
                 pass
 
@@ -178,8 +204,8 @@ class AnthropicFold:
         out.append(Started(message.model or self._model, message.id, self._request_id, self.usage))
 
     def _start_block(self, index: int, wire: WireBlock, out: list[Chunk]) -> None:
-        if wire.type not in ("text", "thinking", "redacted_thinking", "tool_use"):
-            return  # blocks of server tools, which we never ask for
+        if wire.type not in BLOCKS:
+            return
         block = self._open[index] = _Block(wire)
         if block.kind != "text" or block.pieces:
             self._number(block)
@@ -191,19 +217,31 @@ class AnthropicFold:
             return
         piece = delta.text or delta.partial_json or delta.thinking
         if piece:
-            if block.index < 0:
-                self._number(block)
-            block.pieces.append(piece)
-            self._hold(block, piece, out)
+            if block.held or is_half(piece[0]) or is_half(piece[-1]):
+                piece, block.held = seamed(block.held, piece)
+            self._say(block, piece, out)
         elif delta.signature:
             block.signature += delta.signature
 
     def _stop_block(self, index: int, out: list[Chunk]) -> None:
         block = self._open.pop(index, None)
-        if block is not None and block.kind == "tool_use" and not block.pieces:
+        if block is None:
+            return
+        if block.held:
+            block.held = ""
+            self._say(block, LOST, out)
+        if block.kind == "tool_use" and not block.pieces:
             whole = compact(block.start_input)
             block.pieces.append(whole)
             self._hold(block, whole, out)
+
+    def _say(self, block: _Block, piece: str, out: list[Chunk]) -> None:
+        if not piece:
+            return
+        if block.index < 0:
+            self._number(block)
+        block.pieces.append(piece)
+        self._hold(block, piece, out)
 
     def _number(self, block: _Block) -> None:
         block.index = len(self._blocks)
@@ -240,18 +278,8 @@ class AnthropicFold:
             self._message.stop_details = event.delta.stop_details
         if event.usage is not None:
             self._wire_usage = merge_usage(self._wire_usage, event.usage)
-        usage = normal_usage(self._wire_usage, complete=self._message.stop_reason is not None)
+            self._is_counted = self._message.stop_reason is not None and event.usage.output_tokens is not None
+        usage = normal_usage(self._wire_usage, complete=self._is_counted)
         if usage is not None and usage != self.usage:
             self.usage = usage
             out.append(UsageSeen(usage))
-
-    def _fail(self, error: _Error) -> None:
-        self.fault = from_body(
-            status=None,
-            type_=error.type,
-            code=(error.details.error_code or "") if error.details else "",
-            message=error.message,
-            model=self._model,
-            secret=self._secret,
-            request_id=self._request_id,
-        )

@@ -5,8 +5,9 @@ and gives the blocks whose bytes will be sent, so that the cache plans over exac
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from cache.plan import Plan
 from cache.prompt import Prompt
@@ -14,8 +15,7 @@ from router.call import Call
 from router.reply import Chunk, Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendered(msgspec.Struct, frozen=True, gc=False):
     """A call in one provider's spelling, before cache breakpoints.
 
     Attributes:

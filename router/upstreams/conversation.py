@@ -9,7 +9,8 @@ This module does not know how a part is spelled on a wire.
 """
 
 import re
-from typing import NamedTuple
+
+import msgspec
 
 from router.call import Call, Document, Image, Part, Role, Text, Thinking, ToolCall, ToolResult
 from router.errors import InvalidRequest
@@ -19,8 +20,8 @@ _ASSISTANT_ONLY = (ToolCall, Thinking)
 _DATE_SUFFIX = re.compile(r"-20\d{6}$")
 
 
-class Placed(NamedTuple):
-    """A part and where it stands in the call; a named tuple because one is made per part and request."""
+class Placed(msgspec.Struct, frozen=True, gc=False):
+    """A part and where it stands in the call."""
 
     message: int
     part: int
@@ -32,14 +33,14 @@ class Placed(NamedTuple):
         return f"messages[{self.message}].parts[{self.part}]"
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One speaker's parts until the other speaks; never empty."""
 
     role: Role
     parts: list[Placed]
 
 
-class Conversation(NamedTuple):
+class Conversation(msgspec.Struct, frozen=True, gc=False):
     """Turns in order, and the tool name behind each call id."""
 
     turns: list[Turn]

@@ -26,8 +26,8 @@ from router.upstreams import gemini_errors
 from router.upstreams.base import Rendered
 from router.upstreams.gemini_models import traits_of
 from router.upstreams.gemini_render import render, request_body
-from router.upstreams.gemini_reply import Answer, decode_frame
-from router.upstreams.gemini_stream import GeminiFold
+from router.upstreams.gemini_reply import Answer, decode_frames
+from router.upstreams.gemini_stream import GeminiFold, fault_of
 from router.upstreams.gemini_transport import transport_for
 from router.upstreams.relay import KEEP_ALIVE_S, Fold, Source, relay
 
@@ -108,18 +108,26 @@ class GeminiUpstream:
             raise self._named(error, timeout_s) from error
         answer = Answer(self.model, _request_id(headers))
         try:
-            frame = decode_frame(content)
+            for frame in decode_frames(content):
+                if frame.error is not None:
+                    raise fault_of(frame.error, answer, self._secret)
+                answer.take_facts(frame)
+                answer.take_parts(frame, [])
         except msgspec.DecodeError as error:
             raise UpstreamMalformed(
-                self.name, "the answer is not the JSON it should be", model=self.model
+                self.name,
+                "the answer is not the JSON it should be",
+                model=self.model,
+                upstream_request_id=answer.request_id,
+                usage=answer.usage,
             ) from error
-        answer.take_facts(frame)
-        answer.take_parts(frame, [])
+        answer.end_text([])
         if not answer.is_whole and not answer.has_content:
             raise UpstreamMalformed(
                 self.name,
                 "the answer has neither content nor a reason for its absence",
                 model=self.model,
+                upstream_request_id=answer.request_id,
                 usage=answer.usage,
             )
         return answer.reply()

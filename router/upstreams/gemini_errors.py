@@ -5,6 +5,7 @@ in the details decides first (a wrong key is a 400), then the status name, then 
 asked for stands in the body, not in a header.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,8 @@ from router.errors import (
     UpstreamSpendLimited,
     UpstreamUnauthorized,
 )
-from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, shown, wait_s
+from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, refused, shown, wait_s
+from router.upstreams.wire import fitted
 
 NAME = "gemini"
 CAUGHT: tuple[type[Exception], ...] = (
@@ -67,6 +69,16 @@ BY_STATUS: dict[int, type[UpstreamError]] = {
     503: UpstreamOverloaded,
 }
 
+_PATH = re.compile(
+    r"(?:\* GenerateContentRequest\.|Invalid value at ')"
+    r"((?:contents|system_?[iI]nstruction|tools|tool_?[cC]onfig|generation_?[cC]onfig|safety_?[sS]ettings|model)"
+    r"(?:\[[0-9]{1,6}\])?(?:\.[A-Za-z_]{1,40}(?:\[[0-9]{1,6}\])?){0,12})(?:'|: )"
+)
+_FROM_HERE_THE_CALLERS = re.compile(
+    r"(?<=\.parameters)\..*|(?<=[sS]chema)\..*|(?<=\.args)\..*|(?<=\.response)\..*"
+)
+"""Below these a path goes on with names of the caller's own."""
+
 
 class _Violation(msgspec.Struct, rename="camel"):
     quota_id: str = ""
@@ -82,7 +94,7 @@ class _Detail(msgspec.Struct, rename="camel"):
 
 
 def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) -> UpstreamError:
-    """Map what the SDK raised before an answer began."""
+    """Map what the SDK raised."""
     if isinstance(error, sdk_errors.APIError):
         body = error.details if isinstance(error.details, dict) else {}
         inner = body.get("error", body)
@@ -94,6 +106,7 @@ def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) ->
             details=inner.get("details") if isinstance(inner, dict) else None,
             model=model,
             secret=secret,
+            request_id=headers.get("x-request-id", "") if headers is not None else "",
             headers=headers,
         )
     if isinstance(error, ValueError):
@@ -109,6 +122,7 @@ def from_body(
     details: Any,
     model: str,
     secret: str,
+    request_id: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> UpstreamError:
     """Build our error from the fields of an error body, at the start of an answer or inside a stream.
@@ -118,27 +132,38 @@ def from_body(
         name: `error.status`, e.g. "RESOURCE_EXHAUSTED".
         message: `error.message`.
         details: `error.details` as decoded JSON, anything else counts as absent.
+        request_id: The provider's id of the HTTP request, "" when it gave none.
     """
     known = _details(details)
     kind = _error_class(status, name, known)
-    told = shown(message, secret)
     label = next((detail.reason for detail in known if detail.reason), "") or name or f"HTTP {status}"
+    if kind is UpstreamRejected:
+        told = refused(shown(label, secret), status, _path(message), "", request_id)
+    else:
+        text = shown(message, secret)
+        told = f"{label}: {text}" if text else label
     return kind(
         NAME,
-        f"{label}: {told}" if told else label,
+        told,
         model=model,
         http_status=status,
+        upstream_request_id=request_id,
         retry_after_s=_retry_after_s(known, headers),
     )
+
+
+def _path(message: str) -> str:
+    found = _PATH.match(message)
+    return _FROM_HERE_THE_CALLERS.sub("", found[1]) if found else ""
 
 
 def _details(details: Any) -> list[_Detail]:
     known: list[_Detail] = []
     for detail in details if isinstance(details, list) else []:
         try:
-            known.append(msgspec.convert(detail, _Detail))
-        except msgspec.ValidationError:
-            continue  # a kind of detail we do not know
+            known.append(fitted(detail, _Detail))
+        except msgspec.DecodeError:
+            continue  # no object
     return known
 
 

@@ -10,8 +10,9 @@ This module does no I/O.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
 from router.call import (
@@ -45,8 +46,7 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """What stands around the blocks.
 
     Attributes:

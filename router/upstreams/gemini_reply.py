@@ -1,21 +1,24 @@
 """An answer of Gemini's generateContent: its frames, whole or streamed, become parts, usage and a Reply.
 
-The rule: one way of reading for both, because a streamed frame has the shape of a whole answer. Counts
-replace, never add; `promptTokenCount` already includes the cached part, thoughts are output beside the
-candidates, and the tool-use prompt is input beside the prompt (G-GEN, G-PRICE, 2026-11). Unknown parts,
-fields and reasons never fail.
+The rule: one way of reading for both, because a streamed frame has the shape of a whole answer. Counts replace, never
+add, and only usable ones do; `promptTokenCount` already includes the cached part, thoughts are output beside the
+candidates, and the tool-use prompt is input beside the prompt (G-GEN, G-PRICE, 2026-11). Unknown parts, fields and
+reasons never fail.
 
 Adjacent text pieces are one part until a signature closes it, so a streamed answer and a whole one give equal
 parts. A Reply's parts carry the id that was asked for, its `model` the id that answered.
 """
 
+from collections.abc import Mapping
 from hashlib import blake2b
+from typing import Any, ClassVar
 
 import msgspec
 
 from router.call import FinishReason, Part, Text, Thinking, ToolCall
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
 from router.upstreams.parameters import compact
+from router.upstreams.wire import LOST, MAX_COUNT, WireObject, fitted, is_half, loads, seamed
 from router.usage import Usage
 
 FINISH = {
@@ -41,12 +44,14 @@ FINISH = {
 _TEXTS = (TextDelta, ThinkingDelta)
 
 
-class WireStruct(msgspec.Struct, gc=False, rename="camel"):
+class WireStruct(WireObject, gc=False, rename="camel"):
     """A JSON object of the API; fields it does not list are skipped."""
 
 
 class FunctionCall(WireStruct):
     """A call; `args` is an object, not a string."""
+
+    NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("name",)}
 
     id: str | None = None
     name: str = ""
@@ -55,6 +60,9 @@ class FunctionCall(WireStruct):
 
 class WirePart(WireStruct):
     """A part of any kind."""
+
+    NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {"": ("text", "functionCall")}
+    PIECES: ClassVar[frozenset[str]] = frozenset({"text"})
 
     text: str | None = None
     thought: bool | None = None
@@ -98,7 +106,7 @@ class WireError(WireStruct):
     code: int | None = None
     message: str = ""
     status: str = ""
-    details: list[msgspec.Raw] | None = None
+    details: Any = None
 
 
 class Frame(WireStruct):
@@ -112,17 +120,31 @@ class Frame(WireStruct):
     error: WireError | None = None
 
 
-decode_frame = msgspec.json.Decoder(Frame).decode
+_decode = msgspec.json.Decoder(Frame).decode
+
+
+def decode_frames(data: bytes) -> list[Frame]:
+    """Read a frame, or an array of them: without SSE the API wraps everything in one, errors too.
+
+    Raises:
+        msgspec.DecodeError: If it is neither.
+    """
+    try:
+        return [_decode(data)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = loads(data)
+        return [fitted(item, Frame) for item in (value if isinstance(value, list) else [value])]
 
 
 class _Building:
     """A part while its pieces come."""
 
-    __slots__ = ("call", "is_thought", "pieces", "signature")
+    __slots__ = ("call", "held", "is_thought", "pieces", "signature")
 
     def __init__(self, *, is_thought: bool = False, call: ToolCall | None = None) -> None:
         self.pieces: list[str] = []
         self.signature = ""
+        self.held = ""
         self.is_thought = is_thought
         self.call = call
 
@@ -150,7 +172,8 @@ class Answer:
         self.response_id = ""
         self.finish = ""
         self.blocked = ""
-        self._wire_usage: WireUsage | None = None
+        self.usage: Usage | None = None
+        """The newest usable counts, final if they came with the end or after it; None when none were given."""
         self._building: list[_Building] = []
         self._calls = 0
 
@@ -164,13 +187,6 @@ class Answer:
         """Whether any part was seen."""
         return bool(self._building)
 
-    @property
-    def usage(self) -> Usage | None:
-        """The newest counts, final once the answer is whole; None when none were given."""
-        return (
-            normal_usage(self._wire_usage, complete=self.is_whole) if self._wire_usage is not None else None
-        )
-
     def take_facts(self, frame: Frame) -> None:
         """Add what a frame says about the answer: ids, end, counts."""
         if frame.model_version:
@@ -182,7 +198,7 @@ class Answer:
         if frame.candidates and frame.candidates[0].finish_reason:
             self.finish = frame.candidates[0].finish_reason
         if frame.usage_metadata is not None:
-            self._wire_usage = frame.usage_metadata
+            self.usage = normal_usage(frame.usage_metadata, complete=self.is_whole) or self.usage
 
     def take_parts(self, frame: Frame, out: list[Chunk]) -> None:
         """Add a frame's parts and append their deltas to `out`, neighbours of one part joined."""
@@ -191,6 +207,13 @@ class Answer:
             if content is not None and content.parts:
                 for part in content.parts:
                     self._take_part(part, out)
+
+    def end_text(self, out: list[Chunk]) -> None:
+        """End the last part: half a character that was held back is lost."""
+        last = self._building[-1] if self._building else None
+        if last is not None and last.held:
+            last.held = ""
+            self._say(last, LOST, out)
 
     def reply(self) -> Reply:
         """Build the Reply from what was taken."""
@@ -211,6 +234,7 @@ class Answer:
 
     def _take_part(self, part: WirePart, deltas: list[Chunk]) -> None:
         if part.function_call is not None:
+            self.end_text(deltas)
             self._take_call(part.function_call, part.thought_signature or "", deltas)
             return
         text, signature = part.text or "", part.thought_signature or ""
@@ -219,12 +243,20 @@ class Answer:
         last = self._building[-1] if self._building else None
         is_thought = bool(part.thought)
         if last is None or last.call is not None or last.signature or last.is_thought is not is_thought:
+            self.end_text(deltas)
             last = _Building(is_thought=is_thought)
             self._building.append(last)
         last.signature = signature
         if text:
+            if last.held or is_half(text[0]) or is_half(text[-1]):
+                text, last.held = seamed(last.held, text)
+            self._say(last, text, deltas)
+
+    def _say(self, last: _Building, text: str, deltas: list[Chunk]) -> None:
+        if text:
             last.pieces.append(text)
-            _append_delta(deltas, (ThinkingDelta if is_thought else TextDelta)(len(self._building) - 1, text))
+            delta = (ThinkingDelta if last.is_thought else TextDelta)(len(self._building) - 1, text)
+            _append_delta(deltas, delta)
 
     def _take_call(self, wire: FunctionCall, signature: str, deltas: list[Chunk]) -> None:
         arguments = compact(wire.args)
@@ -256,11 +288,15 @@ def normal_usage(wire: WireUsage, *, complete: bool) -> Usage | None:
     if wire.prompt_token_count is None:
         return None
     thoughts = wire.thoughts_token_count or 0
+    inputs = wire.prompt_token_count + (wire.tool_use_prompt_token_count or 0)
+    outputs = (wire.candidates_token_count or 0) + thoughts
+    if inputs > MAX_COUNT or outputs > MAX_COUNT:
+        return None
     try:
         return Usage(
-            input_tokens=wire.prompt_token_count + (wire.tool_use_prompt_token_count or 0),
+            input_tokens=inputs,
             cache_read_tokens=wire.cached_content_token_count or 0,
-            output_tokens=(wire.candidates_token_count or 0) + thoughts,
+            output_tokens=outputs,
             thinking_tokens=thoughts,
             complete=complete,
             service_tier=wire.service_tier,

@@ -43,9 +43,18 @@ def json_object(text: str, field: str) -> bytes:
 
 
 def compact(value: msgspec.Raw) -> str:
-    """Return the arguments a model gave as compact text, key order kept; "{}" for none."""
+    """Return the arguments a model gave as compact text, key order kept; "{}" for none.
+
+    Raises:
+        msgspec.DecodeError: If they are not JSON in UTF-8; a decoder passes over what it does not build.
+    """
     content = bytes(value)
-    return msgspec.json.format(content, indent=-1).decode() if content not in (b"", b"null") else "{}"
+    if content in (b"", b"null"):
+        return "{}"
+    try:
+        return msgspec.json.format(content, indent=-1).decode()
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("not UTF-8") from error
 
 
 @lru_cache(maxsize=256)

@@ -94,7 +94,7 @@ async def relay(
 
     Args:
         open_source: Sends the request and returns once headers are in.
-        named: Maps an exception of the types in `errors` to one of ours, as before an answer began.
+        named: Maps an exception of the types in `errors` to one of ours.
         errors: What the SDK and its transport may raise.
         upstream: For messages.
         model: For messages.
@@ -120,7 +120,7 @@ async def relay(
                     yield chunk
                 if fold.done:
                     return
-                raise _broken(fold, named(error), upstream, model) from error
+                raise _broken(fold, fold.fault or named(error), upstream, model) from error
             for chunk in fold.feed(data) if data else fold.finish():
                 yield chunk
             if fold.fault is not None:

@@ -49,7 +49,7 @@ class GetCostsRequest(_message.Message):
     def __init__(self, dimension: _Optional[_Union[CostDimension, str]] = ..., label_key: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., application: _Optional[str] = ...) -> None: ...
 
 class CostRow(_message.Message):
-    __slots__ = ("key", "call_count", "usage", "cost", "no_caching", "all_opus", "all_flash", "all_opus_no_caching", "unknown_cost_count", "unknown_cost_bound_nano_usd", "unbounded_count", "usage_count")
+    __slots__ = ("key", "call_count", "usage", "cost", "no_caching", "all_opus", "all_flash", "all_opus_no_caching", "unknown_cost_count", "unknown_cost_bound_nano_usd", "unbounded_count", "usage_count", "incomplete_count", "incomplete_bound_nano_usd")
     KEY_FIELD_NUMBER: _ClassVar[int]
     CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,8 @@ class CostRow(_message.Message):
     UNKNOWN_COST_BOUND_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     UNBOUNDED_COUNT_FIELD_NUMBER: _ClassVar[int]
     USAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    INCOMPLETE_BOUND_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     key: str
     call_count: int
     usage: _accounting_pb2.Usage
@@ -74,7 +76,9 @@ class CostRow(_message.Message):
     unknown_cost_bound_nano_usd: int
     unbounded_count: int
     usage_count: int
-    def __init__(self, key: _Optional[str] = ..., call_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus: _Optional[_Union[CostComparison, _Mapping]] = ..., all_flash: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus_no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., unknown_cost_count: _Optional[int] = ..., unknown_cost_bound_nano_usd: _Optional[int] = ..., unbounded_count: _Optional[int] = ..., usage_count: _Optional[int] = ...) -> None: ...
+    incomplete_count: int
+    incomplete_bound_nano_usd: int
+    def __init__(self, key: _Optional[str] = ..., call_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus: _Optional[_Union[CostComparison, _Mapping]] = ..., all_flash: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus_no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., unknown_cost_count: _Optional[int] = ..., unknown_cost_bound_nano_usd: _Optional[int] = ..., unbounded_count: _Optional[int] = ..., usage_count: _Optional[int] = ..., incomplete_count: _Optional[int] = ..., incomplete_bound_nano_usd: _Optional[int] = ...) -> None: ...
 
 class CostComparison(_message.Message):
     __slots__ = ("call_count", "baseline_nano_usd", "cost_nano_usd")

@@ -14,9 +14,10 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time, thread_time
+
+from msgspec.structs import replace
 
 from router.clock import SystemClock
 from router.cost import cost, counterfactuals

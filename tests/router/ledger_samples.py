@@ -1,6 +1,6 @@
 """Intents and settlements for tests of the ledger, whole and valid, with what a test cares about changed."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from router.cost import Cost, Counterfactuals
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement

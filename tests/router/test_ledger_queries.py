@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from router.cost import Cost, Counterfactuals
 from router.ledger import GROUPS, Filter, Ledger, LedgerReader
@@ -40,7 +40,13 @@ calls = st.lists(
         st.sampled_from([{}, {"team": "search"}, {"team": "ads", "env": "prod"}]),
         st.none() | st.builds(Cost, uncached_input_nano_usd=nano, thinking_nano_usd=nano),
         st.none() | st.builds(Counterfactuals, no_caching_nano_usd=st.none() | nano),
-        st.none() | st.builds(Usage, input_tokens=st.integers(0, 10**9), output_tokens=st.integers(0, 10**6)),
+        st.none()
+        | st.builds(
+            Usage,
+            input_tokens=st.integers(0, 10**9),
+            output_tokens=st.integers(0, 10**6),
+            complete=st.booleans(),
+        ),
         st.none() | nano,
         st.sampled_from(Outcome),
     ),
@@ -51,6 +57,11 @@ calls = st.lists(
 def expected(rows):
     """Sum (cost, counterfactual, usage, bound, outcome) rows in plain Python."""
     unknown = [bound for cost, _, _, bound, outcome in rows if cost is None and outcome != Outcome.REFUSED]
+    room = [
+        None if bound is None or bound < cost.total_nano_usd else bound - cost.total_nano_usd
+        for cost, _, usage, bound, _ in rows
+        if cost is not None and usage is not None and not usage.complete
+    ]
     compared = [
         (other.no_caching_nano_usd, cost.total_nano_usd)
         for cost, other, _, _, _ in rows
@@ -62,7 +73,9 @@ def expected(rows):
         "thinking": sum(cost.thinking_nano_usd for cost, *_ in rows if cost is not None),
         "unknown": len(unknown),
         "bound": sum(bound for bound in unknown if bound is not None),
-        "unbounded": sum(bound is None for bound in unknown),
+        "incomplete": len(room),
+        "room": sum(most for most in room if most is not None),
+        "unbounded": sum(most is None for most in (*unknown, *room)),
         "input": sum(usage.input_tokens for _, _, usage, _, _ in rows if usage is not None),
         "saving": sum(baseline - cost for baseline, cost in compared),
         "compared": len(compared),
@@ -77,6 +90,8 @@ def found(row):
         "thinking": row.cost.thinking_nano_usd,
         "unknown": row.unknown_calls,
         "bound": row.unknown_bound_nano_usd,
+        "incomplete": row.incomplete_calls,
+        "room": row.incomplete_bound_nano_usd,
         "unbounded": row.unbounded_calls,
         "input": row.tokens.input_tokens,
         "saving": row.no_caching.saving_nano_usd,
@@ -134,6 +149,27 @@ async def test_a_refused_call_is_free_and_not_unknown(ledger):
     settle(ledger, *(({}, {"outcome": outcome, **nothing}) for outcome in (Outcome.REFUSED, Outcome.UNKNOWN)))
     totals = await ledger.totals()
     assert (totals.calls, totals.unknown_calls, totals.unknown_bound_nano_usd) == (2, 1, 90_000_000)
+
+
+async def test_a_broken_off_call_is_a_floor_with_a_bound(ledger):
+    """Its cost is booked and can be more by what its bound leaves; a bound already exceeded bounds nothing."""
+    broken = {"usage": Usage(input_tokens=3_000, output_tokens=800, complete=False)}
+    bounds = (90_000_000, 23_750_000, 23_749_999, None)
+    settle(ledger, ({}, {}), *(({"cost_bound_nano_usd": bound}, broken) for bound in bounds))
+    totals = await ledger.totals()
+    assert totals.cost.total_nano_usd == 5 * 23_750_000
+    assert (totals.unknown_calls, totals.unknown_bound_nano_usd) == (0, 0)
+    assert (totals.incomplete_calls, totals.incomplete_bound_nano_usd) == (4, 90_000_000 - 23_750_000)
+    assert totals.unbounded_calls == 2
+
+
+async def test_a_broken_off_call_without_a_price_is_unknown(ledger):
+    """A call is a floor or unknown, never both: without a cost there is no floor."""
+    broken = {"usage": Usage(input_tokens=3_000, complete=False), "cost": None, "counterfactuals": None}
+    settle(ledger, ({}, broken))
+    totals = await ledger.totals()
+    assert (totals.unknown_calls, totals.unknown_bound_nano_usd) == (1, 90_000_000)
+    assert (totals.incomplete_calls, totals.incomplete_bound_nano_usd) == (0, 0)
 
 
 async def test_time_ranges_are_half_open_and_days_are_utc(ledger):

@@ -1,11 +1,11 @@
 """Prices: the vendors' tables as read in 2026-11, the package they come from, and what is refused."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import genai_prices
 import pytest
+from msgspec.structs import replace
 
 from router.cost import cost
 from router.pricing import CATALOGUE, PriceTable, UnknownPrice
@@ -229,14 +229,12 @@ def test_a_class_without_a_verified_price_is_unknown(table, model, service):
     [
         "claude-opus-4-5-20250229",
         "claude-opus-4-5-20251102",
-        "claude-opus-5-5-20260922",
         "claude-opus-9",
         "gemini-2.0-flash",
         "gemini-2.0-flash-lite",
         "gemini-2.0-flash-001",
         "gemini-3-flash",
         "gemini-3.8-flash-lite",
-        "models/gemini-3.8-flash",
         "GEMINI-3.8-FLASH",
         "",
     ],
@@ -320,3 +318,24 @@ def test_a_wrong_override_is_refused_at_start(overrides, complaint):
     """A slip in the configuration stops the service, it does not misprice a month."""
     with pytest.raises(ValueError, match=complaint):
         PriceTable(overrides)
+
+
+@pytest.mark.parametrize(
+    ("answered", "asked"),
+    [
+        ("claude-opus-5-5-20260922", "claude-opus-5-5"),
+        ("gemini-3.8-flash-001", "gemini-3.8-flash"),
+        ("models/gemini-3.8-flash", "gemini-3.8-flash"),
+    ],
+)
+def test_a_snapshot_of_an_undated_model_answers_at_its_price(table, answered, asked):
+    """A provider may name the snapshot or the resource that answered; asking by such a name stays an error."""
+    assert table.price(answered, NOW_S) == table.price(asked, NOW_S)
+    with pytest.raises(UnknownPrice):
+        table.canonical(answered)
+
+
+@pytest.mark.parametrize("tier", ["STANDARD", "SERVICE_TIER_STANDARD", "standard"])
+def test_the_standard_tier_is_known_in_every_spelling(table, tier):
+    """Gemini spells its enum in capitals, Anthropic in small letters."""
+    assert table.price("gemini-3.8-flash", NOW_S, service_tier=tier) == table.price("gemini-3.8-flash", NOW_S)

@@ -180,7 +180,7 @@ def test_extra_attempts_are_on_the_bill():
     ("ledger", "invoice", "bound", "agrees", "words"),
     [
         (100, 100, 0, True, "equal to the nano-dollar"),
-        (100, 130, 30, True, "explained by calls of unknown cost"),
+        (100, 130, 30, True, "within what calls of unknown cost may have cost (at most $0.000000030)"),
         (100, 131, 30, False, "NOT explained"),
         (100, 99, 30, False, "NOT explained"),
     ],
@@ -192,6 +192,35 @@ def test_reconciliation_is_exact(ledger, invoice, bound, agrees, words):
     assert entry.agrees is agrees
     assert words in render(summary_tables(summary), width=200)
     assert summary_json(summary)["reconciliation"]["difference_nano_usd"] == invoice - ledger
+
+
+@pytest.mark.parametrize(
+    ("invoice", "unknown", "incomplete", "count", "agrees", "words"),
+    [
+        (100, 0, 40, 2, True, "equal to the nano-dollar."),
+        (140, 0, 40, 2, True, "difference $0.000000040, within what 2 broken-off calls may have cost beyond"),
+        (140, 0, 40, 1, True, "1 broken-off call may have cost beyond what was seen (at most $0.000000040)."),
+        (150, 10, 40, 2, True, "within what calls of unknown cost may have cost (at most $0.000000010) and"),
+        (151, 10, 40, 2, False, "NOT explained by what calls of unknown cost"),
+        (141, 0, 40, 2, False, "NOT explained by what 2 broken-off calls"),
+        (99, 0, 40, 2, False, "difference -$0.000000001, NOT explained"),
+    ],
+)
+def test_broken_off_calls_explain_at_most_their_bound(invoice, unknown, incomplete, count, agrees, words):
+    """What broke off is a floor: the invoice may be higher by what such calls can have cost, and never lower."""
+    entry = Reconciliation(
+        ledger_nano_usd=100,
+        invoice_nano_usd=invoice,
+        unknown_bound_nano_usd=unknown,
+        incomplete_bound_nano_usd=incomplete,
+        incomplete_count=count,
+    )
+    summary = summarise([], entry)
+    assert entry.agrees is agrees
+    assert words in render(summary_tables(summary), width=300)
+    told = summary_json(summary)["reconciliation"]
+    assert (told["incomplete_calls"], told["incomplete_bound_nano_usd"]) == (count, incomplete)
+    assert told["agrees"] is agrees
 
 
 class TestCosts:
@@ -216,8 +245,17 @@ class TestCosts:
         assert "-25.0 %" in text
         assert "(none)" in text
         assert "unknown" in text
-        assert "3 calls of unknown cost are not in the sums; 2 calls of them can have cost at most" in text
-        assert "$0.000000070; 1 call of them has no bound." in text
+        assert "3 calls of unknown cost are not in the sums: at most $0.000000070;" in text
+        assert "1 call of these without a bound" in text
+        assert "broke off" not in text
+
+    def test_broken_off_calls_are_named_with_what_they_may_have_cost_more(self):
+        """A sum that holds floors says so, also when nothing in it is unknown."""
+        total = self.cost_row("", 5, incomplete_count=2, incomplete_bound_nano_usd=40)
+        response = operator_service_pb2.GetCostsResponse(rows=[total], total=total)
+        text = render(costs_table(response, ""), width=200)
+        assert "2 calls broke off and are in the sums with what was seen: at most $0.000000040 more." in text
+        assert "not in the sums" not in text
 
     def test_single_total_needs_no_total_row(self):
         """Without a dimension there is one row, and it is not repeated."""

@@ -169,3 +169,12 @@ def test_trailing_metadata_stays_within_http2_limits(text, cls):
     assert len(status.details.encode()) <= MESSAGE_BYTES
     assert encoded < 7000
     details_of(status)
+
+
+def test_a_connection_that_broke_after_the_request_left_is_not_retried_blindly() -> None:
+    """It may have been billed, so a channel must not send it again by itself; one that never stood it may."""
+    never_stood = errors.UpstreamUnreachable("gemini", "no connection")
+    broke = errors.UpstreamUnreachable("gemini", "the connection broke")
+    broke.may_be_billed = True
+    assert code_of(never_stood) is grpc.StatusCode.UNAVAILABLE
+    assert code_of(broke) is grpc.StatusCode.ABORTED

@@ -91,7 +91,7 @@ def conversations(draw: st.DrawFn) -> tuple[Message, ...]:
         if said:
             messages.append(assistant(*said))
         if ids:
-            results = [ToolResult(i, (Text(draw(_texts)),)) for i in draw(st.permutations(ids))]
+            results: list[Part] = [ToolResult(i, (Text(draw(_texts)),)) for i in draw(st.permutations(ids))]
             messages.append(user(*draw(st.permutations([*results, Text(draw(_texts))]))))
     return (*messages, user(draw(_texts)))
 

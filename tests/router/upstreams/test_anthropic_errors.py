@@ -5,7 +5,7 @@ import httpx2
 import pytest
 
 from router import errors
-from router.upstreams.anthropic_errors import CAUGHT, error_class, from_sdk
+from router.upstreams.anthropic_errors import CAUGHT, error_class, from_body, from_sdk
 
 REQUEST = httpx2.Request("POST", "http://x/v1/messages")
 TABLE: list[tuple[int | None, str, str, str, type[errors.UpstreamError]]] = [
@@ -57,7 +57,13 @@ def status_error(headers: dict[str, str], message: str = "slow down") -> anthrop
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({}, None), ({"retry-after": "12"}, 12.0), ({"retry-after-ms": "250", "retry-after": "12"}, 0.25)],
+    [
+        ({}, None),
+        ({"retry-after": "12"}, 12.0),
+        ({"retry-after-ms": "250", "retry-after": "12"}, 0.25),
+        ({"retry-after-ms": "9e7"}, 86_400.0),
+        ({"retry-after": "1e300"}, 86_400.0),
+    ],
 )
 def test_what_the_sdk_raises_keeps_its_facts(headers: dict[str, str], seconds: float | None) -> None:
     """Status, request id and the wait asked for go on; milliseconds win because they are finer."""
@@ -66,6 +72,35 @@ def test_what_the_sdk_raises_keeps_its_facts(headers: dict[str, str], seconds: f
     assert (named.http_status, named.upstream_request_id, named.model) == (429, "req_1", "m")
     assert named.retry_after_s == seconds
     assert str(named) == "anthropic: rate_limit_error: slow down"
+
+
+REFUSALS = [
+    ("messages.0.content: `SECRET` is invalid", "HTTP 400, at messages.0.content, request req_1"),
+    ("tools.0.input_schema.properties.SECRET: bad", "HTTP 400, request req_1"),
+    ("tools.0.input_schema.properties.secret: bad", "HTTP 400, at tools.0.input_schema, request req_1"),
+    ("secret: bad", "HTTP 400, request req_1"),
+    ("messages: secret", "HTTP 400, at messages, request req_1"),
+    ("the prompt was SECRET", "HTTP 400, request req_1"),
+    (
+        "prompt is too long: 205 tokens > 200 maximum, secret",
+        "HTTP 400, prompt is too long: 205 tokens > 200 maximum, request req_1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "told"), REFUSALS)
+def test_refusals_are_told_without_the_providers_words(message: str, told: str) -> None:
+    """A 400 may quote what was sent: only type, status, path, fixed phrases and the request id go on."""
+    named = from_body(
+        status=400,
+        type_="invalid_request_error",
+        code="",
+        message=message,
+        model="m",
+        secret="",
+        request_id="req_1",
+    )
+    assert str(named) == f"anthropic: invalid_request_error: {told}"
 
 
 def test_bodies_do_not_reach_the_message() -> None:

@@ -148,10 +148,88 @@ def test_warming_answer_is_read() -> None:
     assert warmed.usage.cache_write_1h_tokens == 4000
 
 
-def test_what_is_no_message_fails() -> None:
-    """The shell turns this into UpstreamMalformed."""
-    with pytest.raises(msgspec.DecodeError):
-        parse_reply(b"<html>", OPUS, "")
+NO_MESSAGES = [
+    b"<html>",
+    b"[]",
+    b"{}",
+    b'{"type":"message","content":[],"usage":{"input_tokens":9}}',
+    json.dumps({**MESSAGE, "type": "completion"}).encode(),
+    json.dumps({**MESSAGE, "content": [{"type": "text", "text": 5}]}).encode(),
+    json.dumps(MESSAGE).encode().replace(b"Let me see.", b"Let \xff\xfe"),
+    json.dumps(MESSAGE).encode().replace(b'"q": "a"', b'"q": "\xff"'),
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("body", NO_MESSAGES, ids=range(len(NO_MESSAGES)))
+def test_what_is_no_message_is_malformed_and_may_be_billed(body: bytes) -> None:
+    """JSON alone is no answer: it must say that it is a message, and have content or say why it ended."""
+    with pytest.raises(UpstreamMalformed) as caught:
+        parse_reply(body, OPUS, "req_1")
+    assert caught.value.may_be_billed
+    assert caught.value.upstream_request_id == "req_1"
+
+
+def test_an_error_in_place_of_the_message_is_that_error() -> None:
+    """HTTP 200 does not make an answer of it, and a null message does not hide its class."""
+    for message in ("Overloaded sk-secret", None):
+        body = {"type": "error", "error": {"type": "overloaded_error", "message": message}}
+        with pytest.raises(UpstreamOverloaded) as caught:
+            parse_reply(json.dumps(body).encode(), OPUS, "req_1", "sk-secret")
+        assert "sk-secret" not in str(caught.value)
+
+
+ODD: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"id": None}, {"response_id": ""}),
+    ({"model": None}, {"model": OPUS}),
+    ({"content": None}, {"parts": ()}),
+    ({"stop_details": {"category": 3}}, {}),
+    ({"stop_details": "x"}, {}),
+    (
+        {"diagnostics": {"cache_miss_reason": {"type": None, "cache_missed_input_tokens": 70}}},
+        {"cache_diagnostics": ""},
+    ),
+    ({"content": [{"type": "later", "text": {"a": 1}, "name": 5}, *CONTENT]}, {}),
+    ({"content": [{"type": 7, "id": []}, *CONTENT]}, {}),
+    ({"content": [*CONTENT[:2], {**CONTENT[2], "name": 5, "data": [], "signature": {}}, *CONTENT[3:]]}, {}),
+    ({"usage": {**USAGE, "input_tokens": 50.0, "output_tokens": "300"}}, {}),
+    ({"usage": {**USAGE, "iterations": 5, "server_tool_use": "x"}}, {}),
+    ({"usage": {**USAGE, "input_tokens": 10**30}}, {"usage": None}),
+    ({"usage": "x"}, {"usage": None}),
+]
+
+
+@pytest.mark.parametrize(("wire", "different"), ODD)
+def test_odd_fields_cost_nothing_but_themselves(wire: dict[str, Any], different: dict[str, Any]) -> None:
+    """A paid answer is not lost for a null or a field of another kind that nobody needs."""
+    assert parsed(**wire) == msgspec.structs.replace(REPLY, **different)
+
+
+def test_null_counters_of_writes_are_none() -> None:
+    """Without its split, the total counts as 5 minute writes."""
+    nulls = {"ephemeral_5m_input_tokens": None, "ephemeral_1h_input_tokens": None}
+    counted = parsed(usage={**USAGE, "cache_creation": nulls}).usage
+    assert counted is not None
+    assert (counted.cache_write_5m_tokens, counted.cache_write_1h_tokens) == (5000, 0)
+
+
+def test_an_uncounted_output_is_not_complete() -> None:
+    """Unknown is not 0: somebody has to count it."""
+    counted = parsed(usage={**USAGE, "output_tokens": None, "output_tokens_details": None}).usage
+    assert counted is not None
+    assert (counted.input_tokens, counted.complete) == (25050, False)
+
+
+def test_half_characters_are_replaced() -> None:
+    """JSON can spell a lone surrogate, UTF-8 cannot; the answer is worth more than the character."""
+    content = [
+        {"type": "text", "text": "a\ud83d b"},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"q": "\ude00"}},
+    ]
+    text, tool_call = parsed(content=content).parts
+    assert text == Text("a\ufffd b")
+    assert isinstance(tool_call, ToolCall)
+    assert json.loads(tool_call.arguments_json) == {"q": "\ufffd"}
 
 
 def event(type_: str, **fields: Any) -> bytes:
@@ -319,3 +397,99 @@ def test_input_given_at_the_start_of_a_call_is_kept() -> None:
         + event("content_block_stop", index=0)
     )
     assert chunks[1] == ToolCallDelta(0, "t", "f", '{"a":1}')
+
+
+TEXT = [START, event("content_block_start", index=0, content_block={"type": "text", "text": ""})]
+END = [
+    event("content_block_stop", index=0),
+    event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
+    event("message_stop"),
+]
+
+
+def said(index: int | None, text: str) -> bytes:
+    return event("content_block_delta", index=index, delta={"type": "text_delta", "text": text})
+
+
+def finished(*events: bytes) -> tuple[Reply, str]:
+    """Return the Reply of a stream, fed event by event, and the texts of its deltas."""
+    state, chunks = fold(), list[Chunk]()
+    for wire in events:
+        chunks += state.feed(wire)
+    chunks += state.finish()
+    assert state.fault is None
+    assert isinstance(chunks[-1], Finished)
+    return chunks[-1].reply, "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["a\ud83d", "\ude00b"], "a\U0001f600b"),
+        (["\ud83d", "\ude00"], "\U0001f600"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a", "\ude00b"], "a\ufffdb"),
+        (["a\ud83d"], "a\ufffd"),
+    ],
+)
+def test_characters_cut_between_deltas_are_joined(pieces: list[str], text: str) -> None:
+    """Each half alone is unreadable to UTF-8; deltas and Reply agree."""
+    reply, streamed = finished(*TEXT, *(said(0, piece) for piece in pieces), *END)
+    assert reply.parts == (Text(text),)
+    assert streamed == text
+
+
+def test_odd_events_are_skipped() -> None:
+    """New events may have any fields, an index may be null, a block of a new type anything."""
+    odd = [
+        event("later", index="x", delta=[1], message=5, usage=[], error="e", content_block=3),
+        event("content_block_start", index=9, content_block={"type": "later", "text": 5, "id": {}}),
+        event("content_block_delta", index=9, delta={"type": "later_delta", "text": {"a": 1}}),
+    ]
+    reply, _ = finished(*TEXT, *odd, said(None, "x"), *END)
+    assert reply.parts == (Text("x"),)
+    assert reply.usage is not None
+    assert reply.usage.complete
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"output_tokens": None}])
+def test_an_end_without_a_count_of_the_output_is_not_complete(usage: dict[str, Any] | None) -> None:
+    """The count at the start is a placeholder."""
+    last = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    reply, _ = finished(*TEXT, said(0, "x"), END[0], last, END[2])
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.complete) == (25050, False)
+
+
+def test_the_last_event_may_lack_its_blank_line() -> None:
+    """The answer is whole; only a line end is missing."""
+    reply, _ = finished(*TEXT, said(0, "x"), *END[:2], END[2].rstrip(b"\n"))
+    assert reply.parts == (Text("x"),)
+
+
+def test_an_event_cut_in_the_middle_ends_nothing() -> None:
+    """The stream ended too early, which is for the relay to say."""
+    state = fold()
+    state.feed(b"".join(TEXT) + END[2][:-8])
+    assert (state.finish(), state.fault, state.done) == ([], None, False)
+
+
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+def test_a_body_that_is_an_error_and_no_stream_is_that_error(newline: bytes) -> None:
+    """With or without a line end, in one line or many."""
+    state = fold()
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": None}}
+    state.feed(json.dumps(error, indent=2 if newline else None).encode() + newline)
+    assert state.finish() == []
+    assert isinstance(state.fault, UpstreamOverloaded)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'data: {"type":"message_start","message":{"id":"\xff"}}\n\n', b"data: " + b"[" * 100_000 + b"\n\n"],
+)
+def test_events_that_are_no_text_are_faults(data: bytes) -> None:
+    """Bytes that are not UTF-8, or nested without end."""
+    state = fold()
+    state.feed(data)
+    assert isinstance(state.fault, UpstreamMalformed)

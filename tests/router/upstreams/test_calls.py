@@ -99,6 +99,23 @@ async def test_the_sent_bytes_are_the_rendered_ones(kind: str) -> None:
     assert request.headers["content-type"] == "application/json"
 
 
+async def test_later_requests_are_spelled_as_the_first_one(kind: str) -> None:
+    """The adapters reuse what the SDK worked out for its first request; only length, time and body may differ."""
+    async with serving(kind, whole(WHOLE[kind])) as (server, upstream):
+        for _ in range(2):
+            await generate(upstream)
+        await upstream.generate(upstream.render(call(user("another, longer prompt"))), None, LONG_S / 2)
+    first, second, third = server.requests
+    assert (second.path, second.headers, second.body) == (first.path, first.headers, first.body)
+    assert third.path == first.path
+    differing = {
+        name for name in first.headers | third.headers if first.headers.get(name) != third.headers.get(name)
+    }
+    assert {"content-length"} <= differing <= {"content-length"} | TIMEOUTS
+    assert third.headers["content-length"] == str(len(third.body))
+
+
+TIMEOUTS = {"x-stainless-timeout", "x-stainless-read-timeout", "x-server-timeout"}
 HOSTILE = {
     "ANTHROPIC_API_KEY": "sk-env",
     "ANTHROPIC_AUTH_TOKEN": "tok-env",
@@ -183,6 +200,8 @@ async def test_a_broken_off_answer_keeps_what_was_seen(kind: str, ending: str) -
     assert error.usage is not None
     assert error.usage.input_tokens == 5050
     assert not error.usage.complete
+    assert "the answer broke off: " in str(error)
+    assert "before an answer" not in str(error)
     assert "private" not in str(error)
 
 
@@ -272,7 +291,7 @@ async def test_refusals_are_mapped_by_either_way(kind: str) -> None:
         assert error.__cause__ is not None
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b""])
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"", b'{"type":"message","content":"\xff"}'])
 async def test_answers_that_are_no_answers_are_malformed(kind: str, body: bytes) -> None:
     """They were probably billed, so they are told apart from refusals."""
     async with serving(kind, whole(body)) as (_, upstream):
@@ -290,6 +309,19 @@ async def test_errors_that_are_no_json_are_failures(kind: str, status: str) -> N
         with pytest.raises(UpstreamError) as caught:
             await generate(upstream)
     assert "private" not in str(caught.value)
+
+
+async def test_an_error_under_http_200_is_that_error(kind: str) -> None:
+    """Whole and streamed: a body that says it is an error is one, whatever the status line says."""
+    body = {
+        "anthropic": b'{"type":"error","error":{"type":"overloaded_error","message":null}}',
+        "gemini": b'[{\n"error":{"code":503,"status":"UNAVAILABLE","message":null}}\n]\n',
+    }[kind]
+    async with serving(kind, whole(body)) as (_, upstream):
+        with pytest.raises(errors.UpstreamOverloaded):
+            await generate(upstream)
+        _, error = await collect(stream(upstream))
+    assert type(error) is errors.UpstreamOverloaded
 
 
 async def test_gemini_answers_without_content_or_reason_are_malformed() -> None:
@@ -317,7 +349,17 @@ async def test_broken_off_answers_are_counted_by_the_free_counter() -> None:
     assert [request.path for request in server.requests] == [f"/v1/models/{FLASH}:countTokens"]
 
 
-@pytest.mark.parametrize("script", [silent, reset, whole(b"<html>"), whole(b"{}", "500 Oops")])
+@pytest.mark.parametrize(
+    "script",
+    [
+        silent,
+        reset,
+        whole(b"<html>"),
+        whole(b"\xff"),
+        whole(b'{"input_tokens":null}'),
+        whole(b"{}", "500 Oops"),
+    ],
+)
 async def test_a_counter_that_fails_says_nothing(kind: str, script: Script) -> None:
     """Unknown is None; counting is never worth an error of its own."""
     async with serving(kind, script) as (_, upstream):

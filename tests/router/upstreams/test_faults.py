@@ -17,6 +17,9 @@ NOW_S = 1_794_997_600.0
         ("30", 30.0),
         ("0.25", 0.25),
         ("-3", 0.0),
+        ("1e300", 86_400.0),
+        ("Wed, 18 Nov 2099 10:26:50 GMT", 86_400.0),
+        ("Wed, 99 Nov 99999 10:26:50 GMT", None),
         ("nan", None),
         ("inf", None),
         ("soon", None),
@@ -36,6 +39,7 @@ def test_messages_are_trimmed_and_hold_no_secret() -> None:
     assert told.startswith("Consumer 'api_key:***' has been")
     assert len(told) == MESSAGE_LIMIT
     assert "\n" not in told
+    assert shown("a\ud83d", "") == "a\ufffd"
 
 
 REQUEST = httpx2.Request("POST", "http://x")

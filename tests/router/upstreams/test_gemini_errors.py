@@ -61,6 +61,44 @@ def test_the_wait_stands_in_the_body() -> None:
     assert wait([], {}) is None
 
 
+def test_waits_are_capped_at_a_day() -> None:
+    """Nobody waits 1e300 s, and no clock can add it; other spellings are unknown."""
+
+    def wait(delay: Any) -> float | None:
+        details = [{"retryDelay": delay, "violations": None}]
+        return from_body(status=429, name="", message="", details=details, model="m", secret="").retry_after_s
+
+    assert [wait("1e300s"), wait("3s"), wait({"seconds": 3})] == [86_400.0, 3.0, None]
+
+
+REFUSALS = [
+    ("Invalid value at 'contents[0].parts[1].text' (TYPE_STRING), SECRET", ", at contents[0].parts[1].text"),
+    ("* GenerateContentRequest.contents[2].parts: must not be empty SECRET", ", at contents[2].parts"),
+    (
+        "Invalid value at 'tools[0].function_declarations[0].parameters.properties.secret' (x)",
+        ", at tools[0].function_declarations[0].parameters",
+    ),
+    ("Invalid value at 'secret' (x)", ""),
+    ("SECRET", ""),
+]
+
+
+@pytest.mark.parametrize(("message", "told"), REFUSALS)
+def test_refusals_are_told_without_the_providers_words(message: str, told: str) -> None:
+    """A 400 may quote what was sent: only the name, status, path and request id go on."""
+    named = from_body(
+        status=400,
+        name="INVALID_ARGUMENT",
+        message=message,
+        details=None,
+        model="m",
+        secret="",
+        request_id="r1",
+    )
+    assert str(named) == f"gemini: INVALID_ARGUMENT: HTTP 400{told}, request r1"
+    assert named.upstream_request_id == "r1"
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_what_the_sdk_raises_keeps_its_facts(as_list: bool) -> None:
     """A streaming call may answer with a one-element array; the SDK unwraps it, and the key stays out."""

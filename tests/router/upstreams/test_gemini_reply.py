@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.call import FinishReason, Text, Thinking, ToolCall
 from router.errors import UpstreamMalformed, UpstreamOverloaded
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
-from router.upstreams.gemini_reply import Answer, decode_frame
+from router.upstreams.gemini_reply import Answer, decode_frames
 from router.upstreams.gemini_stream import GeminiFold
 from router.usage import Usage
 from tests.router.upstreams.samples import FLASH
@@ -57,7 +57,7 @@ def frame(parts: list[dict[str, Any]], finish: str | None = None, **fields: Any)
 def read(*frames: dict[str, Any], indent: int | None = None) -> Reply:
     answer = Answer(FLASH, "req_1")
     for wire in frames:
-        decoded = decode_frame(json.dumps(wire, indent=indent).encode())
+        (decoded,) = decode_frames(json.dumps(wire, indent=indent).encode())
         answer.take_facts(decoded)
         answer.take_parts(decoded, [])
     return answer.reply()
@@ -227,3 +227,86 @@ def test_made_ids_are_stable_and_distinct() -> None:
 
     assert ids("a") == ids("a")
     assert len({*ids("a"), *ids("b")}) == 4
+
+
+def test_counts_of_earlier_frames_are_kept_and_not_complete() -> None:
+    """The end came without a count, or with one that is none: the last usable one stands, as what it is."""
+    lasts: list[dict[str, Any]] = [{}, {"usageMetadata": {}}, {"usageMetadata": {"candidatesTokenCount": 9}}]
+    for last in lasts:
+        state = fold()
+        state.feed(sse(FRAMES[0], frame([{"text": "!"}], "STOP", **last)))
+        state.finish()
+        assert state.usage == Usage(input_tokens=10_000, output_tokens=1, thinking_tokens=0, complete=False)
+    state = fold()
+    state.feed(sse(frame([{"text": "!"}], "STOP"), {"usageMetadata": USAGE}))
+    assert state.usage is not None
+    assert (state.usage.input_tokens, state.usage.complete) == (10_007, True)
+
+
+def test_what_cannot_be_read_after_the_end_does_not_matter() -> None:
+    """The answer is whole and paid."""
+    state = fold()
+    chunks = state.feed(sse(*FRAMES) + b"data: [DONE]\r\n\r\ndata: \xff\r\n\r\n") + state.finish()
+    assert state.fault is None
+    assert isinstance(chunks[-1], Finished)
+
+
+ERROR = {"error": {"code": "503", "status": "UNAVAILABLE", "message": None, "details": 5}}
+
+
+@pytest.mark.parametrize("before", [b"", sse(FRAMES[0])])
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(ERROR).encode(),
+        json.dumps([ERROR], indent=2).encode(),
+        json.dumps([ERROR], indent=2).encode() + b"\n",
+        b"data: " + json.dumps([ERROR]).encode() + b"\r\n\r\n",
+    ],
+)
+def test_an_error_is_itself_in_whatever_it_is_wrapped(before: bytes, body: bytes) -> None:
+    """HTTP 200 with a JSON error as its body, alone or in an array, is that error."""
+    state = fold()
+    state.feed(before + body)
+    state.finish()
+    assert isinstance(state.fault, UpstreamOverloaded)
+
+
+def test_odd_fields_cost_nothing_but_themselves() -> None:
+    """A paid answer is not lost for a null or a field of another kind that nobody needs."""
+    odd = frame([{"text": "a", "thought": None, "inlineData": 5}, {"text": None}, 7], "STOP")  # type: ignore[list-item]
+    odd |= {"modelVersion": 5, "responseId": None, "promptFeedback": "x"}
+    odd["usageMetadata"] = {**USAGE, "promptTokenCount": "10000", "serviceTier": 3}
+    reply = read(odd)
+    assert (reply.parts, reply.model, reply.response_id) == ((Text("a"),), FLASH, "")
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.service_tier) == (10_007, None)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["a\ud83d", "\ude00b"], "a\U0001f600b"),
+        (["\ud83d", "\ude00"], "\U0001f600"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a", "\ude00"], "a\ufffd"),
+        (["a\ud83d"], "a\ufffd"),
+    ],
+)
+def test_characters_cut_between_frames_are_joined(pieces: list[str], text: str) -> None:
+    """Each half alone is unreadable to UTF-8; deltas and Reply agree."""
+    state, chunks = fold(), list[Chunk]()
+    for piece in pieces:
+        chunks += state.feed(sse(frame([{"text": piece}])))
+    chunks += state.feed(sse(frame([], "STOP"))) + state.finish()
+    assert isinstance(chunks[-1], Finished)
+    assert chunks[-1].reply.parts == (Text(text),)
+    assert "".join(chunk.text for chunk in chunks if isinstance(chunk, TextDelta)) == text
+
+
+@pytest.mark.parametrize("data", [b'{"candidates":[{"finishReason":"\xff"}]}', b"[" * 100_000, b'"x"'])
+def test_frames_that_are_no_text_are_faults(data: bytes) -> None:
+    """Bytes that are not UTF-8, nested without end, or no object."""
+    state = fold()
+    state.feed(b"data: " + data + b"\n\n")
+    assert isinstance(state.fault, UpstreamMalformed)

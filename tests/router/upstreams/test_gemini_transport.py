@@ -8,8 +8,9 @@ import pytest
 from google import genai
 from google.genai import types
 
+from router.call import ToolCall
 from router.errors import UpstreamInterrupted, UpstreamRateLimited
-from router.reply import Chunk, Finished, Started
+from router.reply import Chunk, Finished, Reply, Started
 from router.upstreams import gemini_transport
 from router.upstreams.gemini import GeminiUpstream
 from router.upstreams.gemini_transport import PublicTransport, RawTransport, has_known_layer, transport_for
@@ -93,6 +94,8 @@ async def test_both_ways_send_one_body_and_read_one_reply(monkeypatch: pytest.Mo
     (raw, public), (raw_body, public_body) = await both(whole(frame(*SIGNED)), monkeypatch, stream=False)
     assert raw_body == public_body
     assert raw == public
+    assert isinstance(raw, Reply)
+    assert isinstance(raw.parts[1], ToolCall)
     assert raw.parts[1].signature == "+//+c2ln"
 
 

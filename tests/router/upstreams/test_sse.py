@@ -38,3 +38,16 @@ def test_last_event_may_lack_its_blank_line() -> None:
     assert splitter.feed(b"data: 1\n\ndata: 2") == [b"1"]
     assert splitter.flush() == [b"2"]
     assert splitter.flush() == []
+
+
+@given(st.lists(st.integers(0, 60)))
+def test_a_body_that_is_no_stream_comes_whole(cuts: list[int]) -> None:
+    """A JSON error under HTTP 200, also behind events, is handed out at the end, uncut."""
+    body = b'[{\n  "error": {"code": 503}\n}]\n'
+    stream = b"data: 1\n\n" + body
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    splitter = SseSplitter()
+    found = [data for start, end in pairwise(edges) for data in splitter.feed(stream[start:end])]
+    assert found == [b"1"]
+    assert splitter.flush() == [body]
+    assert splitter.flush() == []

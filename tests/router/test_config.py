@@ -1,0 +1,114 @@
+"""Settings: defaults, file, environment, in this order; nothing unknown, nothing secret shown."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.config import Config, ConfigError, Secrets, load_config, load_secrets, show_config
+
+
+def write(path: Path, text: str) -> Path:
+    """A settings file."""
+    file = path / "router.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_defaults_are_whole():
+    """Without file and environment there is a usable tree."""
+    assert load_config(None, {}) == Config()
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path):
+    """Values are read as TOML where they are TOML, as text where not."""
+    file = write(tmp_path, '[server]\nlisten = "127.0.0.1:1"\ndrain_s = 5\n[cache]\nstrategy = "a"')
+    environ = {
+        "HYBRID_ROUTER__SERVER__LISTEN": "127.0.0.1:2",
+        "HYBRID_ROUTER__ROUTING__FALLBACK": "false",
+        "HYBRID_ROUTER__ROUTING__THRESHOLD": "0.25",
+        "HYBRID_ROUTER__TELEMETRY__TENANTS": '["acme", "bolt"]',
+        "UNRELATED__SERVER__LISTEN": "x",
+    }
+    config = load_config(file, environ)
+    assert (config.server.listen, config.server.drain_s, config.cache.strategy) == ("127.0.0.1:2", 5.0, "a")
+    assert (config.routing.fallback, config.routing.threshold) == (False, 0.25)
+    assert config.telemetry.tenants == ("acme", "bolt")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"HYBRID_ROUTER__SERVER__LISSTEN": "x"}, "lissten"),
+        ({"HYBRID_ROUTER__LISTEN": "x"}, "HYBRID_ROUTER__SERVER__LISTEN"),
+        ({"HYBRID_ROUTER__SERVER____LISTEN": "x"}, "HYBRID_ROUTER__SERVER____LISTEN"),
+        ({"HYBRID_ROUTER__SERVER__LISTEN__PORT": "1", "HYBRID_ROUTER__SERVER__LISTEN": "x"}, "listen"),
+        ({"HYBRID_ROUTER__SERVER__IN_FLIGHT_LIMIT": "many"}, "in_flight_limit"),
+        ({"HYBRID_ROUTER__TELEMETRY__SAMPLE_RATIO": "1.01"}, "sample_ratio"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(environ, message):
+    """A typo in the environment is as bad as one in the file."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, environ)
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_any_tree_is_settings_or_an_error(tree):
+    """However wrong a variable's value is, the answer is a ConfigError."""
+    environ = {
+        f"HYBRID_ROUTER__{key.upper() or 'X'}__{index}": json.dumps(value)
+        for index, (key, value) in enumerate(tree.items())
+    }
+    found = None
+    with contextlib.suppress(ConfigError):
+        found = load_config(None, environ)
+    assert found is None or isinstance(found, Config)
+
+
+def test_system_files_lie_beside_the_settings(tmp_path: Path):
+    """A prompt kept in a file is one block after those in the text; the path is relative to the settings."""
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "desk.txt").write_text("From a file.", encoding="utf-8")
+    file = write(tmp_path, '[applications.desk]\nsystem = ["Inline."]\nsystem_files = ["prompts/desk.txt"]')
+    assert load_config(file, {}).applications["desk"].system == ("Inline.", "From a file.")
+
+
+def test_keys_come_from_environment_or_file_and_are_never_shown(tmp_path: Path):
+    """The environment wins; a key file is read without its newline; no form of the tree prints a key."""
+    (tmp_path / "key").write_text("from-file\n", encoding="utf-8")
+    config = load_config(None, {"HYBRID_ROUTER__OPUS__API_KEY_FILE": str(tmp_path / "key")})
+    assert load_secrets(config, {}).opus_api_key == "from-file"
+    secrets = load_secrets(config, {"ANTHROPIC_API_KEY": "from-env", "GOOGLE_API_KEY": "google"})
+    assert (secrets.opus_api_key, secrets.flash_api_key) == ("from-env", "google")
+    assert "from-env" not in f"{secrets!r}{secrets}{show_config(config)}"
+    assert repr(Secrets()) == "Secrets({'opus_api_key': 'missing', 'flash_api_key': 'missing'})"
+
+
+def test_a_key_file_that_is_not_there_is_named(tmp_path: Path):
+    """Better no start than a start without a key."""
+    config = load_config(None, {"HYBRID_ROUTER__FLASH__API_KEY_FILE": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match=r"flash\.api_key_file"):
+        load_secrets(config, {})
+
+
+def test_the_shown_tree_reads_back():
+    """What `config show` prints is the whole tree, in the words of the file."""
+    shown = json.loads(show_config(Config()))
+    assert msgspec.convert(shown, Config) == Config()

@@ -1,78 +1,88 @@
 """How soon prefixes are used again, counted from the past.
 
-The rule: shared and user prefixes are told apart by their digest and get a rate each; a conversation's prefix
+The rule: shared and user prefixes are told apart by their digest and get a history each; a conversation's prefix
 is new with every turn, so its return is counted per kind of turn instead.
 
-    tools, system, context   decayed arrivals and exposure per (scope, digest), on a Gamma prior fitted to the
-                             prior forecast: P(next < d) = 1 - (b / (b + d)) ** a
-    history, turn            share of returns within 5 minutes, and from there within the hour, per (kind,
-                             turn state), shrunk to the turn state and from there to the prior
+    tools, system, context   decayed arrivals and exposure per (scope, digest) on a Gamma prior, to which the
+                             gaps themselves (`cache.leader`) are shrunk
+    history, turn            shares per kind of turn (`cache.hazard`): application, place in the conversation,
+                             tokens the turn adds, tokens of the whole prefix
 
-A gap is counted when its window CLOSES, not when the return comes: otherwise quick returns would be counted
-before the slow ones and every forecast would start too high. What has not closed is not known. Time is passed
-in; memory is bounded; it does not know routes, so feed it the requests of the route whose cache is asked
-about.
+A turn is awaited under the digests of its last two blocks that take a breakpoint, since clients replace the very
+last one (reminders, edits): if only the earlier of them comes again, the part of the turn before it is what was
+used again. Outcomes are counted when their window closes (`cache.hazard`); what has not closed is not known. Time
+is passed in; memory is bounded; it does not know routes, so feed it the requests of the route whose cache is
+asked about.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, log
 
 from cache.forecast import LATER_TURN, Forecast, Forecasts, prior_forecasts
+from cache.hazard import Path, Run, Shares, extend_run
+from cache.leader import Gaps
 from cache.prompt import BlockKind, CacheScope, Layer, Prompt
 from cache.rules import TTL_1H_S, TTL_5M_S
 
+# Looking a member up on its enum costs 60 ns on Python 3.11, a global 6 ns, and this is the hot path.
+TOOLS, SYSTEM, CONTEXT, HISTORY, TURN = Layer
+TOOL_RESULT = BlockKind.TOOL_RESULT
+
 _PRIOR_ARRIVALS = 0.5
 """Weight of the prior rate: half an arrival, so that two or three real ones outweigh it."""
-_PSEUDO_COUNT = 25.0
-"""Returns a parent's share counts for in its child; below about 25 observations the parent decides."""
-_FORGETTING = 0.999
-_KEYED = (Layer.TOOLS, Layer.SYSTEM, Layer.CONTEXT)
+_KEYED = (TOOLS, SYSTEM, CONTEXT)
+_PLACES = ("first", "second", "third", "later")
+"""Turns of a conversation told apart; from the fourth on they return alike."""
+_MATCH_DEPTH = 128
+"""Blocks looked back for the turn a request continues; a turn that adds more opens a conversation of its own."""
+_SMALLEST, _LARGEST = 9, 14
+"""Octaves of the tokens of a turn told apart; fewer than 512 or more than 32k tokens are not."""
+_BYTES_PER_TOKEN = 4
+_NONE: "OrderedDict[bytes, _Arrivals]" = OrderedDict()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Turn:
+    """A turn that waits for its next one.
+
+    Attributes:
+        run: Kinds of the turns whose fate the next longer gap decides; handed on while gaps are short.
+        number: Place in its conversation, from 1.
+        keys: Digests under which it is awaited, the last block's first.
+        kept: Share in [0, 1] of what it added that lies before its last block.
+        gap_s: Seconds to the next turn; None while there is none.
+        reused: Share in [0, 1] of what it added that the next turn had in common with it.
+    """
+
+    scope: CacheScope
+    started: float
+    path: Path
+    run: Run
+    number: int
+    keys: tuple[bytes, ...]
+    kept: float
+    gap_s: float | None = None
+    reused: float = 1.0
 
 
 @dataclass(slots=True)
 class _Arrivals:
-    """Decayed arrivals of one prefix and the decayed time over which they came."""
+    """Decayed arrivals of one prefix, the decayed time over which they came, and the gaps between them."""
 
     last: float
     count: float = 0.0
     exposure_s: float = 0.0
+    gaps: Gaps = field(default_factory=Gaps)
 
     def advance(self, now: float, decay_per_s: float) -> None:
         elapsed = max(0.0, now - self.last)
         kept = exp(-decay_per_s * elapsed)
-        self.count *= kept
+        self.count = self.count * kept + 1
         self.exposure_s = self.exposure_s * kept + (1 - kept) / decay_per_s
+        self.gaps.add(elapsed, kept)
         self.last = max(self.last, now)
-
-
-@dataclass(slots=True)
-class _Returns:
-    """Closed windows and how many saw a return: within 5 minutes, and from then within the hour."""
-
-    windows_5m: float = 0.0
-    returns_5m: float = 0.0
-    windows_1h: float = 0.0
-    returns_1h: float = 0.0
-
-    def shrunk_to(self, parent: tuple[float, float]) -> tuple[float, float]:
-        """(share within 5 minutes, share of the rest within the hour), given the parent's."""
-        return (
-            (self.returns_5m + _PSEUDO_COUNT * parent[0]) / (self.windows_5m + _PSEUDO_COUNT),
-            (self.returns_1h + _PSEUDO_COUNT * parent[1]) / (self.windows_1h + _PSEUDO_COUNT),
-        )
-
-
-@dataclass(slots=True, eq=False)
-class _Exposure:
-    """A turn that waits for its next one."""
-
-    started: float
-    states: tuple[str, str]
-    scope: CacheScope
-    digest: bytes
-    gap_s: float | None = None
 
 
 class Demand:
@@ -92,20 +102,131 @@ class Demand:
         self._max_prefixes = max_prefixes
         self._max_waiting = max_waiting
         self._arrivals: dict[CacheScope, OrderedDict[bytes, _Arrivals]] = {}
-        self._returns: dict[tuple[str, str], _Returns] = {}
-        self._waiting: dict[CacheScope, dict[bytes, _Exposure]] = {}
-        self._closes_5m: deque[_Exposure] = deque()
-        self._closes_1h: deque[_Exposure] = deque()
+        self._shares = Shares()
+        self._waiting: dict[CacheScope, dict[bytes, _Turn]] = {}
+        self._closes_5m: deque[_Turn] = deque()
+        self._closes_1h: deque[_Turn] = deque()
 
     def arrive(
-        self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes], now: float, kind: str = ""
+        self,
+        scope: CacheScope,
+        prompt: Prompt,
+        digests: Sequence[bytes],
+        now: float,
+        kind: str = "",
+        counts: Sequence[int] | None = None,
     ) -> None:
         """Count one request that uses this prompt's prefixes.
 
         Args:
             kind: Class of traffic that returns alike (application, API key, endpoint); few values.
+            counts: Tokens of the prefix ending at each block; None estimates them from bytes.
         """
         self._close(now)
+        self._use(scope, prompt, digests, now)
+        if len(digests) - 1 <= prompt.stable_end:
+            return
+        waiting = self._waiting.setdefault(scope, {})
+        earlier, position = self._continued(scope, prompt, digests)
+        path = self._shares.kept(_turn_path(prompt, counts, kind, earlier, now))
+        run: Run = ()
+        if earlier is not None:
+            run = _returned(earlier, digests[position], now)
+            for key in earlier.keys:
+                if waiting.get(key) is earlier:
+                    del waiting[key]
+        keys, kept = _awaited(prompt, digests, counts, position)
+        self._await(
+            _Turn(
+                scope=scope,
+                started=now,
+                path=path,
+                run=extend_run(run, path),
+                number=1 if earlier is None else earlier.number + 1,
+                keys=keys,
+                kept=kept,
+            )
+        )
+
+    def forecasts(
+        self,
+        scope: CacheScope,
+        prompt: Prompt,
+        digests: Sequence[bytes],
+        now: float,
+        kind: str = "",
+        counts: Sequence[int] | None = None,
+    ) -> Forecasts:
+        """Chance of the next use of each layer's prefix after a request that starts `now`.
+
+        Args:
+            kind: As for `arrive`.
+            counts: As for `arrive`.
+
+        Returns:
+            One forecast per layer, indexed by `Layer`; the prior where nothing was seen. Changes nothing.
+        """
+        earlier, _ = self._continued(scope, prompt, digests)
+        prior = prior_forecasts(prompt) if earlier is None else LATER_TURN
+        arrivals = self._arrivals.get(scope, _NONE)
+        found = []
+        for layer in _KEYED:
+            end = prompt.ends[layer]
+            expected = prior[layer]
+            seen = arrivals.get(digests[end]) if end >= 0 else None
+            found.append(expected if seen is None else self._keyed(seen, expected, now))
+        turn = prior[TURN]
+        if digests:
+            turn = self._learnt(_turn_path(prompt, counts, kind, earlier, now), turn)
+        return (*found, turn, turn)
+
+    @property
+    def entry_count(self) -> int:
+        """Prefixes remembered and turns awaited."""
+        kept = sum(len(arrivals) for arrivals in self._arrivals.values())
+        return kept + len({id(turn) for waiting in self._waiting.values() for turn in waiting.values()})
+
+    # --- what is expected
+
+    def _learnt(self, path: Path, prior: Forecast) -> Forecast:
+        beyond = 1 - prior.p_5m
+        p_5m, later = self._shares.of(
+            path, prior.p_5m, (prior.p_1h - prior.p_5m) / beyond if beyond > 0 else 0.0
+        )
+        return Forecast(p_5m, p_5m + (1 - p_5m) * later)
+
+    def _keyed(self, seen: _Arrivals, prior: Forecast, now: float) -> Forecast:
+        elapsed = max(0.0, now - seen.last)
+        kept = exp(-self._decay_per_s * elapsed)
+        # A request that has not been counted yet is itself an arrival.
+        arrivals = _PRIOR_ARRIVALS + seen.count * kept + (1 if elapsed > 0 else 0)
+        exposure_s = seen.exposure_s * kept + (1 - kept) / self._decay_per_s
+        return seen.gaps.forecast(
+            _return_chance(arrivals, exposure_s, TTL_5M_S, prior.p_5m),
+            _return_chance(arrivals, exposure_s, TTL_1H_S, prior.p_1h),
+            kept,
+        )
+
+    def _continued(
+        self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes]
+    ) -> tuple[_Turn | None, int]:
+        """The awaited turn this prompt extends, and the position of their last common block.
+
+        Some clients grow one user message instead of adding turns; for the cache that is the same conversation.
+        """
+        waiting = self._waiting.get(scope)
+        if waiting:
+            last = len(digests) - 1
+            for position in range(last, max(prompt.stable_end, last - _MATCH_DEPTH), -1):
+                earlier = waiting.get(digests[position])
+                if earlier is not None:
+                    return earlier, position
+        return None, -1
+
+    # --- what has happened
+
+    def _use(self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes], now: float) -> None:
+        """Count a use of each shared and user prefix."""
         arrivals = self._arrivals.get(scope)
         if arrivals is None:
             arrivals = self._arrivals[scope] = OrderedDict()
@@ -120,84 +241,14 @@ class Demand:
                     arrivals.popitem(last=False)
             else:
                 seen.advance(now, self._decay_per_s)
-                seen.count += 1
                 arrivals.move_to_end(digests[end])
-        self._return(scope, prompt, digests, now, kind)
 
-    def forecasts(
-        self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes], now: float, kind: str = ""
-    ) -> Forecasts:
-        """Chance of the next use of each layer's prefix after a request that starts `now`.
-
-        Returns:
-            One forecast per layer, indexed by `Layer`; the prior where nothing was seen. Changes nothing.
-        """
-        continues = self._continues(scope, prompt, digests)
-        prior = LATER_TURN if continues else prior_forecasts(prompt)
-        arrivals = self._arrivals.get(scope) or OrderedDict[bytes, _Arrivals]()
-        found = []
-        for layer in _KEYED:
-            end = prompt.ends[layer]
-            seen = arrivals.get(digests[end]) if end >= 0 else None
-            found.append(prior[layer] if seen is None else self._keyed(seen, prior[layer], now))
-        turn = self._turn_forecast(_turn_state(prompt, continues), prior[Layer.TURN], kind)
-        return (*found, turn, turn)
-
-    @property
-    def entry_count(self) -> int:
-        """Prefixes remembered and turns awaited."""
-        kept = sum(len(arrivals) for arrivals in self._arrivals.values())
-        return kept + sum(len(waiting) for waiting in self._waiting.values())
-
-    def _keyed(self, seen: _Arrivals, prior: Forecast, now: float) -> Forecast:
-        elapsed = max(0.0, now - seen.last)
-        kept = exp(-self._decay_per_s * elapsed)
-        # A request that has not been counted yet is itself an arrival.
-        arrivals = _PRIOR_ARRIVALS + seen.count * kept + (1 if elapsed > 0 else 0)
-        exposure_s = seen.exposure_s * kept + (1 - kept) / self._decay_per_s
-        p_5m = _return_chance(arrivals, exposure_s, TTL_5M_S, prior.p_5m)
-        return Forecast(p_5m, max(p_5m, _return_chance(arrivals, exposure_s, TTL_1H_S, prior.p_1h)))
-
-    def _turn_forecast(self, state: str, prior: Forecast, kind: str) -> Forecast:
-        beyond = 1 - prior.p_5m
-        shares = (prior.p_5m, (prior.p_1h - prior.p_5m) / beyond if beyond > 0 else 0.0)
-        for key in (("", state), (kind, state)) if kind else (("", state),):
-            returns = self._returns.get(key)
-            if returns is not None:
-                shares = returns.shrunk_to(shares)
-        p_5m, later = shares
-        return Forecast(p_5m, p_5m + (1 - p_5m) * later)
-
-    def _continues(self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes]) -> bool:
-        """Whether a prompt without history extends one whose next turn is awaited.
-
-        Some clients grow one user message instead of adding turns; for the cache that is the same conversation.
-        """
-        waiting = self._waiting.get(scope)
-        if not waiting or prompt.ends[Layer.HISTORY] >= 0:
-            return False
-        first = prompt.stable_end + 1
-        return any(digests[position] in waiting for position in range(len(digests) - 1, first - 1, -1))
-
-    def _return(
-        self, scope: CacheScope, prompt: Prompt, digests: Sequence[bytes], now: float, kind: str
-    ) -> None:
-        """Match this request to the turn it continues, and await its own next one."""
-        stable_end = prompt.stable_end
-        if len(digests) - 1 <= stable_end:
-            return
-        waiting = self._waiting.setdefault(scope, {})
-        earlier = None
-        for position in range(len(digests) - 1, stable_end, -1):
-            earlier = waiting.pop(digests[position], None)
-            if earlier is not None:
-                earlier.gap_s = now - earlier.started
-                break
-        state = _turn_state(prompt, continues=earlier is not None)
-        exposure = _Exposure(now, (kind, state), scope, digests[-1])
-        waiting[digests[-1]] = exposure
-        self._closes_5m.append(exposure)
-        self._closes_1h.append(exposure)
+    def _await(self, turn: _Turn) -> None:
+        waiting = self._waiting[turn.scope]
+        for key in turn.keys:
+            waiting[key] = turn
+        self._closes_5m.append(turn)
+        self._closes_1h.append(turn)
         if len(self._closes_1h) > self._max_waiting:
             self._forget(self._closes_1h.popleft())
         if len(self._closes_5m) > self._max_waiting:
@@ -206,37 +257,102 @@ class Demand:
     def _close(self, now: float) -> None:
         """Count the windows that have ended by `now`."""
         while self._closes_5m and self._closes_5m[0].started + TTL_5M_S <= now:
-            exposure = self._closes_5m.popleft()
-            returned = exposure.gap_s is not None and exposure.gap_s < TTL_5M_S
-            for returns in self._kept(exposure):
-                returns.windows_5m = returns.windows_5m * _FORGETTING + 1
-                returns.returns_5m = returns.returns_5m * _FORGETTING + returned
+            turn = self._closes_5m.popleft()
+            returned = turn.gap_s is not None and turn.gap_s < TTL_5M_S
+            self._shares.close_5m(turn.path, turn.reused if returned else 0.0)
         while self._closes_1h and self._closes_1h[0].started + TTL_1H_S <= now:
-            exposure = self._closes_1h.popleft()
-            self._forget(exposure)
-            if exposure.gap_s is not None and exposure.gap_s < TTL_5M_S:
-                continue
-            returned = exposure.gap_s is not None and exposure.gap_s < TTL_1H_S
-            for returns in self._kept(exposure):
-                returns.windows_1h = returns.windows_1h * _FORGETTING + 1
-                returns.returns_1h = returns.returns_1h * _FORGETTING + returned
+            turn = self._closes_1h.popleft()
+            self._forget(turn)
+            if turn.gap_s is None or turn.gap_s >= TTL_1H_S:
+                self._shares.close_1h(turn.run, turn.path, None)
+            elif turn.gap_s >= TTL_5M_S:
+                self._shares.close_1h(turn.run, turn.path, turn.reused)
 
-    def _kept(self, exposure: _Exposure) -> list[_Returns]:
-        kind, state = exposure.states
-        keys = (("", state), (kind, state)) if kind else (("", state),)
-        return [self._returns.setdefault(key, _Returns()) for key in keys]
-
-    def _forget(self, exposure: _Exposure) -> None:
-        waiting = self._waiting.get(exposure.scope)
-        if waiting is not None and waiting.get(exposure.digest) is exposure:
-            del waiting[exposure.digest]
+    def _forget(self, turn: _Turn) -> None:
+        waiting = self._waiting.get(turn.scope, {})
+        for key in turn.keys:
+            if waiting.get(key) is turn:
+                del waiting[key]
 
 
-def _turn_state(prompt: Prompt, continues: bool) -> str:
-    """Kind of turn, as far as returns differ: a tool loop comes back in seconds, a first turn seldom."""
-    if prompt.blocks and prompt.blocks[-1].kind is BlockKind.TOOL_RESULT:
-        return "tool_loop"
-    return "later" if continues or prompt.ends[Layer.HISTORY] >= 0 else "first"
+def _returned(earlier: _Turn, digest: bytes, now: float) -> Run:
+    """Note that `earlier` was continued from `digest`; give the run its successor belongs to."""
+    earlier.gap_s = now - earlier.started
+    earlier.reused = 1.0 if digest == earlier.keys[0] else earlier.kept
+    if earlier.gap_s >= TTL_5M_S:
+        return ()
+    run, earlier.run = earlier.run, ()
+    return run
+
+
+def _awaited(
+    prompt: Prompt, digests: Sequence[bytes], counts: Sequence[int] | None, continued: int
+) -> tuple[tuple[bytes, ...], float]:
+    """Digests under which the next turn will be recognised, the last first; share of the turn before that one.
+
+    Args:
+        continued: Position of the last block taken over from an earlier turn, -1 for none.
+    """
+    blocks, first = prompt.blocks, prompt.stable_end + 1
+    found = []
+    for position in range(len(digests) - 1, first - 1, -1):
+        if blocks[position].markable:
+            found.append(position)
+            if len(found) == 2:
+                break
+    if len(found) < 2:
+        return (digests[found[0] if found else -1],), 0.0
+    last, before = found
+    base = _tokens_to(prompt, counts, continued)
+    added = _tokens_to(prompt, counts, last) - base
+    kept = (_tokens_to(prompt, counts, before) - base) / added if added > 0 else 1.0
+    return (digests[last], digests[before]), max(0.0, min(1.0, kept))
+
+
+def _turn_path(
+    prompt: Prompt,
+    counts: Sequence[int] | None,
+    kind: str,
+    earlier: _Turn | None,
+    now: float,
+) -> Path:
+    """Kind of a turn as far as returns differ.
+
+    A tool loop comes back in seconds, a first turn seldom; what comes after a pause is likelier to pause again; a
+    long message is more often the only one of its sort than a short one.
+    """
+    last = len(prompt.blocks) - 1
+    history = prompt.ends[HISTORY]
+    if prompt.blocks[last].kind is TOOL_RESULT:
+        place = "tool loop"
+    elif earlier is not None:
+        place = _PLACES[min(earlier.number, len(_PLACES) - 1)]
+    else:
+        place = "first" if history < 0 else "resumed"
+    begins_run = earlier is None or now - earlier.started >= TTL_5M_S
+    before = history if history >= 0 else prompt.stable_end
+    if counts is None:
+        whole = int(_tokens_to(prompt, None, last))
+        added = whole - int(_tokens_to(prompt, None, before))
+    else:
+        whole = counts[last]
+        added = whole - counts[before] if before >= 0 else whole
+    octave = added.bit_length() - 1
+    octave = _SMALLEST if octave < _SMALLEST else _LARGEST if octave > _LARGEST else octave
+    sized = (kind, place, begins_run, octave)
+    both = (kind, place, begins_run, octave, whole.bit_length() // 2)
+    if kind:
+        return ("", place, begins_run), (kind, place, begins_run), sized, both
+    return ("", place, begins_run), sized, both
+
+
+def _tokens_to(prompt: Prompt, counts: Sequence[int] | None, position: int) -> float:
+    """Tokens of the prefix ending at `position`, 0 for -1."""
+    if position < 0:
+        return 0.0
+    if counts is not None:
+        return counts[position]
+    return sum([len(block.content) for block in prompt.blocks[: position + 1]]) / _BYTES_PER_TOKEN
 
 
 def _return_chance(arrivals: float, exposure_s: float, within_s: float, prior: float) -> float:

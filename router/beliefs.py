@@ -86,7 +86,7 @@ class Beliefs:
 
     def arrive(self, view: CacheView, kind: str, now_s: float) -> None:
         """Count one request for the route's cache; once per request, however many attempts it takes."""
-        self.demand.arrive(view.scope, view.prompt, view.digests, now_s, kind)
+        self.demand.arrive(view.scope, view.prompt, view.digests, now_s, kind, view.counts)
 
     def begin(self, view: CacheView, started_s: float) -> None:
         """Note that an attempt is on its way."""
@@ -146,7 +146,7 @@ class Beliefs:
         counts = self.estimator.cumulative_tokens(prompt, model)
         forecasts = None
         if strategy is Strategy.AUTO and not rules.implicit:
-            forecasts = self.demand.forecasts(scope, prompt, digests, now_s, kind)
+            forecasts = self.demand.forecasts(scope, prompt, digests, now_s, kind, counts)
             if expected_follow_ups is not None:
                 forecasts = _as_told(forecasts, expected_follow_ups)
         planned = plan(

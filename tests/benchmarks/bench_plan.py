@@ -85,7 +85,7 @@ def measure(name: str, rounds: int, strategy: Strategy) -> dict[str, object]:
         marks.append(perf_counter_ns())
         beliefs = index.belief(SCOPE, digests)
         marks.append(perf_counter_ns())
-        forecasts = demand.forecasts(SCOPE, prompt, digests, 30.0)
+        forecasts = demand.forecasts(SCOPE, prompt, digests, 30.0, counts=counts)
         marks.append(perf_counter_ns())
         plan(
             prompt,

@@ -10,10 +10,11 @@ slots for what pays:
     warm entry  of the conversation; marked only as a rescue, near the end of the last mark's lookback
     one-off     a prompt whose next use is unlikely is not written at all
 
-A layer's TTL is 1 hour iff P(next < 1 h | none within 5 min) > (w1 - w5)/(w1 - r). A growing conversation
-pays the dearer write for every turn but saves its whole prefix, and only a chain written at 1 hour throughout
-lives that long. It does not know where forecasts come from; below its margin it does not spend on the private
-layers.
+A TTL is 1 hour iff P(next < 1 h | none within 5 min) > (w1 - w5)/(w1 - r), for a layer of the layer's next use, for
+what a turn adds of the first longer gap after it: each part of a conversation lives by its own TTL, so the part
+written now pays 0.75 more for an hour and is lost at that gap otherwise. On top of a part that lapses in 5 minutes
+an hour is wasted. A slot left over holds a fallback before the turn's last block. It does not know where forecasts
+come from; below its margin it does not spend on the private layers.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,6 @@ def auto_wishes(
     best, best_value, value = -1, 0.0, 0.0
     for index, candidate in enumerate(candidates):
         value += candidate.value
-        # Too short a prefix ends nothing, but what it costs or brings belongs to the next longer one.
         if value > best_value and candidate.tokens >= rules.minimum_tokens:
             best, best_value = index, value
     wishes = [_wish(candidate, warm) for candidate in candidates[: best + 1]]
@@ -73,7 +73,7 @@ def auto_wishes(
         Skipped(candidate.layer, candidate.position, _refusal(candidate, rules, rates))
         for candidate in candidates[best + 1 :]
     )
-    return _without_needless_rescue(prompt, wishes, warm, rules)
+    return _with_fallback(prompt, _without_needless_rescue(prompt, wishes, warm, rules), counts, warm, rules)
 
 
 def _candidates(
@@ -88,7 +88,7 @@ def _candidates(
 ) -> list[_Candidate]:
     """Ends worth considering, shallowest first, each with the value of covering the part before it."""
     candidates: list[_Candidate] = []
-    shared_tokens = start = 0
+    start = 0
     for position, layer in _ends(prompt, warm, skipped):
         tokens = counts.at(position)
         p_warm = 0.0
@@ -96,13 +96,13 @@ def _candidates(
             if entry.position >= position and entry.p_warm > p_warm:
                 p_warm = entry.p_warm
         forecast = forecasts[layer]
-        if layer <= SYSTEM:
-            shared_tokens = tokens
-            ttl_s = _layer_ttl_s(forecast, rates)
-        elif layer is CONTEXT:
-            ttl_s = _layer_ttl_s(forecast, rates)
-        else:
-            ttl_s = _conversation_ttl_s(forecast, rates, tokens - start, tokens - shared_tokens, warm, facts)
+        ttl_s = _layer_ttl_s(forecast, rates)
+        if layer > CONTEXT:
+            ttl_s = _conversation_ttl_s(ttl_s, warm, facts)
+        if tokens < rules.minimum_tokens:
+            # Too short a prefix has no entry of its own: what it costs and saves belongs to the next longer one.
+            candidates.append(_Candidate(position, layer, tokens, p_warm, ttl_s, 0.0, forecast))
+            continue
         margin = 1.0 if layer <= SYSTEM else PRIVATE_MARGIN
         value = _value(tokens - start, p_warm, ttl_s, forecast, rates, margin)
         candidates.append(_Candidate(position, layer, tokens, p_warm, ttl_s, value, forecast))
@@ -161,21 +161,11 @@ def _layer_ttl_s(forecast: Forecast, rates: Rates) -> int:
     return TTL_1H_S if hour else TTL_5M_S
 
 
-def _conversation_ttl_s(
-    forecast: Forecast,
-    rates: Rates,
-    added_tokens: int,
-    private_tokens: int,
-    warm: Sequence[WarmEntry],
-    facts: OpenFacts,
-) -> int:
-    """TTL of a growing conversation: dearer writes of what turns add, against a rewrite after a pause."""
+def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: OpenFacts) -> int:
+    """TTL of what a turn adds: as wanted, unless it stands on a part that lapses in 5 minutes."""
     if warm and warm[-1].ttl_s < TTL_1H_S and not facts.hour_mark_extends_read_prefix:
-        return TTL_5M_S  # the part already written would lapse after 5 minutes all the same
-    pause, gone = forecast.p_1h - forecast.p_5m, 1 - forecast.p_1h
-    dearer = rates.write_1h - rates.write_5m
-    saved = pause * (rates.write_5m - rates.read) * private_tokens
-    return TTL_1H_S if saved > dearer * (added_tokens + gone * private_tokens) else TTL_5M_S
+        return TTL_5M_S
+    return ttl_s
 
 
 def _wish(candidate: _Candidate, warm: Sequence[WarmEntry]) -> Wish:
@@ -215,3 +205,23 @@ def _without_needless_rescue(
     if steps_back(prompt.blocks, entry.position, last.position, rules, reserve) < reserve:
         return [*wishes[:-2], last]
     return [*wishes[:-2], entry._replace(reason=f"rescue: warm entry {reserve} or more positions back"), last]
+
+
+def _with_fallback(
+    prompt: Prompt, wishes: list[Wish], counts: TokenCounts, warm: Sequence[WarmEntry], rules: CacheRules
+) -> list[Wish]:
+    """Add a mark before the turn's last block, if a slot is free and it adds to what is warm.
+
+    Clients replace the end of a prompt (reminders, edits, regenerated questions); then the entry at the last mark
+    is lost, and with it all that was written since the mark before. A mark that is not the last one is free.
+    """
+    if not wishes or len(wishes) >= rules.max_breakpoints:
+        return wishes
+    last = wishes[-1]
+    if last.layer is not TURN:
+        return wishes
+    position = markable_position(prompt, last.position - 1, layer_start(prompt, TURN))
+    if position is None or (warm and warm[-1].position >= position):
+        return wishes
+    reason = "fallback: free, and read if the last block is replaced"
+    return [*wishes[:-1], Wish(position, TURN, last.ttl_s, counts.at(position), reason), last]

@@ -8,7 +8,7 @@ inside its function, and --help stays quick.
 
 import typer
 
-from router.cli import check, costs, demo, explain, sandbox, serve, train
+from router.cli import check, costs, demo, explain, replay, sandbox, serve, train
 from router.cli.fault import reported
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(explain.explain)
 app.command()(costs.costs)
 app.command()(sandbox.sandbox)
 app.command()(train.train)
+app.command()(replay.replay)
 app.add_typer(check.app, name="config")
 
 

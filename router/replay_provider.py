@@ -1,0 +1,128 @@
+"""The provider's cache as its documents describe it, for traces of block ids; a reference to judge plans by.
+
+The rule (prompt caching page, read 2026-11): an entry exists only where a request placed a mark; the longest live
+entry that is a prefix of the prompt is read, at no charge for the refresh; with A the hit, B the last 1h mark past
+it and C the last mark past it, the bill is read A, 1h write B - A, 5m write C - B, the rest plain. Entries form a
+chain: what is written past a live entry holds only the part past it, and can be read while every part before it
+lives, each by its own TTL, so a 1h part on top of a 5m part lapses with it (the cautious reading). TTLs run from
+the start of the request that last touched a part.
+
+It shares nothing with the planner, so that a plan's promises can be held against it. The 20 positions of lookback
+and the delay until an entry can be read are not modelled: a trace has neither messages nor first bytes.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cache.economics import TokenSplit
+from cache.rules import TTL_1H_S, TTL_5M_S
+
+_SWEEP_AT = 256
+"""Entries after which the expired are looked for; doubled when most of them live."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one mark wrote: the blocks between the entry before it and its own."""
+
+    blocks: int
+    ttl_s: int
+    expires_s: float
+    before: int | None
+
+
+class ReferenceCache:
+    """Entries of one namespace, named by the id of their last block."""
+
+    def __init__(self, minimum_tokens: int) -> None:
+        """Start cold; prefixes of fewer than `minimum_tokens` are not cached."""
+        self._minimum_tokens = minimum_tokens
+        self._parts: dict[int, _Part] = {}
+        self._ids: list[int] = []
+        self._sweep_at = _SWEEP_AT
+
+    def serve(
+        self,
+        runs: Sequence[tuple[int, int]],
+        *,
+        whole_blocks: int,
+        input_tokens: int,
+        block_tokens: int,
+        marks: Sequence[tuple[int, int]],
+        now_s: float,
+    ) -> TokenSplit:
+        """Bill one request and remember what it read and wrote.
+
+        Args:
+            runs: The prompt as (first id, count).
+            whole_blocks: Blocks that are full; no entry ends past them.
+            marks: (prefix in blocks, TTL in seconds) of each breakpoint, in any order.
+        """
+        hit, hit_id = self._longest(runs, whole_blocks, now_s)
+        self._refresh(hit_id, now_s)
+        past = sorted(
+            (min(blocks, whole_blocks), ttl_s)
+            for blocks, ttl_s in marks
+            if min(blocks, whole_blocks) > hit
+            and min(blocks, whole_blocks) * block_tokens >= self._minimum_tokens
+        )
+        hour_end = max([hit, *(blocks for blocks, ttl_s in past if ttl_s >= TTL_1H_S)])
+        end = past[-1][0] if past else hit
+        before = hit_id
+        for blocks, _ in past:
+            name = _id_at(runs, blocks)
+            ttl_s = TTL_1H_S if blocks <= hour_end else TTL_5M_S
+            if name not in self._parts:
+                insort(self._ids, name)
+            self._parts[name] = _Part(blocks, ttl_s, now_s + ttl_s, before)
+            before = name
+        if len(self._parts) > self._sweep_at:
+            self._sweep(now_s)
+        return TokenSplit(
+            read=hit * block_tokens,
+            write_5m=(end - hour_end) * block_tokens,
+            write_1h=(hour_end - hit) * block_tokens,
+            uncached=input_tokens - end * block_tokens,
+        )
+
+    def _longest(
+        self, runs: Sequence[tuple[int, int]], whole_blocks: int, now_s: float
+    ) -> tuple[int, int | None]:
+        """Blocks and id of the longest entry on the prompt's path whose every part lives."""
+        ids, parts = self._ids, self._parts
+        readable: set[int] = set()
+        best, best_id, start = 0, None, 0
+        for first, count in runs:
+            index = bisect_left(ids, first)
+            while index < len(ids) and ids[index] < first + count:
+                name = ids[index]
+                blocks = start + name - first + 1
+                index += 1
+                if blocks > whole_blocks:
+                    return best, best_id
+                part = parts[name]
+                if part.expires_s >= now_s and (part.before is None or part.before in readable):
+                    readable.add(name)
+                    best, best_id = blocks, name
+            start += count
+        return best, best_id
+
+    def _refresh(self, name: int | None, now_s: float) -> None:
+        while name is not None:
+            part = self._parts[name]
+            part.expires_s = now_s + part.ttl_s
+            name = part.before
+
+    def _sweep(self, now_s: float) -> None:
+        self._parts = {name: part for name, part in self._parts.items() if part.expires_s >= now_s}
+        self._ids = sorted(self._parts)
+        self._sweep_at = max(_SWEEP_AT, 2 * len(self._parts))
+
+
+def _id_at(runs: Sequence[tuple[int, int]], end: int) -> int:
+    for first, count in runs:
+        if end <= count:
+            return first + end - 1
+        end -= count
+    raise ValueError("the prompt is shorter than that")

@@ -1,0 +1,208 @@
+"""Figures of a replay: the bill, where the tokens went, and how good the chances were.
+
+The rule: figures are sums over requests, kept as they are served, so memory does not grow with the trace but for one
+pair of numbers per session. Shares are of all input tokens. The interval is of the ratio of sums, by resampling whole
+sessions: requests of one session are not independent. Chances are judged two ways: P(warm) against whether what was
+believed warm was read, and P(return in 5 minutes) against what the trace then held; a turn whose window the trace
+does not close is left out.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from cache.economics import Rates, TokenSplit, cost_units
+from cache.rules import TTL_5M_S
+from router.replay import Policy, Served
+
+BINS = 10
+RESAMPLES = 1000
+
+
+class Bin(NamedTuple):
+    """Requests whose chance fell into one tenth; `predicted` and `observed` are means."""
+
+    low: float
+    requests: int
+    predicted: float
+    observed: float
+
+
+class Reliability(NamedTuple):
+    """How good a chance was.
+
+    Attributes:
+        requests: Requests judged.
+        brier: Mean squared difference of chance and outcome; None without requests.
+        bins: Those that are not empty, ascending.
+    """
+
+    requests: int
+    brier: float | None
+    bins: tuple[Bin, ...]
+
+
+class Figures(NamedTuple):
+    """What a replay came to; costs in units of one uncached input token.
+
+    Attributes:
+        split: Input tokens by how they were billed.
+        cost_units: Input cost.
+        relative_cost: Cost over that of no caching.
+        interval: 2.5 and 97.5 % points of `relative_cost`, sessions resampled.
+        warm: Of the chance that what was believed warm is read.
+        returns: Of the chance of a return within 5 minutes; without requests unless the policy forecasts.
+        decision_p50_us: Median time of a decision in microseconds; None when it was not measured.
+        decision_p99_us: Its 99 % point.
+    """
+
+    policy: str
+    requests: int
+    sessions: int
+    split: TokenSplit
+    cost_units: float
+    relative_cost: float
+    interval: tuple[float, float]
+    warm: Reliability
+    returns: Reliability
+    decision_p50_us: float | None
+    decision_p99_us: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """As a value for JSON."""
+        return {
+            "policy": self.policy,
+            "requests": self.requests,
+            "sessions": self.sessions,
+            "input_tokens": self.split.total,
+            "tokens": self.split._asdict(),
+            "read_share": _share(self.split.read, self.split),
+            "write_share": _share(self.split.write_5m + self.split.write_1h, self.split),
+            "cost_units": self.cost_units,
+            "relative_cost": self.relative_cost,
+            "relative_cost_interval_95": list(self.interval),
+            "p_warm": _reliability_dict(self.warm),
+            "p_return_5m": _reliability_dict(self.returns),
+            "decision_us": {"p50": self.decision_p50_us, "p99": self.decision_p99_us},
+        }
+
+
+@dataclass(slots=True)
+class _Chances:
+    """Sums per bin: count, chances, outcomes, squared differences."""
+
+    sums: list[list[float]] = field(default_factory=lambda: [[0.0] * 4 for _ in range(BINS)])
+
+    def add(self, chance: float, outcome: bool) -> None:
+        kept = self.sums[min(int(chance * BINS), BINS - 1)]
+        kept[0] += 1
+        kept[1] += chance
+        kept[2] += outcome
+        kept[3] += (chance - outcome) ** 2
+
+    def reliability(self) -> Reliability:
+        count = sum(kept[0] for kept in self.sums)
+        return Reliability(
+            int(count),
+            sum(kept[3] for kept in self.sums) / count if count else None,
+            tuple(
+                Bin(number / BINS, int(kept[0]), kept[1] / kept[0], kept[2] / kept[0])
+                for number, kept in enumerate(self.sums)
+                if kept[0]
+            ),
+        )
+
+
+class Tally:
+    """Sums of one replay."""
+
+    def __init__(self, policy: Policy, rates: Rates) -> None:
+        """Start at zero."""
+        self._policy = policy
+        self._rates = rates
+        self._tokens = [0, 0, 0, 0]
+        self._requests = 0
+        self._sessions: dict[tuple[str, str], list[float]] = {}
+        self._warm, self._returns = _Chances(), _Chances()
+        self._open: dict[tuple[str, str, str], Served] = {}
+        self._waiting: deque[tuple[Served, tuple[str, str, str]]] = deque()
+        self._decision_ns: list[int] = []
+
+    def add(self, served: Served) -> None:
+        """Count one request; they come in the order they were served."""
+        row = served.row
+        self._requests += 1
+        self._tokens = [kept + new for kept, new in zip(self._tokens, served.split, strict=True)]
+        session = self._sessions.setdefault((row.namespace, row.session), [0.0, 0.0])
+        session[0] += cost_units(served.split, self._rates)
+        session[1] += row.input_tokens
+        self._warm.add(served.p_hit, served.held)
+        self._decision_ns.append(served.decision_ns)
+        if served.forecast is not None:
+            self._judge_returns(served)
+
+    def figures(self) -> Figures:
+        """What it came to.
+
+        Raises:
+            ValueError: Nothing was added.
+        """
+        if not self._requests:
+            raise ValueError("no request was replayed")
+        split = TokenSplit(*self._tokens)
+        sums = np.array(list(self._sessions.values()))
+        measured = np.array(self._decision_ns) / 1000
+        timed = bool(measured.any())
+        units = float(sums[:, 0].sum())
+        return Figures(
+            self._policy.value,
+            self._requests,
+            len(sums),
+            split,
+            units,
+            units / split.total if split.total else 1.0,
+            _interval(sums),
+            self._warm.reliability(),
+            self._returns.reliability(),
+            float(np.percentile(measured, 50)) if timed else None,
+            float(np.percentile(measured, 99)) if timed else None,
+        )
+
+    def _judge_returns(self, served: Served) -> None:
+        row = served.row
+        while self._waiting and self._waiting[0][0].now_s + TTL_5M_S <= served.now_s:
+            earlier, key = self._waiting.popleft()
+            if self._open.get(key) is earlier:  # nobody came back in time
+                del self._open[key]
+                self._judged(earlier, returned=False)
+        key = (row.namespace, row.session, row.stream)
+        awaited = self._open.pop(key, None)
+        if awaited is not None:
+            self._judged(awaited, returned=served.returned_gap_s is not None)
+        self._open[key] = served
+        self._waiting.append((served, key))
+
+    def _judged(self, served: Served, *, returned: bool) -> None:
+        assert served.forecast is not None
+        self._returns.add(served.forecast.p_5m, returned)
+
+
+def _interval(sums: np.ndarray) -> tuple[float, float]:
+    """2.5 and 97.5 % points of the ratio of the columns' sums under resampling of rows; same rows, same interval."""
+    random = np.random.default_rng(0)
+    ratios = []
+    for _ in range(RESAMPLES):
+        cost, tokens = sums[random.integers(0, len(sums), len(sums))].sum(axis=0)
+        ratios.append(cost / tokens if tokens else 1.0)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _share(tokens: int, split: TokenSplit) -> float:
+    return tokens / split.total if split.total else 0.0
+
+
+def _reliability_dict(found: Reliability) -> dict[str, object]:
+    return {"requests": found.requests, "brier": found.brier, "bins": [bin_._asdict() for bin_ in found.bins]}

@@ -1,0 +1,253 @@
+"""Request traces without text, and the prompts they stand for.
+
+The rule: a trace row spells its prompt as ids of equal-sized blocks, and an id names the block AND everything before
+it. So a prefix's name is the id of its last block, and no text has to be made up: a block's content is that name,
+and its tokens are exact. What a trace does not record is where messages begin, so the boundaries a planner may mark
+are put where the past puts them:
+
+    tools, system   at the recorded sizes
+    history         the conversation's previous prompt and answer, cut where that was cut
+    turn            the rest; the last `TAIL_TOKENS` are a block of their own, because recorded prompts often end in a
+                    short piece that the next request replaces, and what fills no whole block takes no mark
+
+Nothing here looks past the row it is given. It does not know time, prices or plans.
+"""
+
+import gzip
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+from cache.prompt import Block, BlockKind, Layer, Prompt
+from router.timeline import WorkloadError
+
+TAIL_TOKENS = 256
+"""Tokens at the end of a prompt taken for a block of their own (at least one block of the trace)."""
+
+Runs = tuple[tuple[int, int], ...]
+"""Block ids as (first id, count), ascending by one within a run."""
+
+
+class TraceRow(NamedTuple):
+    """One recorded request.
+
+    Attributes:
+        namespace: Ids of different namespaces are not comparable.
+        time_s: Arrival, seconds from the start of the namespace.
+        input_tokens: Whole prompt.
+        output_tokens: The answer.
+        block_tokens: Tokens of a block; the last may be partial.
+        kind: Class of traffic: the model that was called, "" where none is recorded.
+        added: Kinds of content since the previous request ("text", "tool_result", ...).
+        tools_tokens: 0 where not recorded.
+        system_tokens: 0 where not recorded.
+    """
+
+    namespace: str
+    session: str
+    stream: str
+    sequence: int
+    time_s: float
+    input_tokens: int
+    output_tokens: int
+    block_tokens: int
+    runs: Runs
+    kind: str = ""
+    added: tuple[str, ...] = ()
+    tools_tokens: int = 0
+    system_tokens: int = 0
+
+    @property
+    def whole_blocks(self) -> int:
+        """Blocks that are full, so that an entry can end there."""
+        return min(sum(count for _, count in self.runs), self.input_tokens // self.block_tokens)
+
+
+class TracePrompt(NamedTuple):
+    """A prompt for the planner.
+
+    Attributes:
+        digests: Name of each prefix.
+        ends: Whole trace blocks of the prefix ending at each block of the prompt.
+        returned_gap_s: Seconds since the request whose prompt this one extends; None where it extends none.
+    """
+
+    prompt: Prompt
+    digests: tuple[bytes, ...]
+    ends: tuple[int, ...]
+    returned_gap_s: float | None
+
+
+def read_trace(path: Path) -> list[TraceRow]:
+    """Rows of a trace, JSON lines (.gz allowed), in the order they are served: by namespace, then by time.
+
+    Raises:
+        WorkloadError: A line is no such row; the message names file, line and field.
+        OSError: The file cannot be read.
+    """
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
+        rows = [_row(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise WorkloadError(str(path), 0, "no requests in it")
+    return in_order(rows)
+
+
+def in_order(rows: Iterable[TraceRow]) -> list[TraceRow]:
+    """Rows in the order they are served."""
+    return sorted(rows, key=lambda row: (row.namespace, row.time_s, row.stream, row.sequence))
+
+
+def _row(source: str, number: int, line: str) -> TraceRow:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise WorkloadError(source, number, f"not JSON: {error.msg}") from None
+    try:
+        row = TraceRow(
+            namespace=found["ns"],
+            session=found["session"],
+            stream=found["stream"],
+            sequence=int(found["seq"]),
+            time_s=float(found["t"]),
+            input_tokens=int(found["in"]),
+            output_tokens=int(found["out"]),
+            block_tokens=int(found["bs"]),
+            runs=tuple([(int(first), int(count)) for first, count in found["blocks"]]),
+            kind=found.get("model") or "",
+            added=tuple(found.get("new") or ()),
+            tools_tokens=int(found.get("tools_tok") or 0),
+            system_tokens=int(found.get("system_tok") or 0),
+        )
+    except KeyError as error:
+        raise WorkloadError(source, number, "missing", field=str(error.args[0])) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WorkloadError(source, number, f"not a request of a trace: {error}") from None
+    if row.block_tokens < 1 or row.input_tokens < 0 or any(count < 1 for _, count in row.runs):
+        raise WorkloadError(source, number, "block size and run lengths must be positive", field="blocks")
+    return row
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """What is kept of a stream's latest prompt."""
+
+    row: TraceRow
+    whole: int
+    ends: list[int] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+
+
+class PromptBuilder:
+    """Turns rows, in the order they are served, into prompts."""
+
+    def __init__(self, minimum_tokens: int = 0) -> None:
+        """Start having seen nothing.
+
+        Args:
+            minimum_tokens: Blocks that end before it take no mark. The first block of a chat's prompts is the same
+                for everyone, and a prompt that has little more would seem to be continued by all of them.
+        """
+        self._minimum_tokens = minimum_tokens
+        self._conversations: dict[tuple[str, str, str], _Conversation] = {}
+        self._namespaces: dict[str, int] = {}
+        self._remainders = 0
+
+    def prompt(self, row: TraceRow) -> TracePrompt:
+        """The prompt of one row; only rows given before have a part in it."""
+        key = (row.namespace, row.session, row.stream)
+        whole, size = row.whole_blocks, row.block_tokens
+        number = self._namespaces.setdefault(row.namespace, len(self._namespaces))
+        before = self._conversations.get(key)
+        common = 0 if before is None else min(common_blocks(before.row.runs, row.runs), before.whole, whole)
+        tail = max(1, ceil(TAIL_TOKENS / size))
+        gap_s = None
+        now = _Conversation(row, whole)
+        history = common
+        if before is not None:
+            if common >= before.whole - tail:
+                gap_s = row.time_s - before.row.time_s
+                history = ceil((before.row.input_tokens + before.row.output_tokens) / size)
+            kept = bisect_right(before.ends, common)
+            now.ends, now.blocks, now.names = before.ends[:kept], before.blocks[:kept], before.names[:kept]
+        if not now.ends:
+            for end, layer in _recorded_ends(row, whole):
+                self._append(now, number, end, layer)
+        history = max(min(history, whole - 1), now.ends[-1] if now.ends else 0)
+        if before is not None:
+            self._append(now, number, history, Layer.HISTORY)
+        blocks, names, ends = self._turn(row, number, now, whole, tail)
+        self._conversations[key] = now
+        return TracePrompt(Prompt(blocks), names, ends, gap_s)
+
+    def _turn(
+        self, row: TraceRow, number: int, now: _Conversation, whole: int, tail: int
+    ) -> tuple[tuple[Block, ...], tuple[bytes, ...], tuple[int, ...]]:
+        """Blocks, names and ends of the whole prompt; `now` is left with the turn as history of the next."""
+        kept = len(now.ends)
+        kind = BlockKind.TOOL_RESULT if row.added == ("tool_result",) else BlockKind.TEXT
+        for end in (whole - tail, whole):
+            self._append(now, number, end, Layer.HISTORY, kind)
+        turn = [
+            Block(Layer.TURN, block.kind, block.content, block.role, block.markable, block.token_count)
+            for block in now.blocks[kept:]
+        ]
+        names, ends = list(now.names), list(now.ends)
+        remainder = row.input_tokens - (ends[-1] if ends else 0) * row.block_tokens
+        if remainder > 0 or not ends:
+            self._remainders += 1
+            name = b"part" + self._remainders.to_bytes(12, "big")
+            turn.append(Block(Layer.TURN, kind, name, "user", False, max(0, remainder)))
+            names.append(name)
+            ends.append(whole)
+        return (*now.blocks[:kept], *turn), tuple(names), tuple(ends)
+
+    def _append(
+        self, now: _Conversation, namespace: int, end: int, layer: Layer, kind: BlockKind = BlockKind.TEXT
+    ) -> None:
+        """Add the block that ends there, unless nothing is left for it."""
+        start, size = now.ends[-1] if now.ends else 0, now.row.block_tokens
+        if end <= start:
+            return
+        name = namespace.to_bytes(6, "big") + block_at(now.row.runs, end).to_bytes(10, "big", signed=True)
+        role = "" if layer <= Layer.SYSTEM else "user"
+        kind = BlockKind.TOOL if layer is Layer.TOOLS else kind
+        markable = end * size >= self._minimum_tokens
+        now.blocks.append(Block(layer, kind, name, role, markable, (end - start) * size))
+        now.names.append(name)
+        now.ends.append(end)
+
+
+def common_blocks(left: Runs, right: Runs) -> int:
+    """Leading blocks two prompts have in common."""
+    total = 0
+    for (first, count), (other, other_count) in zip(left, right, strict=False):
+        if first != other:
+            return total
+        total += min(count, other_count)
+        if count != other_count:
+            return total
+    return total
+
+
+def block_at(runs: Sequence[tuple[int, int]], end: int) -> int:
+    """Id of the last block of the prefix of `end` >= 1 blocks."""
+    for first, count in runs:
+        if end <= count:
+            return first + end - 1
+        end -= count
+    raise ValueError("the prompt is shorter than that")
+
+
+def _recorded_ends(row: TraceRow, whole: int) -> list[tuple[int, Layer]]:
+    tools = row.tools_tokens // row.block_tokens
+    system = (row.tools_tokens + row.system_tokens) // row.block_tokens
+    return [(end, layer) for end, layer in ((tools, Layer.TOOLS), (system, Layer.SYSTEM)) if 0 < end < whole]

@@ -47,8 +47,10 @@ unit: $(READY) ## Run the fast tests only.
 lint: $(READY) ## ruff, mypy --strict, and buf where npm is at hand.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf@1.75.0 lint && echo "buf lint: clean"; \
-	else echo "buf lint: skipped, npm is not here"; fi
+	@if ! command -v npx >/dev/null; then echo "buf lint: skipped, npm is not here"; \
+	elif ! npx --yes @bufbuild/buf@1.75.0 --version >/dev/null 2>&1; then \
+		echo "buf lint: skipped, the npm registry is out of reach"; \
+	else cd protos && npx --yes @bufbuild/buf@1.75.0 lint && echo "buf lint: clean"; fi
 
 bench: $(READY) ## Measure the full path against its floors; writes bench-results/.
 	@$(BIN)/python -m tests.benchmarks.run

@@ -374,3 +374,22 @@ async def test_the_server_lives_on_and_quotes_the_callers_request_id(service: Se
     response = await service.generate(plain())
     assert response.decision.route in (routing_pb2.ROUTE_FLASH, routing_pb2.ROUTE_OPUS)
     assert len(service.invoice) == billed + 1
+
+
+@pytest.mark.usefixtures("_nothing_sent")
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xff\xff rubbish", b"\x0a\x7f", b"\x0a\x04\x0a\x02\xff\xfe"],
+    ids=["rubbish", "truncated", "a string that is no UTF-8"],
+)
+@pytest.mark.parametrize("method", ["Generate", "Explain"])
+async def test_bytes_that_are_no_message_are_refused_with_details(
+    service: Service, method: str, data: bytes
+) -> None:
+    """A broken client of any language gets INVALID_ARGUMENT with details, not gRPC's bare UNKNOWN."""
+    call = service.channel.unary_unary(f"/router.v1.RouterService/{method}")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(data, timeout=TIMEOUT_S)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(status_of(caught.value), BadRequest).field_violations[0].field == "request"
+    assert f"{len(data)} bytes" in caught.value.details()

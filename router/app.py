@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from router.sandbox import Sandbox
 
 SETTLE_TIMEOUT_S = 10.0
-"""At the end: longest wait for broken-off answers to be counted before estimates are booked."""
+"""At the end: longest wait for broken-off answers to be counted before their floor is booked."""
 MISS_SESSION_LIMIT = 10_000
 """Sessions whose last prompt's digests are kept to explain misses; about 100 bytes per block of each."""
 SANDBOX_KEY = "sandbox-key"

@@ -258,15 +258,6 @@ def total(amounts_nano_usd: Iterable[int | None]) -> Sum:
     return Sum(known, unknown)
 
 
-def format_usd(nano_usd: int | None) -> str:
-    """Return an amount exactly, at least two decimals: "$0.0472", "-$1.50"; "unknown" for None."""
-    if nano_usd is None:
-        return "unknown"
-    whole, rest = divmod(abs(nano_usd), 1_000_000_000)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if nano_usd < 0 else ''}${whole:,}.{decimals}"
-
-
 def _per_token(usage: Usage, price: Price) -> tuple[int, int, int, int, int]:
     """Return the prices per token that `usage` is billed at, in 1e-15 USD."""
     price = price.for_input(usage.input_tokens)

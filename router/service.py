@@ -15,10 +15,10 @@ from classifier.route import Route
 from router import convert_response as wire
 from router.applications import Applications
 from router.convert_request import AnyRequest, request_from_proto
-from router.cost import format_usd
 from router.deadline import Deadline, DeadlinePolicy
 from router.dispatch import Decided, Dispatch, Event, Life
 from router.interceptors import RequestContext, current_request
+from router.money import usd
 from router.outcome import Answered
 from router.preparation import Preparation, Prepared
 from router.reply import Chunk
@@ -156,8 +156,8 @@ def explanation(prepared: Prepared) -> list[str]:
             lines.append(f"{estimate.route.value} ({estimate.model}) is unavailable: {estimate.unavailable}")
             continue
         lines.append(
-            f"{estimate.route.value} ({estimate.model}): expected {format_usd(estimate.expected_nano_usd)}, "
-            f"cold {format_usd(estimate.cold_nano_usd)}, for about {estimate.input_tokens:,} tokens in and "
+            f"{estimate.route.value} ({estimate.model}): expected {usd(estimate.expected_nano_usd)}, "
+            f"cold {usd(estimate.cold_nano_usd)}, for about {estimate.input_tokens:,} tokens in and "
             f"{estimate.output_tokens:,} out"
         )
     view = prepared.views.get(Route.OPUS)

@@ -40,11 +40,10 @@ from router.usage import Usage
 logger = logging.getLogger(__name__)
 
 COUNT_TIMEOUT_S = 5.0
-"""Bound of the free call that counts a broken-off answer; without it the deltas' estimate is booked."""
+"""Bound of the free call that counts a broken-off answer; without it only what the provider
+counted itself is booked: a floor, as every broken-off answer is."""
 UNPRICED_LIMIT = 100
 """Models named in the log for want of a price; ids come from providers, so there is no end to them."""
-CHARACTERS_PER_TOKEN = 4
-"""Estimate of a broken-off answer when the provider's counter does not answer in time."""
 
 
 class Settler:
@@ -297,24 +296,27 @@ class Attempt:
         if not text:
             self._close(outcome, usage=usage, error=error)
             return
-        # The belief must not wait for the count: what was written can be read now.
         work = self._count_and_close(outcome, usage, text, error)
         self._counting = self._settler.tasks.start(work, "count broken-off answer")
-        if not self._counting:  # the service is ending: an estimate is booked rather than nothing
-            self._close(outcome, usage=self._with_output(usage, text, None), error=error)
+        if (
+            not self._counting
+        ):  # the service is ending: the provider's own count is booked rather than nothing
+            self._close(outcome, usage=self._with_output(usage, None), error=error)
 
     async def _count_and_close(self, outcome: Outcome, usage: Usage, text: str, error: str) -> None:
         counted: int | None = None
         try:
             counted = await self._settler.upstreams[self._route].count_output(text, COUNT_TIMEOUT_S)
         finally:
-            # Also when this task is cancelled at shutdown: an estimate is booked rather than nothing.
-            self._close(outcome, usage=self._with_output(usage, text, counted), error=error)
+            # Also when this task is cancelled at shutdown: the provider's own count is booked rather than nothing.
+            self._close(outcome, usage=self._with_output(usage, counted), error=error)
 
-    def _with_output(self, usage: Usage, text: str, counted: int | None) -> Usage:
-        """The provider's last count and the tokens of the text seen since, estimated when nobody counted them."""
-        since = -(-len(text) // CHARACTERS_PER_TOKEN) if counted is None else counted
-        output_tokens = max(usage.output_tokens, self._seen.counted_output_tokens + since)
+    def _with_output(self, usage: Usage, counted: int | None) -> Usage:
+        """The provider's last count and the tokens of the text seen since, as far as somebody counted them.
+
+        An estimate could exceed what was billed, and then the books would hold no floor.
+        """
+        output_tokens = max(usage.output_tokens, self._seen.counted_output_tokens + (counted or 0))
         return msgspec.structs.replace(usage, output_tokens=output_tokens)
 
     def _close(

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from router.cli.loop import run
 from router.config import ConfigError, load_config
-from router.cost import format_usd
 from router.ledger import DATABASE, LedgerReader
+from router.money import usd
 from router.operator_service import costs_response
 from router.tables import costs_table
 from router.v1 import operator_service_pb2 as pb
@@ -97,7 +97,7 @@ def costs(
         console.print(
             f"interrupted: request {intent.request_id} attempt {intent.attempt}, {intent.route} {intent.model}, "
             f"started {_shown(intent.started_time_s)}, cost unknown, "
-            f"at most {format_usd(intent.cost_bound_nano_usd)}",
+            f"at most {usd(intent.cost_bound_nano_usd)}",
             highlight=False,
         )
 

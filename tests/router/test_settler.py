@@ -11,7 +11,7 @@ from router.call import FinishReason, Text
 from router.errors import LedgerUnavailable
 from router.reply import Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.settlement import Outcome
-from router.settler import CHARACTERS_PER_TOKEN, Attempt
+from router.settler import Attempt
 from router.usage import Usage
 from tests.router.rig import Rig, asked, rigged, said
 
@@ -179,23 +179,24 @@ async def test_a_last_count_needs_no_counter():
     assert (settlement.outcome, settlement.usage.output_tokens) == (Outcome.INTERRUPTED, 40)
 
 
-async def test_without_a_counter_an_estimate_is_booked():
-    """The counter that does not answer costs exactness, not the record."""
+async def test_without_a_counter_only_what_the_provider_counted_is_booked():
+    """The counter that does not answer costs exactness, not the record; the books stay a floor."""
     async with rigged() as rig:
         await counted(rig, None)
         attempt = opened(rig)
         attempt.see(Started("claude-opus-5-5", "msg-1", "", BEGUN))
-        attempt.see(TextDelta(0, "x" * (10 * CHARACTERS_PER_TOKEN + 1)))
+        attempt.see(UsageSeen(Usage(input_tokens=1000, output_tokens=7, complete=False)))
+        attempt.see(TextDelta(0, "x" * 400))
         attempt.left(LEFT)
         await rig.tasks.drain(5.0)
         (settlement,) = await rig.settlements()
-    assert settlement.usage.output_tokens == 11
+    assert (settlement.usage.output_tokens, settlement.usage.complete) == (7, False)
 
 
 @pytest.mark.fault_expected
 @pytest.mark.parametrize("failure", [asyncio.CancelledError(), RuntimeError("bug")], ids=["cancelled", "bug"])
 async def test_a_counter_that_fails_does_not_lose_the_record(failure, caplog: pytest.LogCaptureFixture):
-    """Cancelled at shutdown or broken: the estimate is booked in its `finally`."""
+    """Cancelled at shutdown or broken: what the provider counted is booked in its `finally`."""
     async with rigged() as rig:
 
         async def count_output(text: str, timeout_s: float) -> int | None:
@@ -209,7 +210,7 @@ async def test_a_counter_that_fails_does_not_lose_the_record(failure, caplog: py
             attempt.left(LEFT)
             await rig.tasks.drain(5.0)
         (settlement,) = await rig.settlements()
-    assert settlement.usage.output_tokens == 3
+    assert (settlement.usage.output_tokens, settlement.usage.complete) == (BEGUN.output_tokens, False)
 
 
 async def test_an_attempt_is_closed_once():
@@ -292,7 +293,7 @@ async def test_a_fault_of_ours_is_not_booked_as_a_caller_who_left(error, outcome
 
 
 async def test_a_broken_off_answer_is_booked_when_its_counter_can_no_longer_run():
-    """The service is ending and its owner of background work has ended: an estimate is booked, nothing is lost."""
+    """The service is ending and its owner of background work has ended: the provider's own count is booked."""
     async with rigged() as rig:
         attempt = opened(rig, stream=True)
         attempt.see(Started("claude-opus-5-5", "msg_1", "req_1", BEGUN))
@@ -302,5 +303,5 @@ async def test_a_broken_off_answer_is_booked_when_its_counter_can_no_longer_run(
         (settlement,) = await rig.settlements()
         rig.tasks._closed = False
     assert settlement.outcome is Outcome.CANCELLED
-    assert settlement.usage.output_tokens >= 40
+    assert settlement.usage.output_tokens == BEGUN.output_tokens
     assert settlement.usage.complete is False

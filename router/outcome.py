@@ -32,9 +32,12 @@ class CacheMiss(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         cause: Name of the cause, lower case, as in the contract's MissCause.
         layer: First layer missed, None when it cannot be told.
-        missed_tokens: Tokens that were not read, estimated.
+        missed_tokens: Tokens that were not read, in the tokens of the model that answered.
         lost_nano_usd: What that cost against a read; None when no price is known.
         detail: What happened, in a sentence without prompt text.
+        block_index: First block missed, 0-based in the prompt; None when it cannot be told.
+        provider_cause: The provider's own word on it, "" when it gave none.
+        provider_missed_tokens: The provider's own estimate of the tokens missed; None when it gave none.
     """
 
     cause: str
@@ -42,6 +45,9 @@ class CacheMiss(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     missed_tokens: int
     lost_nano_usd: int | None
     detail: str
+    block_index: int | None = None
+    provider_cause: str = ""
+    provider_missed_tokens: int | None = None
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -52,6 +58,8 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         cost: Of the attempt that answered; None when unknown.
         total_nano_usd: Of all attempts; None when any is unknown.
         plan: What was sent to the cache; None on a route without breakpoints.
+        padding_tokens: Part of the input that is the operator's filler.
+        padding_nano_usd: What the filler cost, a part of `cost`; None when unknown.
     """
 
     usage: Usage | None
@@ -64,6 +72,8 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     duration_s: float
     plan: Plan | None
     misses: tuple[CacheMiss, ...]
+    padding_tokens: int = 0
+    padding_nano_usd: int | None = 0
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):

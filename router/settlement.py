@@ -96,6 +96,27 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     features: str = ""
 
 
+class MissRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Tokens that could have been read from the cache and were not.
+
+    Attributes:
+        cause: Name of the cause, lower case, as in the contract's MissCause.
+        layer: First layer missed, lower case; "" when it cannot be told.
+        block_index: First block that was missed, 0-based in the prompt; None when it cannot be told.
+        missed_tokens: Tokens not read, in the tokens of the model that answered; > 0.
+        lost_nano_usd: What the call was billed beyond what it would have been had they been read; None when no
+            price is known.
+        provider_cause: The provider's own word on it, "" when it gave none.
+    """
+
+    cause: str
+    layer: str = ""
+    block_index: int | None = None
+    missed_tokens: int
+    lost_nano_usd: int | None
+    provider_cause: str = ""
+
+
 class CacheRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was planned and proved about the provider's cache.
 
@@ -103,13 +124,24 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         strategy: Strategy that planned ("a", "b", "c", "auto", "none").
         breakpoint_count: Breakpoints sent.
         expected_read_tokens: Input tokens the index believed warm, estimated.
-        miss_cause: Why fewer were read than expected, "" when not fewer.
+        miss_cause: Cause of the dearest of `misses`, "" when nothing was missed.
+        misses: What was missed, dearest first.
+        p_hit: Chance in [0, 1] given before the call that what was believed warm would be read; None when nothing was
+            believed.
+        held: Whether it was read; None when nothing was believed or the call gave no usage.
+        padding_tokens: Part of the input that is the operator's filler, put in to reach the model's minimum.
+        padding_nano_usd: What the filler cost, a part of the call's cost; None when unknown.
     """
 
     strategy: str
     breakpoint_count: int
     expected_read_tokens: int
     miss_cause: str = ""
+    misses: tuple[MissRecord, ...] = ()
+    p_hit: float | None = None
+    held: bool | None = None
+    padding_tokens: int = 0
+    padding_nano_usd: int | None = 0
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):

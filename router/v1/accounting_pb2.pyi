@@ -167,30 +167,40 @@ class CachePlan(_message.Message):
     def __init__(self, strategy: _Optional[_Union[CacheStrategy, str]] = ..., breakpoints: _Optional[_Iterable[_Union[Breakpoint, _Mapping]]] = ..., skipped_layers: _Optional[_Iterable[_Union[SkippedLayer, _Mapping]]] = ..., expected_read_tokens: _Optional[int] = ..., expected_write_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class CacheMiss(_message.Message):
-    __slots__ = ("cause", "layer", "missed_tokens", "lost_nano_usd", "detail")
+    __slots__ = ("cause", "layer", "missed_tokens", "lost_nano_usd", "detail", "block_index", "provider_cause", "provider_missed_tokens")
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     MISSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_CAUSE_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_MISSED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     cause: MissCause
     layer: Layer
     missed_tokens: int
     lost_nano_usd: int
     detail: str
-    def __init__(self, cause: _Optional[_Union[MissCause, str]] = ..., layer: _Optional[_Union[Layer, str]] = ..., missed_tokens: _Optional[int] = ..., lost_nano_usd: _Optional[int] = ..., detail: _Optional[str] = ...) -> None: ...
+    block_index: int
+    provider_cause: str
+    provider_missed_tokens: int
+    def __init__(self, cause: _Optional[_Union[MissCause, str]] = ..., layer: _Optional[_Union[Layer, str]] = ..., missed_tokens: _Optional[int] = ..., lost_nano_usd: _Optional[int] = ..., detail: _Optional[str] = ..., block_index: _Optional[int] = ..., provider_cause: _Optional[str] = ..., provider_missed_tokens: _Optional[int] = ...) -> None: ...
 
 class CacheReport(_message.Message):
-    __slots__ = ("plan", "read_tokens", "write_tokens", "misses")
+    __slots__ = ("plan", "read_tokens", "write_tokens", "misses", "padding_tokens", "padding_nano_usd")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MISSES_FIELD_NUMBER: _ClassVar[int]
+    PADDING_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PADDING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     plan: CachePlan
     read_tokens: int
     write_tokens: int
     misses: _containers.RepeatedCompositeFieldContainer[CacheMiss]
-    def __init__(self, plan: _Optional[_Union[CachePlan, _Mapping]] = ..., read_tokens: _Optional[int] = ..., write_tokens: _Optional[int] = ..., misses: _Optional[_Iterable[_Union[CacheMiss, _Mapping]]] = ...) -> None: ...
+    padding_tokens: int
+    padding_nano_usd: int
+    def __init__(self, plan: _Optional[_Union[CachePlan, _Mapping]] = ..., read_tokens: _Optional[int] = ..., write_tokens: _Optional[int] = ..., misses: _Optional[_Iterable[_Union[CacheMiss, _Mapping]]] = ..., padding_tokens: _Optional[int] = ..., padding_nano_usd: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
     __slots__ = ("number", "route", "model", "outcome", "duration", "cost_nano_usd")

@@ -28,7 +28,7 @@ from router.v1 import accounting_pb2 as router_dot_v1_dot_accounting__pb2
 from router.v1 import routing_pb2 as router_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n router/v1/operator_service.proto\x12\trouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/routing.proto\"\xd4\x01\n\x0fGetCostsRequest\x12+\n\tdimension\x18\x01 \x01(\x0e\x32\x18.router.v1.CostDimension\x12\x11\n\tlabel_key\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x06 \x01(\t\"\xd8\x03\n\x07\x43ostRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncall_count\x18\x02 \x01(\x03\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.router.v1.Usage\x12\x1d\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0f.router.v1.Cost\x12-\n\nno_caching\x18\x05 \x01(\x0b\x32\x19.router.v1.CostComparison\x12+\n\x08\x61ll_opus\x18\x06 \x01(\x0b\x32\x19.router.v1.CostComparison\x12,\n\tall_flash\x18\x07 \x01(\x0b\x32\x19.router.v1.CostComparison\x12\x36\n\x13\x61ll_opus_no_caching\x18\x08 \x01(\x0b\x32\x19.router.v1.CostComparison\x12\x1a\n\x12unknown_cost_count\x18\t \x01(\x03\x12#\n\x1bunknown_cost_bound_nano_usd\x18\n \x01(\x03\x12\x17\n\x0funbounded_count\x18\x0b \x01(\x03\x12\x13\n\x0busage_count\x18\x0c \x01(\x03\x12\x18\n\x10incomplete_count\x18\r \x01(\x03\x12!\n\x19incomplete_bound_nano_usd\x18\x0e \x01(\x03\"V\n\x0e\x43ostComparison\x12\x12\n\ncall_count\x18\x01 \x01(\x03\x12\x19\n\x11\x62\x61seline_nano_usd\x18\x02 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\"W\n\x10GetCostsResponse\x12 \n\x04rows\x18\x01 \x03(\x0b\x32\x12.router.v1.CostRow\x12!\n\x05total\x18\x02 \x01(\x0b\x32\x12.router.v1.CostRow\"(\n\x13ListPrefixesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\"\xb2\x01\n\nWarmPrefix\x12\x12\n\nprefix_key\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x18\n\x10warm_probability\x18\x04 \x01(\x01\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x14ListPrefixesResponse\x12\'\n\x08prefixes\x18\x01 \x03(\x0b\x32\x15.router.v1.WarmPrefix\x12\x13\n\x0btotal_count\x18\x02 \x01(\x05\"(\n\x11WarmPrefixRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"e\n\x12WarmPrefixResponse\x12\x1f\n\x05usage\x18\x01 \x01(\x0b\x32\x10.router.v1.Usage\x12\x1d\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x0f.router.v1.Cost\x12\x0f\n\x07verdict\x18\x03 \x01(\t\"\xda\x01\n\nClassifier\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12.\n\ntrain_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csample_count\x18\x03 \x01(\x05\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x33\n\x07metrics\x18\x05 \x03(\x0b\x32\".router.v1.Classifier.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x16\n\x14GetClassifierRequest\"B\n\x15GetClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\"\x19\n\x17ReloadClassifierRequest\"^\n\x18ReloadClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\x12\x17\n\x0fprevious_digest\x18\x02 \x01(\t\"*\n\x18PromoteClassifierRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"v\n\x19PromoteClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\x12.\n\x0f\x65xpected_shares\x18\x02 \x03(\x0b\x32\x15.router.v1.RouteShare\"<\n\nRouteShare\x12\x1f\n\x05route\x18\x01 \x01(\x0e\x32\x10.router.v1.Route\x12\r\n\x05share\x18\x02 \x01(\x01*\xec\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OST_DIMENSION_ROUTE\x10\x01\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x02\x12\x19\n\x15\x43OST_DIMENSION_TENANT\x10\x03\x12\x1e\n\x1a\x43OST_DIMENSION_APPLICATION\x10\x04\x12\x18\n\x14\x43OST_DIMENSION_LABEL\x10\x05\x12\x16\n\x12\x43OST_DIMENSION_DAY\x10\x06\x12\x1a\n\x16\x43OST_DIMENSION_PURPOSE\x10\x07\x32\x83\x04\n\x0fOperatorService\x12\x43\n\x08GetCosts\x12\x1a.router.v1.GetCostsRequest\x1a\x1b.router.v1.GetCostsResponse\x12O\n\x0cListPrefixes\x12\x1e.router.v1.ListPrefixesRequest\x1a\x1f.router.v1.ListPrefixesResponse\x12I\n\nWarmPrefix\x12\x1c.router.v1.WarmPrefixRequest\x1a\x1d.router.v1.WarmPrefixResponse\x12R\n\rGetClassifier\x12\x1f.router.v1.GetClassifierRequest\x1a .router.v1.GetClassifierResponse\x12[\n\x10ReloadClassifier\x12\".router.v1.ReloadClassifierRequest\x1a#.router.v1.ReloadClassifierResponse\x12^\n\x11PromoteClassifier\x12#.router.v1.PromoteClassifierRequest\x1a$.router.v1.PromoteClassifierResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n router/v1/operator_service.proto\x12\trouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/routing.proto\"\xd4\x01\n\x0fGetCostsRequest\x12+\n\tdimension\x18\x01 \x01(\x0e\x32\x18.router.v1.CostDimension\x12\x11\n\tlabel_key\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x06 \x01(\t\"\xd8\x03\n\x07\x43ostRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\ncall_count\x18\x02 \x01(\x03\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.router.v1.Usage\x12\x1d\n\x04\x63ost\x18\x04 \x01(\x0b\x32\x0f.router.v1.Cost\x12-\n\nno_caching\x18\x05 \x01(\x0b\x32\x19.router.v1.CostComparison\x12+\n\x08\x61ll_opus\x18\x06 \x01(\x0b\x32\x19.router.v1.CostComparison\x12,\n\tall_flash\x18\x07 \x01(\x0b\x32\x19.router.v1.CostComparison\x12\x36\n\x13\x61ll_opus_no_caching\x18\x08 \x01(\x0b\x32\x19.router.v1.CostComparison\x12\x1a\n\x12unknown_cost_count\x18\t \x01(\x03\x12#\n\x1bunknown_cost_bound_nano_usd\x18\n \x01(\x03\x12\x17\n\x0funbounded_count\x18\x0b \x01(\x03\x12\x13\n\x0busage_count\x18\x0c \x01(\x03\x12\x18\n\x10incomplete_count\x18\r \x01(\x03\x12!\n\x19incomplete_bound_nano_usd\x18\x0e \x01(\x03\"V\n\x0e\x43ostComparison\x12\x12\n\ncall_count\x18\x01 \x01(\x03\x12\x19\n\x11\x62\x61seline_nano_usd\x18\x02 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\"W\n\x10GetCostsResponse\x12 \n\x04rows\x18\x01 \x03(\x0b\x32\x12.router.v1.CostRow\x12!\n\x05total\x18\x02 \x01(\x0b\x32\x12.router.v1.CostRow\"(\n\x13ListPrefixesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\"\xb2\x01\n\nWarmPrefix\x12\x12\n\nprefix_key\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x03\x12\x18\n\x10warm_probability\x18\x04 \x01(\x01\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x0e\x43\x61librationBin\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x14\n\x0c\x62\x65lief_count\x18\x02 \x01(\x03\x12\x16\n\x0emean_predicted\x18\x03 \x01(\x01\x12\x12\n\nheld_share\x18\x04 \x01(\x01\"y\n\x0b\x43\x61libration\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0ctested_count\x18\x02 \x01(\x03\x12\x12\n\x05\x62rier\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x04\x62ins\x18\x04 \x03(\x0b\x32\x19.router.v1.CalibrationBinB\x08\n\x06_brier\"\x82\x01\n\x14ListPrefixesResponse\x12\'\n\x08prefixes\x18\x01 \x03(\x0b\x32\x15.router.v1.WarmPrefix\x12\x13\n\x0btotal_count\x18\x02 \x01(\x05\x12,\n\x0c\x63\x61librations\x18\x03 \x03(\x0b\x32\x16.router.v1.Calibration\"(\n\x11WarmPrefixRequest\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\"e\n\x12WarmPrefixResponse\x12\x1f\n\x05usage\x18\x01 \x01(\x0b\x32\x10.router.v1.Usage\x12\x1d\n\x04\x63ost\x18\x02 \x01(\x0b\x32\x0f.router.v1.Cost\x12\x0f\n\x07verdict\x18\x03 \x01(\t\"\xda\x01\n\nClassifier\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12.\n\ntrain_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0csample_count\x18\x03 \x01(\x05\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x33\n\x07metrics\x18\x05 \x03(\x0b\x32\".router.v1.Classifier.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x16\n\x14GetClassifierRequest\"B\n\x15GetClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\"\x19\n\x17ReloadClassifierRequest\"^\n\x18ReloadClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\x12\x17\n\x0fprevious_digest\x18\x02 \x01(\t\"*\n\x18PromoteClassifierRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"v\n\x19PromoteClassifierResponse\x12)\n\nclassifier\x18\x01 \x01(\x0b\x32\x15.router.v1.Classifier\x12.\n\x0f\x65xpected_shares\x18\x02 \x03(\x0b\x32\x15.router.v1.RouteShare\"<\n\nRouteShare\x12\x1f\n\x05route\x18\x01 \x01(\x0e\x32\x10.router.v1.Route\x12\r\n\x05share\x18\x02 \x01(\x01*\xec\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OST_DIMENSION_ROUTE\x10\x01\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x02\x12\x19\n\x15\x43OST_DIMENSION_TENANT\x10\x03\x12\x1e\n\x1a\x43OST_DIMENSION_APPLICATION\x10\x04\x12\x18\n\x14\x43OST_DIMENSION_LABEL\x10\x05\x12\x16\n\x12\x43OST_DIMENSION_DAY\x10\x06\x12\x1a\n\x16\x43OST_DIMENSION_PURPOSE\x10\x07\x32\x83\x04\n\x0fOperatorService\x12\x43\n\x08GetCosts\x12\x1a.router.v1.GetCostsRequest\x1a\x1b.router.v1.GetCostsResponse\x12O\n\x0cListPrefixes\x12\x1e.router.v1.ListPrefixesRequest\x1a\x1f.router.v1.ListPrefixesResponse\x12I\n\nWarmPrefix\x12\x1c.router.v1.WarmPrefixRequest\x1a\x1d.router.v1.WarmPrefixResponse\x12R\n\rGetClassifier\x12\x1f.router.v1.GetClassifierRequest\x1a .router.v1.GetClassifierResponse\x12[\n\x10ReloadClassifier\x12\".router.v1.ReloadClassifierRequest\x1a#.router.v1.ReloadClassifierResponse\x12^\n\x11PromoteClassifier\x12#.router.v1.PromoteClassifierRequest\x1a$.router.v1.PromoteClassifierResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLASSIFIER_METRICSENTRY']._loaded_options = None
   _globals['_CLASSIFIER_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_COSTDIMENSION']._serialized_start=2149
-  _globals['_COSTDIMENSION']._serialized_end=2385
+  _globals['_COSTDIMENSION']._serialized_start=2416
+  _globals['_COSTDIMENSION']._serialized_end=2652
   _globals['_GETCOSTSREQUEST']._serialized_start=166
   _globals['_GETCOSTSREQUEST']._serialized_end=378
   _globals['_COSTROW']._serialized_start=381
@@ -51,30 +51,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPREFIXESREQUEST']._serialized_end=1072
   _globals['_WARMPREFIX']._serialized_start=1075
   _globals['_WARMPREFIX']._serialized_end=1253
-  _globals['_LISTPREFIXESRESPONSE']._serialized_start=1255
-  _globals['_LISTPREFIXESRESPONSE']._serialized_end=1339
-  _globals['_WARMPREFIXREQUEST']._serialized_start=1341
-  _globals['_WARMPREFIXREQUEST']._serialized_end=1381
-  _globals['_WARMPREFIXRESPONSE']._serialized_start=1383
-  _globals['_WARMPREFIXRESPONSE']._serialized_end=1484
-  _globals['_CLASSIFIER']._serialized_start=1487
-  _globals['_CLASSIFIER']._serialized_end=1705
-  _globals['_CLASSIFIER_METRICSENTRY']._serialized_start=1659
-  _globals['_CLASSIFIER_METRICSENTRY']._serialized_end=1705
-  _globals['_GETCLASSIFIERREQUEST']._serialized_start=1707
-  _globals['_GETCLASSIFIERREQUEST']._serialized_end=1729
-  _globals['_GETCLASSIFIERRESPONSE']._serialized_start=1731
-  _globals['_GETCLASSIFIERRESPONSE']._serialized_end=1797
-  _globals['_RELOADCLASSIFIERREQUEST']._serialized_start=1799
-  _globals['_RELOADCLASSIFIERREQUEST']._serialized_end=1824
-  _globals['_RELOADCLASSIFIERRESPONSE']._serialized_start=1826
-  _globals['_RELOADCLASSIFIERRESPONSE']._serialized_end=1920
-  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_start=1922
-  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_end=1964
-  _globals['_PROMOTECLASSIFIERRESPONSE']._serialized_start=1966
-  _globals['_PROMOTECLASSIFIERRESPONSE']._serialized_end=2084
-  _globals['_ROUTESHARE']._serialized_start=2086
-  _globals['_ROUTESHARE']._serialized_end=2146
-  _globals['_OPERATORSERVICE']._serialized_start=2388
-  _globals['_OPERATORSERVICE']._serialized_end=2903
+  _globals['_CALIBRATIONBIN']._serialized_start=1255
+  _globals['_CALIBRATIONBIN']._serialized_end=1350
+  _globals['_CALIBRATION']._serialized_start=1352
+  _globals['_CALIBRATION']._serialized_end=1473
+  _globals['_LISTPREFIXESRESPONSE']._serialized_start=1476
+  _globals['_LISTPREFIXESRESPONSE']._serialized_end=1606
+  _globals['_WARMPREFIXREQUEST']._serialized_start=1608
+  _globals['_WARMPREFIXREQUEST']._serialized_end=1648
+  _globals['_WARMPREFIXRESPONSE']._serialized_start=1650
+  _globals['_WARMPREFIXRESPONSE']._serialized_end=1751
+  _globals['_CLASSIFIER']._serialized_start=1754
+  _globals['_CLASSIFIER']._serialized_end=1972
+  _globals['_CLASSIFIER_METRICSENTRY']._serialized_start=1926
+  _globals['_CLASSIFIER_METRICSENTRY']._serialized_end=1972
+  _globals['_GETCLASSIFIERREQUEST']._serialized_start=1974
+  _globals['_GETCLASSIFIERREQUEST']._serialized_end=1996
+  _globals['_GETCLASSIFIERRESPONSE']._serialized_start=1998
+  _globals['_GETCLASSIFIERRESPONSE']._serialized_end=2064
+  _globals['_RELOADCLASSIFIERREQUEST']._serialized_start=2066
+  _globals['_RELOADCLASSIFIERREQUEST']._serialized_end=2091
+  _globals['_RELOADCLASSIFIERRESPONSE']._serialized_start=2093
+  _globals['_RELOADCLASSIFIERRESPONSE']._serialized_end=2187
+  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_start=2189
+  _globals['_PROMOTECLASSIFIERREQUEST']._serialized_end=2231
+  _globals['_PROMOTECLASSIFIERRESPONSE']._serialized_start=2233
+  _globals['_PROMOTECLASSIFIERRESPONSE']._serialized_end=2351
+  _globals['_ROUTESHARE']._serialized_start=2353
+  _globals['_ROUTESHARE']._serialized_end=2413
+  _globals['_OPERATORSERVICE']._serialized_start=2655
+  _globals['_OPERATORSERVICE']._serialized_end=3170
 # @@protoc_insertion_point(module_scope)

@@ -120,13 +120,39 @@ class WarmPrefix(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     def __init__(self, prefix_key: _Optional[str] = ..., model: _Optional[str] = ..., tokens: _Optional[int] = ..., warm_probability: _Optional[float] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class CalibrationBin(_message.Message):
+    __slots__ = ("low", "belief_count", "mean_predicted", "held_share")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    BELIEF_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    HELD_SHARE_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    belief_count: int
+    mean_predicted: float
+    held_share: float
+    def __init__(self, low: _Optional[float] = ..., belief_count: _Optional[int] = ..., mean_predicted: _Optional[float] = ..., held_share: _Optional[float] = ...) -> None: ...
+
+class Calibration(_message.Message):
+    __slots__ = ("model", "tested_count", "brier", "bins")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TESTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BRIER_FIELD_NUMBER: _ClassVar[int]
+    BINS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    tested_count: int
+    brier: float
+    bins: _containers.RepeatedCompositeFieldContainer[CalibrationBin]
+    def __init__(self, model: _Optional[str] = ..., tested_count: _Optional[int] = ..., brier: _Optional[float] = ..., bins: _Optional[_Iterable[_Union[CalibrationBin, _Mapping]]] = ...) -> None: ...
+
 class ListPrefixesResponse(_message.Message):
-    __slots__ = ("prefixes", "total_count")
+    __slots__ = ("prefixes", "total_count", "calibrations")
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATIONS_FIELD_NUMBER: _ClassVar[int]
     prefixes: _containers.RepeatedCompositeFieldContainer[WarmPrefix]
     total_count: int
-    def __init__(self, prefixes: _Optional[_Iterable[_Union[WarmPrefix, _Mapping]]] = ..., total_count: _Optional[int] = ...) -> None: ...
+    calibrations: _containers.RepeatedCompositeFieldContainer[Calibration]
+    def __init__(self, prefixes: _Optional[_Iterable[_Union[WarmPrefix, _Mapping]]] = ..., total_count: _Optional[int] = ..., calibrations: _Optional[_Iterable[_Union[Calibration, _Mapping]]] = ...) -> None: ...
 
 class WarmPrefixRequest(_message.Message):
     __slots__ = ("application",)

@@ -27,7 +27,7 @@ from router.v1 import content_pb2 as router_dot_v1_dot_content__pb2
 from router.v1 import routing_pb2 as router_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erouter/v1/router_service.proto\x12\trouter.v1\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/content.proto\x1a\x17router/v1/routing.proto\"\xf3\x02\n\x06Prompt\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x03(\t\x12\x1e\n\x05tools\x18\x03 \x03(\x0b\x32\x0f.router.v1.Tool\x12\x14\n\x0cuser_context\x18\x04 \x03(\t\x12$\n\x08messages\x18\x05 \x03(\x0b\x32\x12.router.v1.Message\x12*\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x15.router.v1.ToolChoice\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12!\n\x06\x65\x66\x66ort\x18\t \x01(\x0e\x32\x11.router.v1.Effort\x12\x1a\n\x12output_schema_json\x18\n \x01(\t\x12\x18\n\x10include_thinking\x18\x0b \x01(\x08\x12\x30\n\x0e\x63\x61\x63he_strategy\x18\x0c \x01(\x0e\x32\x18.router.v1.CacheStrategy\"\xa5\x01\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x06labels\x18\x04 \x03(\x0b\x32\x1d.router.v1.Caller.LabelsEntry\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x0fGenerateRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"\xad\x01\n\x06\x41nswer\x12\x1e\n\x05parts\x18\x01 \x03(\x0b\x32\x0f.router.v1.Part\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.router.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\x12\x18\n\x10refusal_category\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0bresponse_id\x18\x06 \x01(\t\"\xad\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trace_id\x18\x02 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x13.router.v1.Decision\x12!\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x11.router.v1.Answer\x12)\n\naccounting\x18\x05 \x01(\x0b\x32\x15.router.v1.Accounting\"\x8a\x01\n\x15StreamGenerateRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"\x9b\x01\n\x16StreamGenerateResponse\x12%\n\x07\x64\x65\x63ided\x18\x01 \x01(\x0b\x32\x12.router.v1.DecidedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.router.v1.ContentDeltaH\x00\x12\'\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x13.router.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"V\n\x07\x44\x65\x63ided\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trace_id\x18\x02 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x13.router.v1.Decision\"}\n\x0c\x43ontentDelta\x12\x12\n\npart_index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x03 \x01(\tH\x00\x12-\n\ttool_call\x18\x04 \x01(\x0b\x32\x18.router.v1.ToolCallDeltaH\x00\x42\x06\n\x04kind\"A\n\rToolCallDelta\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"X\n\x08\x46inished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.router.v1.Answer\x12)\n\naccounting\x18\x02 \x01(\x0b\x32\x15.router.v1.Accounting\"\x83\x01\n\x0e\x45xplainRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"I\n\x11ScoreContribution\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\"\xa0\x01\n\x0f\x45xplainResponse\x12%\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x13.router.v1.Decision\x12\"\n\x04plan\x18\x02 \x01(\x0b\x32\x14.router.v1.CachePlan\x12\x33\n\rcontributions\x18\x03 \x03(\x0b\x32\x1c.router.v1.ScoreContribution\x12\r\n\x05lines\x18\x04 \x03(\t2\xef\x01\n\rRouterService\x12\x43\n\x08Generate\x12\x1a.router.v1.GenerateRequest\x1a\x1b.router.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12 .router.v1.StreamGenerateRequest\x1a!.router.v1.StreamGenerateResponse0\x01\x12@\n\x07\x45xplain\x12\x19.router.v1.ExplainRequest\x1a\x1a.router.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erouter/v1/router_service.proto\x12\trouter.v1\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/content.proto\x1a\x17router/v1/routing.proto\"\xa5\x03\n\x06Prompt\x12\x13\n\x0b\x61pplication\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x03(\t\x12\x1e\n\x05tools\x18\x03 \x03(\x0b\x32\x0f.router.v1.Tool\x12\x14\n\x0cuser_context\x18\x04 \x03(\t\x12$\n\x08messages\x18\x05 \x03(\x0b\x32\x12.router.v1.Message\x12*\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x15.router.v1.ToolChoice\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12\x16\n\x0estop_sequences\x18\x08 \x03(\t\x12!\n\x06\x65\x66\x66ort\x18\t \x01(\x0e\x32\x11.router.v1.Effort\x12\x1a\n\x12output_schema_json\x18\n \x01(\t\x12\x18\n\x10include_thinking\x18\x0b \x01(\x08\x12\x30\n\x0e\x63\x61\x63he_strategy\x18\x0c \x01(\x0e\x32\x18.router.v1.CacheStrategy\x12\x1c\n\x0fsession_version\x18\r \x01(\x03H\x00\x88\x01\x01\x42\x12\n\x10_session_version\"\xa5\x01\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12-\n\x06labels\x18\x04 \x03(\x0b\x32\x1d.router.v1.Caller.LabelsEntry\x12\x0e\n\x06\x61\x63tion\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x0fGenerateRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"\xad\x01\n\x06\x41nswer\x12\x1e\n\x05parts\x18\x01 \x03(\x0b\x32\x0f.router.v1.Part\x12.\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x17.router.v1.FinishReason\x12\x15\n\rstop_sequence\x18\x03 \x01(\t\x12\x18\n\x10refusal_category\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0bresponse_id\x18\x06 \x01(\t\"\xc6\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trace_id\x18\x02 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x13.router.v1.Decision\x12!\n\x06\x61nswer\x18\x04 \x01(\x0b\x32\x11.router.v1.Answer\x12)\n\naccounting\x18\x05 \x01(\x0b\x32\x15.router.v1.Accounting\x12\x17\n\x0fsession_version\x18\x06 \x01(\x03\"\x8a\x01\n\x15StreamGenerateRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"\x9b\x01\n\x16StreamGenerateResponse\x12%\n\x07\x64\x65\x63ided\x18\x01 \x01(\x0b\x32\x12.router.v1.DecidedH\x00\x12(\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x17.router.v1.ContentDeltaH\x00\x12\'\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x13.router.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"V\n\x07\x44\x65\x63ided\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trace_id\x18\x02 \x01(\t\x12%\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32\x13.router.v1.Decision\"}\n\x0c\x43ontentDelta\x12\x12\n\npart_index\x18\x01 \x01(\x05\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08thinking\x18\x03 \x01(\tH\x00\x12-\n\ttool_call\x18\x04 \x01(\x0b\x32\x18.router.v1.ToolCallDeltaH\x00\x42\x06\n\x04kind\"A\n\rToolCallDelta\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"q\n\x08\x46inished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.router.v1.Answer\x12)\n\naccounting\x18\x02 \x01(\x0b\x32\x15.router.v1.Accounting\x12\x17\n\x0fsession_version\x18\x03 \x01(\x03\"\x83\x01\n\x0e\x45xplainRequest\x12!\n\x06prompt\x18\x01 \x01(\x0b\x32\x11.router.v1.Prompt\x12!\n\x06\x63\x61ller\x18\x02 \x01(\x0b\x32\x11.router.v1.Caller\x12+\n\x0b\x63onstraints\x18\x03 \x01(\x0b\x32\x16.router.v1.Constraints\"I\n\x11ScoreContribution\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x14\n\x0c\x63ontribution\x18\x03 \x01(\x01\"\xa0\x01\n\x0f\x45xplainResponse\x12%\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x13.router.v1.Decision\x12\"\n\x04plan\x18\x02 \x01(\x0b\x32\x14.router.v1.CachePlan\x12\x33\n\rcontributions\x18\x03 \x03(\x0b\x32\x1c.router.v1.ScoreContribution\x12\r\n\x05lines\x18\x04 \x03(\t2\xef\x01\n\rRouterService\x12\x43\n\x08Generate\x12\x1a.router.v1.GenerateRequest\x1a\x1b.router.v1.GenerateResponse\x12W\n\x0eStreamGenerate\x12 .router.v1.StreamGenerateRequest\x1a!.router.v1.StreamGenerateResponse0\x01\x12@\n\x07\x45xplain\x12\x19.router.v1.ExplainRequest\x1a\x1a.router.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,35 +37,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLER_LABELSENTRY']._loaded_options = None
   _globals['_CALLER_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_PROMPT']._serialized_start=124
-  _globals['_PROMPT']._serialized_end=495
-  _globals['_CALLER']._serialized_start=498
-  _globals['_CALLER']._serialized_end=663
-  _globals['_CALLER_LABELSENTRY']._serialized_start=618
-  _globals['_CALLER_LABELSENTRY']._serialized_end=663
-  _globals['_GENERATEREQUEST']._serialized_start=666
-  _globals['_GENERATEREQUEST']._serialized_end=798
-  _globals['_ANSWER']._serialized_start=801
-  _globals['_ANSWER']._serialized_end=974
-  _globals['_GENERATERESPONSE']._serialized_start=977
-  _globals['_GENERATERESPONSE']._serialized_end=1150
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=1153
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1291
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1294
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1449
-  _globals['_DECIDED']._serialized_start=1451
-  _globals['_DECIDED']._serialized_end=1537
-  _globals['_CONTENTDELTA']._serialized_start=1539
-  _globals['_CONTENTDELTA']._serialized_end=1664
-  _globals['_TOOLCALLDELTA']._serialized_start=1666
-  _globals['_TOOLCALLDELTA']._serialized_end=1731
-  _globals['_FINISHED']._serialized_start=1733
-  _globals['_FINISHED']._serialized_end=1821
-  _globals['_EXPLAINREQUEST']._serialized_start=1824
-  _globals['_EXPLAINREQUEST']._serialized_end=1955
-  _globals['_SCORECONTRIBUTION']._serialized_start=1957
-  _globals['_SCORECONTRIBUTION']._serialized_end=2030
-  _globals['_EXPLAINRESPONSE']._serialized_start=2033
-  _globals['_EXPLAINRESPONSE']._serialized_end=2193
-  _globals['_ROUTERSERVICE']._serialized_start=2196
-  _globals['_ROUTERSERVICE']._serialized_end=2435
+  _globals['_PROMPT']._serialized_end=545
+  _globals['_CALLER']._serialized_start=548
+  _globals['_CALLER']._serialized_end=713
+  _globals['_CALLER_LABELSENTRY']._serialized_start=668
+  _globals['_CALLER_LABELSENTRY']._serialized_end=713
+  _globals['_GENERATEREQUEST']._serialized_start=716
+  _globals['_GENERATEREQUEST']._serialized_end=848
+  _globals['_ANSWER']._serialized_start=851
+  _globals['_ANSWER']._serialized_end=1024
+  _globals['_GENERATERESPONSE']._serialized_start=1027
+  _globals['_GENERATERESPONSE']._serialized_end=1225
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1228
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1366
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1369
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1524
+  _globals['_DECIDED']._serialized_start=1526
+  _globals['_DECIDED']._serialized_end=1612
+  _globals['_CONTENTDELTA']._serialized_start=1614
+  _globals['_CONTENTDELTA']._serialized_end=1739
+  _globals['_TOOLCALLDELTA']._serialized_start=1741
+  _globals['_TOOLCALLDELTA']._serialized_end=1806
+  _globals['_FINISHED']._serialized_start=1808
+  _globals['_FINISHED']._serialized_end=1921
+  _globals['_EXPLAINREQUEST']._serialized_start=1924
+  _globals['_EXPLAINREQUEST']._serialized_end=2055
+  _globals['_SCORECONTRIBUTION']._serialized_start=2057
+  _globals['_SCORECONTRIBUTION']._serialized_end=2130
+  _globals['_EXPLAINRESPONSE']._serialized_start=2133
+  _globals['_EXPLAINRESPONSE']._serialized_end=2293
+  _globals['_ROUTERSERVICE']._serialized_start=2296
+  _globals['_ROUTERSERVICE']._serialized_end=2535
 # @@protoc_insertion_point(module_scope)

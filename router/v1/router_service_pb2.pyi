@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Prompt(_message.Message):
-    __slots__ = ("application", "system", "tools", "user_context", "messages", "tool_choice", "max_output_tokens", "stop_sequences", "effort", "output_schema_json", "include_thinking", "cache_strategy")
+    __slots__ = ("application", "system", "tools", "user_context", "messages", "tool_choice", "max_output_tokens", "stop_sequences", "effort", "output_schema_json", "include_thinking", "cache_strategy", "session_version")
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     SYSTEM_FIELD_NUMBER: _ClassVar[int]
     TOOLS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class Prompt(_message.Message):
     OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THINKING_FIELD_NUMBER: _ClassVar[int]
     CACHE_STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    SESSION_VERSION_FIELD_NUMBER: _ClassVar[int]
     application: str
     system: _containers.RepeatedScalarFieldContainer[str]
     tools: _containers.RepeatedCompositeFieldContainer[_content_pb2.Tool]
@@ -35,7 +36,8 @@ class Prompt(_message.Message):
     output_schema_json: str
     include_thinking: bool
     cache_strategy: _accounting_pb2.CacheStrategy
-    def __init__(self, application: _Optional[str] = ..., system: _Optional[_Iterable[str]] = ..., tools: _Optional[_Iterable[_Union[_content_pb2.Tool, _Mapping]]] = ..., user_context: _Optional[_Iterable[str]] = ..., messages: _Optional[_Iterable[_Union[_content_pb2.Message, _Mapping]]] = ..., tool_choice: _Optional[_Union[_content_pb2.ToolChoice, _Mapping]] = ..., max_output_tokens: _Optional[int] = ..., stop_sequences: _Optional[_Iterable[str]] = ..., effort: _Optional[_Union[_content_pb2.Effort, str]] = ..., output_schema_json: _Optional[str] = ..., include_thinking: _Optional[bool] = ..., cache_strategy: _Optional[_Union[_accounting_pb2.CacheStrategy, str]] = ...) -> None: ...
+    session_version: int
+    def __init__(self, application: _Optional[str] = ..., system: _Optional[_Iterable[str]] = ..., tools: _Optional[_Iterable[_Union[_content_pb2.Tool, _Mapping]]] = ..., user_context: _Optional[_Iterable[str]] = ..., messages: _Optional[_Iterable[_Union[_content_pb2.Message, _Mapping]]] = ..., tool_choice: _Optional[_Union[_content_pb2.ToolChoice, _Mapping]] = ..., max_output_tokens: _Optional[int] = ..., stop_sequences: _Optional[_Iterable[str]] = ..., effort: _Optional[_Union[_content_pb2.Effort, str]] = ..., output_schema_json: _Optional[str] = ..., include_thinking: _Optional[bool] = ..., cache_strategy: _Optional[_Union[_accounting_pb2.CacheStrategy, str]] = ..., session_version: _Optional[int] = ...) -> None: ...
 
 class Caller(_message.Message):
     __slots__ = ("tenant", "user", "session", "labels", "action")
@@ -85,18 +87,20 @@ class Answer(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[_content_pb2.Part, _Mapping]]] = ..., finish_reason: _Optional[_Union[_content_pb2.FinishReason, str]] = ..., stop_sequence: _Optional[str] = ..., refusal_category: _Optional[str] = ..., model: _Optional[str] = ..., response_id: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("request_id", "trace_id", "decision", "answer", "accounting")
+    __slots__ = ("request_id", "trace_id", "decision", "answer", "accounting", "session_version")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ACCOUNTING_FIELD_NUMBER: _ClassVar[int]
+    SESSION_VERSION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     trace_id: str
     decision: _routing_pb2.Decision
     answer: Answer
     accounting: _accounting_pb2.Accounting
-    def __init__(self, request_id: _Optional[str] = ..., trace_id: _Optional[str] = ..., decision: _Optional[_Union[_routing_pb2.Decision, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., accounting: _Optional[_Union[_accounting_pb2.Accounting, _Mapping]] = ...) -> None: ...
+    session_version: int
+    def __init__(self, request_id: _Optional[str] = ..., trace_id: _Optional[str] = ..., decision: _Optional[_Union[_routing_pb2.Decision, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., accounting: _Optional[_Union[_accounting_pb2.Accounting, _Mapping]] = ..., session_version: _Optional[int] = ...) -> None: ...
 
 class StreamGenerateRequest(_message.Message):
     __slots__ = ("prompt", "caller", "constraints")
@@ -151,12 +155,14 @@ class ToolCallDelta(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., arguments_json: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("answer", "accounting")
+    __slots__ = ("answer", "accounting", "session_version")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ACCOUNTING_FIELD_NUMBER: _ClassVar[int]
+    SESSION_VERSION_FIELD_NUMBER: _ClassVar[int]
     answer: Answer
     accounting: _accounting_pb2.Accounting
-    def __init__(self, answer: _Optional[_Union[Answer, _Mapping]] = ..., accounting: _Optional[_Union[_accounting_pb2.Accounting, _Mapping]] = ...) -> None: ...
+    session_version: int
+    def __init__(self, answer: _Optional[_Union[Answer, _Mapping]] = ..., accounting: _Optional[_Union[_accounting_pb2.Accounting, _Mapping]] = ..., session_version: _Optional[int] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("prompt", "caller", "constraints")

@@ -29,7 +29,7 @@ from router.v1 import content_pb2 as router_dot_v1_dot_content__pb2
 from router.v1 import routing_pb2 as router_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frouter/v1/session_service.proto\x12\trouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/content.proto\x1a\x17router/v1/routing.proto\"\xb8\x03\n\x07Session\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rmessage_count\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\nlast_route\x18\n \x01(\x0e\x32\x10.router.v1.Route\x12\x18\n\x10warm_probability\x18\x0b \x01(\x01\x12\x15\n\rrequest_count\x18\x0c \x01(\x05\x12\x1f\n\x05usage\x18\r \x01(\x0b\x32\x10.router.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x0e \x01(\x03\x12\x1f\n\x17\x63\x61\x63hing_saving_nano_usd\x18\x0f \x01(\x03\"\xc1\x01\n\x12OpenSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x14\n\x0cuser_context\x18\x05 \x03(\t\x12$\n\x08messages\x18\x06 \x03(\x0b\x32\x12.router.v1.Message\x12+\n\x08idle_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13OpenSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\x12$\n\x04warm\x18\x02 \x01(\x0b\x32\x16.router.v1.WarmVerdict\"n\n\x0bWarmVerdict\x12\x0e\n\x06warmed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1e\n\x16\x65xpected_cost_nano_usd\x18\x03 \x01(\x03\x12\x1f\n\x17\x65xpected_value_nano_usd\x18\x04 \x01(\x03\">\n\x11GetSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x18\n\x10include_messages\x18\x02 \x01(\x08\"_\n\x12GetSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.router.v1.Message\"&\n\x13\x43loseSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\";\n\x14\x43loseSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\"6\n\x13ReportActionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"<\n\x14ReportActionResponse\x12$\n\x04warm\x18\x01 \x01(\x0b\x32\x16.router.v1.WarmVerdict2\xcb\x02\n\x0eSessionService\x12L\n\x0bOpenSession\x12\x1d.router.v1.OpenSessionRequest\x1a\x1e.router.v1.OpenSessionResponse\x12I\n\nGetSession\x12\x1c.router.v1.GetSessionRequest\x1a\x1d.router.v1.GetSessionResponse\x12O\n\x0c\x43loseSession\x12\x1e.router.v1.CloseSessionRequest\x1a\x1f.router.v1.CloseSessionResponse\x12O\n\x0cReportAction\x12\x1e.router.v1.ReportActionRequest\x1a\x1f.router.v1.ReportActionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frouter/v1/session_service.proto\x12\trouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1arouter/v1/accounting.proto\x1a\x17router/v1/content.proto\x1a\x17router/v1/routing.proto\"\xf7\x03\n\x07Session\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x15\n\rmessage_count\x18\x06 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\nlast_route\x18\n \x01(\x0e\x32\x10.router.v1.Route\x12\x18\n\x10warm_probability\x18\x0b \x01(\x01\x12\x15\n\rrequest_count\x18\x0c \x01(\x05\x12\x1f\n\x05usage\x18\r \x01(\x0b\x32\x10.router.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x0e \x01(\x03\x12\x1f\n\x17\x63\x61\x63hing_saving_nano_usd\x18\x0f \x01(\x03\x12\x1a\n\x12unknown_cost_count\x18\x10 \x01(\x05\x12\x0c\n\x04held\x18\x11 \x01(\x08\x12\x13\n\x0bwarm_tokens\x18\x12 \x01(\x03\"\xc1\x01\n\x12OpenSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x14\n\x0cuser_context\x18\x05 \x03(\t\x12$\n\x08messages\x18\x06 \x03(\x0b\x32\x12.router.v1.Message\x12+\n\x08idle_ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x13OpenSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\x12$\n\x04warm\x18\x02 \x01(\x0b\x32\x16.router.v1.WarmVerdict\"n\n\x0bWarmVerdict\x12\x0e\n\x06warmed\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1e\n\x16\x65xpected_cost_nano_usd\x18\x03 \x01(\x03\x12\x1f\n\x17\x65xpected_value_nano_usd\x18\x04 \x01(\x03\"N\n\x11GetSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x18\n\x10include_messages\x18\x02 \x01(\x08\x12\x0e\n\x06tenant\x18\x03 \x01(\t\"_\n\x12GetSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\x12$\n\x08messages\x18\x02 \x03(\x0b\x32\x12.router.v1.Message\"6\n\x13\x43loseSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\";\n\x14\x43loseSessionResponse\x12#\n\x07session\x18\x01 \x01(\x0b\x32\x12.router.v1.Session\"6\n\x13ReportActionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"<\n\x14ReportActionResponse\x12$\n\x04warm\x18\x01 \x01(\x0b\x32\x16.router.v1.WarmVerdict2\xcb\x02\n\x0eSessionService\x12L\n\x0bOpenSession\x12\x1d.router.v1.OpenSessionRequest\x1a\x1e.router.v1.OpenSessionResponse\x12I\n\nGetSession\x12\x1c.router.v1.GetSessionRequest\x1a\x1d.router.v1.GetSessionResponse\x12O\n\x0c\x43loseSession\x12\x1e.router.v1.CloseSessionRequest\x1a\x1f.router.v1.CloseSessionResponse\x12O\n\x0cReportAction\x12\x1e.router.v1.ReportActionRequest\x1a\x1f.router.v1.ReportActionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.v1.session_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSION']._serialized_start=190
-  _globals['_SESSION']._serialized_end=630
-  _globals['_OPENSESSIONREQUEST']._serialized_start=633
-  _globals['_OPENSESSIONREQUEST']._serialized_end=826
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=828
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=924
-  _globals['_WARMVERDICT']._serialized_start=926
-  _globals['_WARMVERDICT']._serialized_end=1036
-  _globals['_GETSESSIONREQUEST']._serialized_start=1038
-  _globals['_GETSESSIONREQUEST']._serialized_end=1100
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1102
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1197
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1199
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1237
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1239
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1298
-  _globals['_REPORTACTIONREQUEST']._serialized_start=1300
-  _globals['_REPORTACTIONREQUEST']._serialized_end=1354
-  _globals['_REPORTACTIONRESPONSE']._serialized_start=1356
-  _globals['_REPORTACTIONRESPONSE']._serialized_end=1416
-  _globals['_SESSIONSERVICE']._serialized_start=1419
-  _globals['_SESSIONSERVICE']._serialized_end=1750
+  _globals['_SESSION']._serialized_end=693
+  _globals['_OPENSESSIONREQUEST']._serialized_start=696
+  _globals['_OPENSESSIONREQUEST']._serialized_end=889
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=891
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=987
+  _globals['_WARMVERDICT']._serialized_start=989
+  _globals['_WARMVERDICT']._serialized_end=1099
+  _globals['_GETSESSIONREQUEST']._serialized_start=1101
+  _globals['_GETSESSIONREQUEST']._serialized_end=1179
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1181
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1276
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=1278
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=1332
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1334
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1393
+  _globals['_REPORTACTIONREQUEST']._serialized_start=1395
+  _globals['_REPORTACTIONREQUEST']._serialized_end=1449
+  _globals['_REPORTACTIONRESPONSE']._serialized_start=1451
+  _globals['_REPORTACTIONRESPONSE']._serialized_end=1511
+  _globals['_SESSIONSERVICE']._serialized_start=1514
+  _globals['_SESSIONSERVICE']._serialized_end=1845
 # @@protoc_insertion_point(module_scope)

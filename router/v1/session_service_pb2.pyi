@@ -14,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Session(_message.Message):
-    __slots__ = ("session", "application", "tenant", "user", "version", "message_count", "create_time", "update_time", "expire_time", "last_route", "warm_probability", "request_count", "usage", "cost_nano_usd", "caching_saving_nano_usd")
+    __slots__ = ("session", "application", "tenant", "user", "version", "message_count", "create_time", "update_time", "expire_time", "last_route", "warm_probability", "request_count", "usage", "cost_nano_usd", "caching_saving_nano_usd", "unknown_cost_count", "held", "warm_tokens")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     APPLICATION_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,9 @@ class Session(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     CACHING_SAVING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_COST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    WARM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     session: str
     application: str
     tenant: str
@@ -45,7 +48,10 @@ class Session(_message.Message):
     usage: _accounting_pb2.Usage
     cost_nano_usd: int
     caching_saving_nano_usd: int
-    def __init__(self, session: _Optional[str] = ..., application: _Optional[str] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., message_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_route: _Optional[_Union[_routing_pb2.Route, str]] = ..., warm_probability: _Optional[float] = ..., request_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., caching_saving_nano_usd: _Optional[int] = ...) -> None: ...
+    unknown_cost_count: int
+    held: bool
+    warm_tokens: int
+    def __init__(self, session: _Optional[str] = ..., application: _Optional[str] = ..., tenant: _Optional[str] = ..., user: _Optional[str] = ..., version: _Optional[int] = ..., message_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_route: _Optional[_Union[_routing_pb2.Route, str]] = ..., warm_probability: _Optional[float] = ..., request_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., caching_saving_nano_usd: _Optional[int] = ..., unknown_cost_count: _Optional[int] = ..., held: _Optional[bool] = ..., warm_tokens: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("session", "application", "tenant", "user", "user_context", "messages", "idle_ttl")
@@ -86,12 +92,14 @@ class WarmVerdict(_message.Message):
     def __init__(self, warmed: _Optional[bool] = ..., reason: _Optional[str] = ..., expected_cost_nano_usd: _Optional[int] = ..., expected_value_nano_usd: _Optional[int] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
-    __slots__ = ("session", "include_messages")
+    __slots__ = ("session", "include_messages", "tenant")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     session: str
     include_messages: bool
-    def __init__(self, session: _Optional[str] = ..., include_messages: _Optional[bool] = ...) -> None: ...
+    tenant: str
+    def __init__(self, session: _Optional[str] = ..., include_messages: _Optional[bool] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class GetSessionResponse(_message.Message):
     __slots__ = ("session", "messages")
@@ -102,10 +110,12 @@ class GetSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ..., messages: _Optional[_Iterable[_Union[_content_pb2.Message, _Mapping]]] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "tenant")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     session: str
-    def __init__(self, session: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, session: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
     __slots__ = ("session",)

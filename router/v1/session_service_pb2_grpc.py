@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """Keeps conversations, so that a caller sends only the new turn.
+    """Keeps conversations, so that a caller sends only the new turn: RouterService requests whose caller.session is open.
+    A session has one turn at a time; another one at the same time gets ABORTED (SESSION_BUSY) at once and costs nothing.
     """
 
     def __init__(self, channel):
@@ -58,25 +59,27 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """Keeps conversations, so that a caller sends only the new turn.
+    """Keeps conversations, so that a caller sends only the new turn: RouterService requests whose caller.session is open.
+    A session has one turn at a time; another one at the same time gets ABORTED (SESSION_BUSY) at once and costs nothing.
     """
 
     def OpenSession(self, request, context):
-        """Open a conversation; may warm its caches. UNIMPLEMENTED in this release.
+        """Open a conversation. ALREADY_EXISTS when the tenant has one of this name open; RESOURCE_EXHAUSTED when as many are
+        held as may be: none that lives is given up for another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Read a conversation and its totals. UNIMPLEMENTED in this release.
+        """Read a conversation and its totals; also of one that is not held, by what its requests left. Not a use of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloseSession(self, request, context):
-        """Close a conversation and forget its content. UNIMPLEMENTED in this release.
+        """Close a conversation and forget its content; its totals stay. NOT_FOUND when it is not held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +124,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """Keeps conversations, so that a caller sends only the new turn.
+    """Keeps conversations, so that a caller sends only the new turn: RouterService requests whose caller.session is open.
+    A session has one turn at a time; another one at the same time gets ABORTED (SESSION_BUSY) at once and costs nothing.
     """
 
     @staticmethod

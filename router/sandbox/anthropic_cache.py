@@ -95,7 +95,7 @@ class PromptCache:
         """Make the entries a request writes readable: its response has begun."""
         for key, entry in outcome.writes:
             known = self._entries.get(key)
-            if known is not None and known.expires_at > entry.expires_at:
+            if known is not None and known.below == entry.below and known.expires_at > entry.expires_at:
                 known.ttl_s = max(known.ttl_s, entry.ttl_s)
             else:
                 self._entries[key] = entry

@@ -3,8 +3,10 @@
 See README.md beside this file for the design, its guarantees and its measured cost.
 """
 
+from router.ledger.groups import GROUPS, Comparison, Filter
 from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
-from router.ledger.queries import GROUPS, Comparison, CostRow, Filter, Interrupted, LedgerReader, Tokens
+from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
+from router.ledger.queries import CostRow, Interrupted, LedgerReader, Tokens
 from router.ledger.recovery import Recovery
 from router.ledger.schema import SchemaTooNew
 from router.ledger.store import LedgerStore, StoreError
@@ -12,8 +14,11 @@ from router.ledger.store import LedgerStore, StoreError
 __all__ = [
     "DATABASE",
     "GROUPS",
+    "MISS_GROUPS",
+    "CachingRow",
     "Comparison",
     "CostRow",
+    "DearMiss",
     "Filter",
     "Interrupted",
     "Ledger",
@@ -22,6 +27,7 @@ __all__ = [
     "LedgerSettings",
     "LedgerStats",
     "LedgerStore",
+    "MissRow",
     "Recovery",
     "SchemaTooNew",
     "StoreError",

@@ -31,8 +31,11 @@ from router.clock import Clock
 from router.errors import LedgerUnavailable
 from router.ledger import codec
 from router.ledger.codec import IntentRecord, SettlementRecord
+from router.ledger.groups import Filter
 from router.ledger.journal import Journal
-from router.ledger.queries import CostRow, Filter, Interrupted, LedgerReader
+from router.ledger.misses import CachingRow, MissRow
+from router.ledger.queries import CostRow, Interrupted, LedgerReader
+from router.ledger.recent import LastCall
 from router.ledger.recovery import Recovery, recover
 from router.ledger.sqlite import SqliteStore
 from router.ledger.store import LedgerStore, StoreError
@@ -344,9 +347,21 @@ class Ledger:
         """Return the sum over all calls; see `LedgerReader.totals`."""
         return await self._read(lambda reader: reader.totals(where))
 
+    async def caching(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[CachingRow]:
+        """Return what the cache did on Opus, by group; see `LedgerReader.caching`."""
+        return await self._read(lambda reader: reader.caching(group_by, where))
+
+    async def misses(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[MissRow]:
+        """Return what was missed, by group; see `LedgerReader.misses`."""
+        return await self._read(lambda reader: reader.misses(group_by, where))
+
     async def interrupted(self, where: Filter | None = None) -> list[Interrupted]:
         """Return the calls whose process died before it settled them; see `LedgerReader.interrupted`."""
         return await self._read(lambda reader: reader.interrupted(where))
+
+    async def last_calls(self, route: str, since_s: float, limit: int) -> list[LastCall]:
+        """Return what recent sessions asked last on a route; see `LedgerReader.last_calls`."""
+        return await self._read(lambda reader: reader.last_calls(route, since_s, limit))
 
     async def settlements(self, where: Filter | None = None, *, page: int = 500) -> AsyncIterator[Settlement]:
         """Yield settlements by start time, reading `page` of them at a time off the loop."""

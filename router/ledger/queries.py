@@ -11,40 +11,24 @@ Readers open the database read-only, on a connection of their own, from any proc
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from router.cost import Cost
-from router.ledger import codec
+from router.ledger import codec, misses
+from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions, expressions
+from router.ledger.misses import CachingRow, DearMiss, MissRow
+from router.ledger.recent import LastCall, last_calls
+from router.ledger.schema import MIGRATIONS
+from router.ledger.sqlite import as_store_error
+from router.ledger.store import StoreError
 from router.settlement import Intent, Settlement
 
-_GROUPS = {
-    "route": "route",
-    "upstream": "upstream",
-    "model": "CASE WHEN answered_model <> '' THEN answered_model ELSE model END",
-    "tenant": "tenant",
-    "application": "application",
-    "user": "user",
-    "session": "session",
-    "purpose": "purpose",
-    "outcome": "outcome",
-    "error": "error",
-    "strategy": "strategy",
-    "miss_cause": "miss_cause",
-    "request": "request_id",
-    "hour": "strftime('%Y-%m-%dT%H:00Z', started_time_s, 'unixepoch')",
-    "day": "strftime('%Y-%m-%d', started_time_s, 'unixepoch')",
-    "month": "strftime('%Y-%m', started_time_s, 'unixepoch')",
-}
-GROUPS = frozenset(_GROUPS)
-"""What costs can be grouped and filtered by, besides `label:NAME`; hours, days and months are UTC."""
-
-_LABEL = re.compile(r'label:([^"\\\x00-\x1f]{1,128})')
 _UNKNOWN = "cost_nano_usd IS NULL AND outcome <> 'refused'"
 _INCOMPLETE = "cost_nano_usd IS NOT NULL AND usage_complete = 0"
 # A bound that the booked part alone exceeds was too low and bounds nothing; it must not shrink the sum either.
@@ -74,22 +58,6 @@ _BASELINES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which calls to look at; every condition must hold.
-
-    Attributes:
-        since_s: Earliest start, seconds since the epoch, inclusive; None for no limit.
-        until_s: Latest start, exclusive.
-        equal: Exact values by group name (`GROUPS` or `label:NAME`), e.g. {"tenant": "acme", "label:team":
-            "search"}.
-    """
-
-    since_s: float | None = None
-    until_s: float | None = None
-    equal: Mapping[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Sums of tokens over the calls whose usage is known; cache counts are parts of the input.
@@ -110,26 +78,6 @@ class Tokens:
         """Input tokens neither read from nor written to the cache."""
         written = self.cache_write_5m_tokens + self.cache_write_1h_tokens
         return self.input_tokens - self.cache_read_tokens - written
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A counterfactual beside what it replaces, over the calls where both are known.
-
-    Attributes:
-        calls: Calls compared.
-        baseline_nano_usd: What they would have cost.
-        cost_nano_usd: What they did cost.
-    """
-
-    calls: int
-    baseline_nano_usd: int
-    cost_nano_usd: int
-
-    @property
-    def saving_nano_usd(self) -> int:
-        """Baseline minus cost; negative when the calls cost more."""
-        return self.baseline_nano_usd - self.cost_nano_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +127,10 @@ class Interrupted:
 
 
 class LedgerReader:
-    """Read-only view of a ledger's database; a context manager, for one thread."""
+    """Read-only view of a ledger's database; a context manager, for one thread.
+
+    Every question raises `StoreError` when the database fails, e.g. on a damaged page or a failing disk.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -190,11 +141,23 @@ class LedgerReader:
 
         Raises:
             FileNotFoundError: There is none.
+            StoreError: It cannot be read, is no ledger's, or a newer release made it.
         """
         if not path.exists():
             raise FileNotFoundError(f"there is no ledger database at {path}")
         uri = f"{path.absolute().as_uri()}?mode=ro"
-        return cls(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False))
+        try:
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
+            )
+        except sqlite3.Error as error:
+            raise StoreError(f"the ledger's database {path} cannot be opened: {error}") from error
+        try:
+            _check_version(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -208,6 +171,7 @@ class LedgerReader:
         """Close the connection."""
         self._connection.close()
 
+    @as_store_error()
     def costs(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[CostRow]:
         """Return one row per group, ordered by the groups' values.
 
@@ -218,11 +182,11 @@ class LedgerReader:
         Raises:
             ValueError: A group or filter name is unknown.
         """
-        keys, values = _expressions(group_by)
-        conditions, bound = _conditions(where)
+        keys, values = expressions(group_by, CALL_GROUPS)
+        condition, bound = conditions(where, CALL_GROUPS)
         columns = [*keys, *_SUMS]
         positions = ", ".join(str(i + 1) for i in range(len(keys)))
-        sql = f"SELECT {', '.join(columns)} FROM calls WHERE {conditions}"
+        sql = f"SELECT {', '.join(columns)} FROM calls WHERE {condition}"
         if keys:
             sql += f" GROUP BY {positions} ORDER BY {positions}"
         rows = self._connection.execute(sql, (*values, *bound))
@@ -232,11 +196,12 @@ class LedgerReader:
         """Return the sum over all calls of `where`."""
         return self.costs((), where)[0]
 
+    @as_store_error()
     def interrupted(self, where: Filter | None = None) -> list[Interrupted]:
         """Return the calls whose process died before it settled them, oldest first."""
-        conditions, bound = _conditions(where)
+        condition, bound = conditions(where, CALL_GROUPS)
         rows = self._connection.execute(
-            f"SELECT record, settled_time_s FROM calls WHERE kind = 'interrupted' AND {conditions}"
+            f"SELECT record, settled_time_s FROM calls WHERE kind = 'interrupted' AND {condition}"
             " ORDER BY started_time_s, id",
             bound,
         )
@@ -249,57 +214,109 @@ class LedgerReader:
             yield from (settlement for _, settlement in rows)
             after = rows[-1][0]
 
+    @as_store_error()
     def settlement_page(
         self, where: Filter | None, after: tuple[float, int] | None, limit: int
     ) -> list[tuple[tuple[float, int], Settlement]]:
         """Return at most `limit` settlements behind the position `after`, each with its own position."""
-        conditions, bound = _conditions(where)
+        condition, bound = conditions(where, CALL_GROUPS)
         if after is not None:
-            conditions += " AND (started_time_s, id) > (?, ?)"
+            condition += " AND (started_time_s, id) > (?, ?)"
             bound = (*bound, *after)
         rows = self._connection.execute(
-            f"SELECT started_time_s, id, record FROM calls WHERE kind = 'settled' AND {conditions}"
+            f"SELECT started_time_s, id, record FROM calls WHERE kind = 'settled' AND {condition}"
             " ORDER BY started_time_s, id LIMIT ?",
             (*bound, limit),
         )
         return [((started_s, number), codec.decode_settlement(body)) for started_s, number, body in rows]
 
+    @as_store_error()
+    def caching(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[CachingRow]:
+        """Return what the cache did for the calls on Opus, one row per group, by the groups' values.
+
+        Args:
+            group_by: Names from `GROUPS` or `label:NAME`; none for one row over all of them.
+            where: Which calls, None for all.
+
+        Raises:
+            ValueError: A group or filter name is unknown.
+            StoreError: The database is of an older release.
+        """
+        self._require(2)
+        return misses.caching(self._connection, group_by, where)
+
+    @as_store_error()
+    def misses(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[MissRow]:
+        """Return what was missed, one row per group that missed anything, by the groups' values.
+
+        Args:
+            group_by: Names from `MISS_GROUPS` or `label:NAME`; none for one row over all misses.
+            where: Which misses, None for all; filters by the same names.
+
+        Raises:
+            ValueError: A group or filter name is unknown.
+            StoreError: The database is of an older release.
+        """
+        self._require(2)
+        return misses.misses(self._connection, group_by, where)
+
+    @as_store_error()
+    def dearest_misses(
+        self, group_by: Sequence[str] = (), where: Filter | None = None, *, limit: int = 3
+    ) -> list[DearMiss]:
+        """Return the `limit` dearest misses of each group, dearest first; unknown losses come last.
+
+        Raises:
+            ValueError: A group or filter name is unknown.
+            StoreError: The database is of an older release.
+        """
+        self._require(2)
+        return misses.dearest(self._connection, group_by, where, limit)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Make every question asked inside see the ledger as it is at the first of them."""
+        with as_store_error():
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            # An error of SQLite's may have ended the transaction already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _require(self, version: int) -> None:
+        """Refuse a database that lacks the tables of `version`; a reader cannot bring it up to date."""
+        (found,) = self._connection.execute("SELECT max(version) FROM schema_version").fetchone()
+        if found < version:
+            raise StoreError(
+                f"the ledger has schema version {found}, this question needs {version};"
+                " open it once with this release's service, which brings it up to date"
+            )
+
+    @as_store_error()
+    def last_calls(self, route: str, since_s: float, limit: int) -> list[LastCall]:
+        """Return the last call on `route` of at most `limit` sessions that called since `since_s`, newest first."""
+        return last_calls(self._connection, route, since_s, limit)
+
+    @as_store_error()
     def aside(self) -> list[tuple[str, int, str]]:
         """Return (request_id, attempt, reason) of the settlements that were kept aside."""
         return list(self._connection.execute("SELECT request_id, attempt, reason FROM aside ORDER BY id"))
 
 
-def _expressions(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Return the SQL of groups and the values bound in it."""
-    expressions, values = [], []
-    for name in names:
-        if name in _GROUPS:
-            expressions.append(_GROUPS[name])
-        elif match := _LABEL.fullmatch(name):
-            expressions.append("coalesce(json_extract(labels, ?), '')")
-            values.append(f'$."{match[1]}"')
-        else:
-            raise ValueError(f"{name!r} is not a group; use one of {sorted(GROUPS)} or label:NAME")
-    return expressions, tuple(values)
-
-
-def _conditions(where: Filter | None) -> tuple[str, tuple[str | float, ...]]:
-    """Return the SQL of a filter and the values bound in it."""
-    if where is None:
-        return "1", ()
-    conditions: list[str] = ["1"]
-    bound: list[str | float] = []
-    if where.since_s is not None:
-        conditions.append("started_time_s >= ?")
-        bound.append(where.since_s)
-    if where.until_s is not None:
-        conditions.append("started_time_s < ?")
-        bound.append(where.until_s)
-    for name, value in where.equal.items():
-        (expression,), values = _expressions((name,))
-        conditions.append(f"{expression} = ?")
-        bound += [*values, value]
-    return " AND ".join(conditions), tuple(bound)
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse what is no ledger's database and what a newer release made; an older one answers what it can."""
+    try:
+        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read as a ledger's database: {error}") from error
+    if version < 1:
+        raise StoreError(f"{path} is a ledger's database without tables; open it once with the service")
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{path} has schema version {version}, this release knows {len(MIGRATIONS)}; run a newer release"
+        )
 
 
 def _comparison_sums(baseline: str) -> tuple[str, str, str]:

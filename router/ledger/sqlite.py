@@ -18,7 +18,7 @@ from router.ledger import codec
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.schema import migrate
 from router.ledger.store import StoreError, Written
-from router.settlement import Intent, Outcome
+from router.settlement import CacheRecord, Intent, Outcome
 
 _COLUMNS = (
     "request_id", "attempt", "kind", "outcome", "purpose", "route", "upstream", "model", "answered_model",
@@ -29,22 +29,30 @@ _COLUMNS = (
     "uncached_input_nano_usd", "cache_write_5m_nano_usd", "cache_write_1h_nano_usd", "cache_read_nano_usd",
     "output_text_nano_usd", "thinking_nano_usd", "tools_nano_usd", "cost_nano_usd", "cost_bound_nano_usd",
     "no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd",
-    "record",
+    "padding_tokens", "padding_nano_usd", "record",
+)  # fmt: skip
+_MISS_COLUMNS = (
+    "request_id", "attempt", "rank", "cause", "layer", "block_index", "missed_tokens", "lost_nano_usd",
+    "provider_cause",
 )  # fmt: skip
 
-
-def _insert_of(row_count: int) -> str:
-    row = f"({', '.join('?' * len(_COLUMNS))})"
-    return (
-        f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES {', '.join([row] * row_count)}"
-        " ON CONFLICT (request_id, attempt) DO NOTHING"
-    )
+Statements = Sequence[tuple[int, str]]
 
 
-_INSERT = _insert_of(1)
-_INSERTS = tuple((row_count, _insert_of(row_count)) for row_count in (32, 8, 1))
-"""Statements by the rows they take: every one of them hands the interpreter's lock to the event loop and takes it back,
-so that a row at a time costs the loop more than the database."""
+def _inserts_of(table: str, columns: Sequence[str], tail: str = "") -> Statements:
+    """Return statements by the rows they take, most first.
+
+    Every one of them hands the interpreter's lock to the event loop and takes it back, so that a row at a time costs
+    the loop more than the database.
+    """
+    row = f"({', '.join('?' * len(columns))})"
+    head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
+    return tuple((count, head + ", ".join([row] * count) + tail) for count in (32, 8, 1))
+
+
+_INSERTS = _inserts_of("calls", _COLUMNS, " ON CONFLICT (request_id, attempt) DO NOTHING")
+_INSERT = _INSERTS[-1][1]
+_MISS_INSERTS = _inserts_of("misses", _MISS_COLUMNS)
 _NO_TOKENS: tuple[None, ...] = (None,) * 7
 _NO_COST: tuple[None, ...] = (None,) * 8
 _NO_COUNTERFACTUALS: tuple[None, ...] = (None,) * 4
@@ -110,7 +118,7 @@ class SqliteStore:
 
     def open_intents(self) -> list[IntentRecord]:
         """Return the intents kept by `write` and not settled since."""
-        with _as_store_error():
+        with as_store_error():
             bodies = [body for (body,) in self._connection.execute("SELECT record FROM intents")]
         return [IntentRecord(codec.decode_intent(body), body) for body in bodies]
 
@@ -138,7 +146,7 @@ class SqliteStore:
 
     def make_durable(self) -> bool:
         """Copy the write-ahead log into the database and sync both; False while a reader holds it back."""
-        with _as_store_error():
+        with as_store_error():
             busy, in_log, copied = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return bool(busy == 0 and in_log == copied)
 
@@ -152,7 +160,9 @@ class SqliteStore:
             return Written(0, 0, 0)
         self._connection.execute("SAVEPOINT batch")
         try:
-            stored = self._insert_rows([_settled_row(record) for record in settled])
+            stored = self._insert_rows(_INSERTS, [_settled_row(record) for record in settled])
+            if stored == len(settled):
+                self._insert_misses(settled)
         except _IMPOSSIBLE:
             stored = -1
         if stored != len(settled):
@@ -165,37 +175,57 @@ class SqliteStore:
             counts[self._insert_one(record, now_s)] += 1
         return Written(**counts)
 
-    def _insert_rows(self, rows: Sequence[tuple[Value, ...]]) -> int:
+    def _insert_rows(self, statements: Statements, rows: Sequence[tuple[Value, ...]]) -> int:
         """Insert rows, many to a statement; return how many are new."""
         stored = start = 0
-        for row_count, statement in _INSERTS:
+        for row_count, statement in statements:
             while start + row_count <= len(rows):
                 values = chain.from_iterable(rows[start : start + row_count])
                 stored += self._connection.execute(statement, tuple(values)).rowcount
                 start += row_count
         return stored
 
+    def _insert_misses(self, settled: Sequence[SettlementRecord]) -> None:
+        """Insert what settlements that are new have missed."""
+        rows: list[tuple[Value, ...]] = []
+        for record in settled:
+            cache = record.settlement.cache
+            if cache is not None and (cache.miss_cause or cache.misses):
+                rows += _miss_rows(record.key, cache)
+        if rows:
+            self._insert_rows(_MISS_INSERTS, rows)
+
     def _insert_one(self, record: SettlementRecord, now_s: float) -> str:
         """Insert one settlement; return what came of it, as a field of `Written`."""
+        self._connection.execute("SAVEPOINT one")
         try:
-            row = _settled_row(record)
-            if self._connection.execute(_INSERT, row).rowcount == 1:
-                return "stored"
+            came_of_it = self._settle(record)
+            reason = "settled before, differently"
         except _IMPOSSIBLE as error:
-            self._put_aside(record.key, f"cannot be stored: {type(error).__name__}", record.body, now_s)
-            return "conflicting"
-        found = self._connection.execute(
+            self._connection.execute("ROLLBACK TO one")
+            came_of_it, reason = "conflicting", f"cannot be stored: {type(error).__name__}"
+        self._connection.execute("RELEASE one")
+        if came_of_it == "conflicting":
+            self._put_aside(record.key, reason, record.body, now_s)
+        return came_of_it
+
+    def _settle(self, record: SettlementRecord) -> str:
+        """Insert one settlement with its misses, or say why not, as a field of `Written`."""
+        row = _settled_row(record)
+        if self._connection.execute(_INSERT, row).rowcount == 1:
+            self._insert_misses((record,))
+            return "stored"
+        kind, started_time_s, body = self._connection.execute(
             "SELECT kind, started_time_s, record FROM calls WHERE request_id = ? AND attempt = ?", record.key
         ).fetchone()
-        kind, started_time_s, body = found
         if kind == "settled" and body == record.body:
             return "repeated"
         if kind == "interrupted" and started_time_s == record.settlement.intent.started_time_s:
             # Given up for lost and yet settled: the settlement knows more.
             self._connection.execute("DELETE FROM calls WHERE request_id = ? AND attempt = ?", record.key)
             self._connection.execute(_INSERT, row)
+            self._insert_misses((record,))
             return "stored"
-        self._put_aside(record.key, "settled before, differently", record.body, now_s)
         return "conflicting"
 
     def _accounted_for(self, intent: Intent) -> bool:
@@ -219,7 +249,7 @@ class SqliteStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """Run the body in one transaction."""
-        with _as_store_error():
+        with as_store_error():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -231,7 +261,8 @@ class SqliteStore:
 
 
 @contextmanager
-def _as_store_error() -> Iterator[None]:
+def as_store_error() -> Iterator[None]:
+    """Turn what SQLite raises into `StoreError`; also a decorator."""
     try:
         yield
     except sqlite3.Error as error:
@@ -291,8 +322,28 @@ def _settled_row(record: SettlementRecord) -> tuple[Value, ...]:
                 other.all_opus_no_caching_nano_usd,
             )
         ),
+        *((0, 0) if cache is None else (cache.padding_tokens, cache.padding_nano_usd)),
         record.body,
     )
+
+
+def _miss_rows(key: Key, cache: CacheRecord) -> list[tuple[Value, ...]]:
+    """Return the columns of a call's misses, in the order of `_MISS_COLUMNS`, dearest first."""
+    if not cache.misses:  # a release that noted the cause alone
+        return [(*key, 0, cache.miss_cause, "", None, None, None, "")]
+    return [
+        (
+            *key,
+            rank,
+            miss.cause,
+            miss.layer,
+            miss.block_index,
+            miss.missed_tokens,
+            miss.lost_nano_usd,
+            miss.provider_cause,
+        )
+        for rank, miss in enumerate(cache.misses)
+    ]
 
 
 def _interrupted_row(record: IntentRecord, found_time_s: float) -> tuple[Value, ...]:
@@ -308,6 +359,7 @@ def _interrupted_row(record: IntentRecord, found_time_s: float) -> tuple[Value, 
         *_NO_COST,
         intent.cost_bound_nano_usd,
         *_NO_COUNTERFACTUALS,
+        *(None, None),
         record.body,
     )
 

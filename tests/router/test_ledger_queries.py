@@ -1,6 +1,7 @@
 """Queries: exact sums that show what they lack, by any group, for any part of the calls."""
 
 import asyncio
+import sqlite3
 from collections import defaultdict
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from router.cost import Cost, Counterfactuals
-from router.ledger import GROUPS, Filter, Ledger, LedgerReader
+from router.ledger import GROUPS, Filter, Ledger, LedgerReader, StoreError
 from router.ledger.ledger import DATABASE
+from router.ledger.schema import MIGRATIONS, migrate
 from router.settlement import Outcome, Purpose
 from router.usage import Usage
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
@@ -254,6 +256,75 @@ async def test_another_process_may_read_while_it_is_written(ledger):
         assert reader.totals().calls == 2
         with pytest.raises(Exception, match="readonly"):
             reader._connection.execute("DELETE FROM calls")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4_000],
+    ids=["empty", "garbage", "damaged"],
+)
+def test_what_is_no_database_is_refused(tmp_path, content):
+    """As the store's own error, which names the file."""
+    path = tmp_path / DATABASE
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=str(path)):
+        LedgerReader.open(path)
+    assert path.read_bytes() == content
+
+
+def test_a_directory_and_anothers_database_are_refused(tmp_path):
+    """No ledger: nothing that opens, a database without versions, one whose migration never came."""
+    (tmp_path / "directory").mkdir()
+    for name, statement in (
+        ("another", "CREATE TABLE t (a)"),
+        ("begun", "CREATE TABLE schema_version (version INTEGER PRIMARY KEY, applied_time_s REAL NOT NULL)"),
+    ):
+        connection = sqlite3.connect(tmp_path / name)
+        connection.execute(statement)
+        connection.close()
+    for name in ("directory", "another", "begun"):
+        with pytest.raises(StoreError, match=str(tmp_path / name)):
+            LedgerReader.open(tmp_path / name)
+
+
+def test_a_database_of_a_newer_release_is_refused(tmp_path):
+    """It is never guessed at."""
+    path = tmp_path / DATABASE
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, START_S, (*MIGRATIONS, "CREATE TABLE later (a)"))
+    connection.close()
+    with pytest.raises(StoreError, match="newer release"):
+        LedgerReader.open(path)
+
+
+async def test_a_database_that_breaks_while_it_is_read_is_the_stores_error(ledger):
+    """Every question, also inside a snapshot, whose end does not hide the error."""
+    settle(ledger, ({}, {}))
+    await ledger.flush()
+    path = ledger._directory / DATABASE
+    copy = path.with_name("copy.sqlite3")
+    with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.execute("DROP TABLE calls")
+    target.execute("DROP TABLE aside")
+    target.commit()
+    target.close()
+    with LedgerReader.open(copy) as reader:
+        for ask in (
+            reader.costs,
+            reader.interrupted,
+            lambda: list(reader.settlements()),
+            reader.caching,
+            reader.misses,
+            reader.dearest_misses,
+            lambda: reader.last_calls("opus", 0.0, 1),
+            reader.aside,
+        ):
+            with pytest.raises(StoreError, match="no such table"):
+                ask()
+        with pytest.raises(StoreError, match="no such table"), reader.snapshot():
+            reader.misses()
 
 
 def test_there_is_nothing_to_read_where_there_is_no_ledger(tmp_path):

@@ -13,8 +13,15 @@ slots for what pays:
 A TTL is 1 hour iff P(next < 1 h | none within 5 min) > (w1 - w5)/(w1 - r), for a layer of the layer's next use, for
 what a turn adds of the first longer gap after it: each part of a conversation lives by its own TTL, so the part
 written now pays 0.75 more for an hour and is lost at that gap otherwise. On top of a part that lapses in 5 minutes
-an hour is wasted. A slot left over holds a fallback before the turn's last block. It does not know where forecasts
-come from; below its margin it does not spend on the private layers.
+an hour is wasted. A slot left over holds a fallback before the turn's last block.
+
+A context that stands after the history is gone from there in the next turn, so nothing from it on is worth a mark:
+the last one stands before it. Within a tool loop it stays where it is, so the last block is marked as ever, and the
+block before the context too, which keeps it warm for the turn after the loop. A client that changes the context
+within a loop undoes that at every step: then what stands before the context is warm and nothing behind it is,
+although earlier steps marked it. From that alone it may as well have lapsed, and a loop not cached costs twenty times
+a loop read, so the mark is left out only between the steps 1, 2, 4, 8, ..., which try again. It does not know where
+forecasts come from; below its margin it does not spend on the private layers.
 """
 
 from collections.abc import Sequence
@@ -26,7 +33,7 @@ from cache.lookback import steps_back
 from cache.outlook import TokenCounts, WarmEntry
 from cache.prompt import Layer, Prompt
 from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules, OpenFacts
-from cache.wish import Skipped, Wish, below_minimum, layer_start, markable_position
+from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
 
 # Looking a member up on its enum costs 60 ns on Python 3.11, a global 6 ns, and this is the hot path.
 TOOLS, SYSTEM, CONTEXT, HISTORY, TURN = Layer
@@ -37,6 +44,9 @@ priors does about 2 % worse than the best fixed rule on recorded chat, with it 0
 
 RESCUE_SLACK = 2
 """Lookback positions kept in reserve: an entry 18 or more positions back gets a mark of its own."""
+
+
+CONTEXT_CHANGES = "what stands behind the context is not read again: it seems to change within the tool loop"
 
 
 class _Candidate(NamedTuple):
@@ -68,7 +78,7 @@ def auto_wishes(
         value += candidate.value
         if value > best_value and candidate.tokens >= rules.minimum_tokens:
             best, best_value = index, value
-    wishes = [_wish(candidate, warm) for candidate in candidates[: best + 1]]
+    wishes = [_wish(candidate, warm, prompt) for candidate in candidates[: best + 1]]
     skipped.extend(
         Skipped(candidate.layer, candidate.position, _refusal(candidate, rules, rates))
         for candidate in candidates[best + 1 :]
@@ -118,7 +128,6 @@ def _ends(prompt: Prompt, warm: Sequence[WarmEntry], skipped: list[Skipped]) -> 
     shared = SYSTEM if ends[SYSTEM] >= 0 else TOOLS
     if shared is SYSTEM and _only_tools_warm(prompt, warm):
         found.append((ends[TOOLS], TOOLS))
-    last_layer = TURN if ends[TURN] >= 0 else HISTORY
     for layer in (shared, CONTEXT):
         if ends[layer] < 0:
             continue
@@ -127,16 +136,49 @@ def _ends(prompt: Prompt, warm: Sequence[WarmEntry], skipped: list[Skipped]) -> 
             skipped.append(Skipped(layer, None, "no block of the layer takes a breakpoint"))
         elif not found or position > found[-1][0]:
             found.append((position, layer))
-    stable_end = prompt.stable_end
-    if warm and warm[-1].position > stable_end and blocks[warm[-1].position].markable:
-        found.append((warm[-1].position, blocks[warm[-1].position].layer))
-    if ends[last_layer] >= 0:
-        position = markable_position(prompt, ends[last_layer], stable_end + 1)
-        if position is None:
-            skipped.append(Skipped(last_layer, None, "no block of the layer takes a breakpoint"))
-        elif not found or position > found[-1][0]:
-            found.append((position, blocks[position].layer))
+    found.extend((position, blocks[position].layer) for position in _conversation_ends(prompt, warm, skipped))
     return found
+
+
+def _conversation_ends(prompt: Prompt, warm: Sequence[WarmEntry], skipped: list[Skipped]) -> list[int]:
+    """Positions past the stable layers, ascending: before a volatile context, the warm entry, the last that recurs."""
+    blocks, stable_end, last = prompt.blocks, prompt.stable_end, prompt.recurring_end
+    positions: list[int] = []
+    if warm and warm[-1].position > stable_end and blocks[warm[-1].position].markable:
+        positions.append(warm[-1].position)
+    if prompt.volatile_from >= 0:
+        skipped.append(Skipped(CONTEXT, prompt.volatile_end, CONTEXT_MOVES))
+        if last > prompt.volatile_end:
+            before = markable_position(prompt, prompt.volatile_from - 1, stable_end + 1)
+            if before is not None:
+                positions.append(before)
+                if _changes_in_loop(prompt, before, warm):
+                    skipped.append(Skipped(blocks[last].layer, last, CONTEXT_CHANGES))
+                    return [before]
+    if last > stable_end:
+        position = markable_position(prompt, last, stable_end + 1)
+        if position is None:
+            layer = TURN if prompt.ends[TURN] >= 0 else HISTORY
+            skipped.append(Skipped(layer, None, "no block of the layer takes a breakpoint"))
+        else:
+            positions.append(position)
+    return sorted(set(positions)) if len(positions) > 1 else positions
+
+
+def _changes_in_loop(prompt: Prompt, before: int, warm: Sequence[WarmEntry]) -> bool:
+    """Whether a tool loop's context seems to change at every step, and this is no step to try the loop's end again.
+
+    Args:
+        before: Position of the mark before the context.
+    """
+    if not warm or warm[-1].position != before:
+        return False
+    steps, inside = 0, False
+    for block in prompt.blocks[prompt.volatile_end + 1 :]:
+        answered = block.role == "assistant"
+        steps += answered and not inside
+        inside = answered
+    return steps & (steps - 1) != 0
 
 
 def _only_tools_warm(prompt: Prompt, warm: Sequence[WarmEntry]) -> bool:
@@ -168,13 +210,18 @@ def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: OpenFacts)
     return ttl_s
 
 
-def _wish(candidate: _Candidate, warm: Sequence[WarmEntry]) -> Wish:
+def _wish(candidate: _Candidate, warm: Sequence[WarmEntry], prompt: Prompt) -> Wish:
     p_next = candidate.forecast.p_1h if candidate.ttl_s >= TTL_1H_S else candidate.forecast.p_5m
     span = "1 h" if candidate.ttl_s >= TTL_1H_S else "5 min"
     if candidate.layer >= HISTORY and warm and warm[-1].position == candidate.position:
         reason = f"on the conversation's warm entry: read at P {candidate.p_warm:.2f}"
     else:
         reason = f"P(next use < {span}) {p_next:.2f}, warm {candidate.p_warm:.2f}"
+        if prompt.volatile_from >= 0 and candidate.layer >= HISTORY:
+            if candidate.position < prompt.volatile_from:
+                reason = f"before the context, which moves on with each turn: {reason}"
+            else:
+                reason = f"in a tool loop, in which the context before it stays: {reason}"
     return Wish(candidate.position, candidate.layer, candidate.ttl_s, candidate.tokens, reason)
 
 

@@ -6,6 +6,7 @@ what chance it is there at all. Nobody but the provider knows; usage corrects us
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from cache.prompt import Layer, Prompt
@@ -21,6 +22,9 @@ class Belief(NamedTuple):
         expires: Instant it ends, in the caller's clock.
         available_from: Instant it can first be read; infinity while the writer has not answered.
         confidence: Chance in [0, 1] that the entry exists between those instants.
+        begun: Start of the first of the requests that wrote it at the same time; infinity when nobody saw one. A
+            request that starts between this and `available_from` is part of a herd.
+        lapsed: While it is being written anew: instant at which the entry before it ended; None without one.
     """
 
     tokens: int
@@ -29,6 +33,8 @@ class Belief(NamedTuple):
     expires: float
     available_from: float
     confidence: float
+    begun: float = inf
+    lapsed: float | None = None
 
     def p_warm(self, now: float) -> float:
         """Chance in [0, 1] that a request starting `now` can read it."""

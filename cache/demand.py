@@ -293,9 +293,12 @@ def _awaited(
     Args:
         continued: Position of the last block taken over from an earlier turn, -1 for none.
     """
-    blocks, first = prompt.blocks, prompt.stable_end + 1
-    found = []
-    for position in range(len(digests) - 1, first - 1, -1):
+    blocks, first, end = prompt.blocks, prompt.stable_end + 1, prompt.recurring_end
+    found: list[int] = []
+    for position in range(end, first - 1, -1):
+        # Within a tool loop the turn after it goes on from before a volatile context, and nothing behind that recurs.
+        if found and prompt.volatile_from <= position and prompt.volatile_from >= 0:
+            continue
         if blocks[position].markable:
             found.append(position)
             if len(found) == 2:

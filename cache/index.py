@@ -10,14 +10,20 @@ of the request that last touched it. Then usage speaks:
     less than believed  entries deeper than the hit, which the marks could reach, are gone: belief removed
     no usage at all     whether it was written is open: belief at half confidence
 
-How sure a proven entry is, is itself learnt: the share of tested beliefs that held. The index does not know
+How sure a proven entry is, is itself learnt: the share of tested beliefs that held. Every test is kept in a
+reliability table per scope, so that the chances can be held against what came of them. The index does not know
 prompts or prices, and never claims to be complete: other processes write entries too, and a hit we did not
 expect teaches us one.
+
+Bounded: `max_entries` over all scopes. What is worth least goes first: what expired longest ago, then what expires
+soonest. An entry that is read again moves away from that end each time, and one just written for an hour, which cost
+more, stands behind all of 5 minutes. Expired entries stay while there is room: they tell a lapse from an eviction.
+Room is made entry by entry, from slots of `_SLOT_S` seconds, so that no request waits for a sweep.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from heapq import nsmallest
+from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
@@ -25,6 +31,7 @@ from cache.belief import Belief
 from cache.outlook import TokenCounts
 from cache.plan import Breakpoint, Plan
 from cache.prompt import CacheScope
+from cache.rolling import SparseBeliefs
 from cache.rules import ASSUMED, TTL_1H_S, TTL_5M_S, OpenFacts
 
 _UNKNOWN_OUTCOME_CONFIDENCE = 0.5
@@ -35,6 +42,10 @@ _HELD_SHARE = 0.95
 """A belief held when at least this share of the tokens it promised was read."""
 _FORGETTING = 0.99
 """Weight a tested belief keeps after the next one: the last hundred or so decide."""
+CALIBRATION_BINS = 10
+"""Tenths of [0, 1] in which chances are held against what came of them."""
+_SLOT_S = 5.0
+"""Entries that expire within so many seconds of each other are put out in one go of sorting."""
 _EXPLICIT_PRIOR = (0.97, 30.0)
 _IMPLICIT_PRIOR = (0.5, 10.0)
 """Nothing is promised of implicit caching, so it starts at even odds and learns quickly."""
@@ -49,6 +60,7 @@ class Learned(NamedTuple):
         written: Positions at which entries were written, ascending.
         refuted: Positions whose belief was wrong and is removed.
         held: Whether what we believed warm was read; None when we believed nothing.
+        p_held: Chance in [0, 1] we gave to that before the call; None when we believed nothing.
     """
 
     hit_position: int | None
@@ -56,32 +68,66 @@ class Learned(NamedTuple):
     written: tuple[int, ...] = ()
     refuted: tuple[int, ...] = ()
     held: bool | None = None
+    p_held: float | None = None
 
 
-class Calibration(NamedTuple):
-    """How good belief has been; shares are of the tested beliefs.
+class CalibrationBin(NamedTuple):
+    """Tested beliefs whose chance fell into one tenth of [0, 1]; 1 belongs to the last.
 
     Attributes:
-        tested: Calls for which we believed something was warm.
+        tested: How many.
         predicted: Sum of the chances we gave.
         held: How many of them came true.
-        brier: Sum of squared differences of chance and outcome.
     """
 
     tested: int = 0
     predicted: float = 0.0
     held: int = 0
+
+
+class Calibration(NamedTuple):
+    """How good belief has been since the start: the chance that all we believed warm would be read, and whether.
+
+    Attributes:
+        bins: Reliability table, one entry per tenth, ascending.
+        brier: Sum of squared differences of chance and outcome.
+    """
+
+    bins: tuple[CalibrationBin, ...] = (CalibrationBin(),) * CALIBRATION_BINS
     brier: float = 0.0
+
+    @property
+    def tested(self) -> int:
+        """Calls for which we believed something was warm and whose usage told."""
+        return sum([found.tested for found in self.bins])
+
+    @property
+    def predicted(self) -> float:
+        """Sum of the chances we gave."""
+        return sum([found.predicted for found in self.bins])
+
+    @property
+    def held(self) -> int:
+        """How many of them came true."""
+        return sum([found.held for found in self.bins])
 
 
 class _Table:
-    """Entries of one cache scope."""
+    """Entries of one cache scope.
 
-    __slots__ = ("calibration", "entries", "held", "tested")
+    Attributes:
+        due: Digests by the slot in which their entry was to expire when it was first put; some may have gone since,
+            or live on.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("bins", "brier", "due", "entries", "held", "number", "tested")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.entries: dict[bytes, Belief] = {}
-        self.calibration = Calibration()
+        self.due: dict[int, list[bytes]] = {}
+        self.bins = [CalibrationBin()] * CALIBRATION_BINS
+        self.brier = 0.0
         self.held = 0.0
         self.tested = 0.0
 
@@ -92,26 +138,29 @@ class _Table:
     def test(self, chance: float, held: bool) -> None:
         self.tested = self.tested * _FORGETTING + 1
         self.held = self.held * _FORGETTING + held
-        kept = self.calibration
-        self.calibration = Calibration(
-            kept.tested + 1,
-            kept.predicted + chance,
-            kept.held + held,
-            kept.brier + (chance - held) ** 2,
-        )
+        number = min(int(chance * CALIBRATION_BINS), CALIBRATION_BINS - 1)
+        kept = self.bins[number]
+        # One new value in one step: whoever exports this from another thread sees the bin before it or after it.
+        self.bins[number] = CalibrationBin(kept.tested + 1, kept.predicted + chance, kept.held + held)
+        self.brier += (chance - held) ** 2
 
 
 class PrefixIndex:
     """Beliefs of one process about every scope. Not thread-safe; time is passed in."""
 
     def __init__(self, max_entries: int = 200_000, facts: OpenFacts = ASSUMED) -> None:
-        """Hold at most `max_entries` (about 250 bytes each); the soonest to expire go first."""
+        """Hold at most `max_entries` (about 400 bytes each) over all scopes; see above for what goes first."""
         if max_entries < 16:
             raise ValueError(f"max_entries must be at least 16, not {max_entries}")
         self._max_entries = max_entries
         self._facts = facts
-        self._tables: dict[CacheScope, _Table] = {}
+        self._tables: dict[CacheScope, _Table] = {}  # by configured scope, so a handful
+        self._numbered: list[_Table] = []
         self._size = 0
+        self._filed = 0
+        self._slots: list[tuple[int, int]] = []
+        # The slot being put out: its table, and its digests, soonest to expire last.
+        self._open: tuple[int, _Table, list[bytes]] | None = None
 
     @property
     def entry_count(self) -> int:
@@ -125,28 +174,49 @@ class PrefixIndex:
             return (None,) * len(digests)
         return tuple(map(table.entries.get, digests))
 
+    def belief_at(
+        self, scope: CacheScope, digests: Sequence[bytes], positions: Iterable[int]
+    ) -> SparseBeliefs:
+        """The same, looked up only at `positions`, which are given in ascending order."""
+        table = self._tables.get(scope)
+        if table is None:
+            return SparseBeliefs({}, len(digests))
+        get = table.entries.get
+        found = {position: belief for position in positions if (belief := get(digests[position])) is not None}
+        return SparseBeliefs(found, len(digests))
+
     def entries(self, scope: CacheScope) -> Iterable[tuple[bytes, Belief]]:
         """Everything believed of a scope, for listing."""
         table = self._tables.get(scope)
         return () if table is None else tuple(table.entries.items())
 
     def calibration(self, scope: CacheScope) -> Calibration:
-        """How good belief has been in a scope."""
+        """How good belief has been in a scope; may be asked from another thread."""
         table = self._tables.get(scope)
-        return Calibration() if table is None else table.calibration
+        return Calibration() if table is None else Calibration(tuple(table.bins), table.brier)
 
     def begin(self, scope: CacheScope, plan: Plan, started: float) -> None:
         """Note that a request with this plan is on its way: what it writes exists, but not yet to read."""
-        entries = self._table(scope).entries
+        table = self._table(scope)
+        entries = table.entries
         for point in _effective(plan):
             known = entries.get(point.digest)
             if known is None or known.expires <= started:
                 self._put(
-                    entries,
+                    table,
                     point.digest,
-                    Belief(point.prefix_tokens, False, point.ttl_s, started + point.ttl_s, inf, 1.0),
+                    Belief(
+                        point.prefix_tokens,
+                        known is not None and known.exact and known.tokens == point.prefix_tokens,
+                        point.ttl_s,
+                        started + point.ttl_s,
+                        inf,
+                        1.0,
+                        started,
+                        None if known is None else known.expires,
+                    ),
                 )
-        self._make_room(started)
+        self._make_room()
 
     def first_byte(self, scope: CacheScope, plan: Plan, started: float, first_byte_at: float) -> None:
         """Note that the answer has begun: from now on others can read what this request writes."""
@@ -166,7 +236,8 @@ class PrefixIndex:
         Args:
             sent: Whether the provider may have processed it (reset, timeout, crash); False when it refused.
         """
-        entries = self._table(scope).entries
+        table = self._table(scope)
+        entries = table.entries
         for point in plan.breakpoints:
             known = entries.get(point.digest)
             if known is None or known.expires != started + known.ttl_s:
@@ -177,7 +248,7 @@ class PrefixIndex:
                     confidence=min(known.confidence, _UNKNOWN_OUTCOME_CONFIDENCE),
                 )
             elif known.available_from == inf:
-                self._drop(entries, point.digest)
+                self._drop(table, point.digest)
 
     def observe(
         self,
@@ -191,6 +262,7 @@ class PrefixIndex:
         read_tokens: int,
         write_5m_tokens: int,
         write_1h_tokens: int,
+        positions: Iterable[int] | None = None,
     ) -> Learned:
         """Correct belief by one call's usage.
 
@@ -199,21 +271,23 @@ class PrefixIndex:
             cumulative_tokens: Its estimated tokens, as the plan saw them.
             started: Start of the request, from which TTLs count.
             first_byte_at: When the answer began; the end of the call where nobody saw its beginning.
+            positions: Where entries can be, ascending; None for anywhere.
         """
         table = self._table(scope)
         entries = table.entries
         points = plan.breakpoints
         for point in points:  # what this request was only expected to write is now known
-            if _is_own_pending(entries.get(point.digest), point, started):
-                self._drop(entries, point.digest)
+            known = entries.get(point.digest)
+            if known is not None and known.begun == started and known.expires == started + point.ttl_s:
+                self._drop(table, point.digest)
         written_tokens = write_5m_tokens + write_1h_tokens
-        counts = TokenCounts(cumulative_tokens, self.belief(scope, digests))
+        known_now = (
+            self.belief(scope, digests) if positions is None else self.belief_at(scope, digests, positions)
+        )
+        counts = TokenCounts(cumulative_tokens, known_now)
         hit = _hit_position(counts, plan, read_tokens, written_tokens, len(digests))
         refuted = self._refute(table, digests, plan, started, hit, read_tokens, counts)
-        held = None
-        if plan.believed:
-            held = read_tokens >= _HELD_SHARE * plan.full_read_tokens
-            table.test(plan.p_hit, held)
+        held, p_held = _tested(table, plan, read_tokens)
         confidence = table.reliability(_EXPLICIT_PRIOR)
         if hit is not None:
             self._touch(table, digests, plan, started, hit, read_tokens, confidence)
@@ -225,12 +299,12 @@ class PrefixIndex:
             )
             for point, tokens, is_exact in exact:
                 entry = Belief(
-                    tokens, is_exact, point.ttl_s, started + point.ttl_s, first_byte_at, confidence
+                    tokens, is_exact, point.ttl_s, started + point.ttl_s, first_byte_at, confidence, started
                 )
-                self._put(entries, point.digest, _later(entries.get(point.digest), entry))
+                self._put(table, point.digest, _later(entries.get(point.digest), entry))
                 written.append(point.position)
-        self._make_room(started)
-        return Learned(hit, read_tokens, tuple(written), tuple(refuted), held)
+        self._make_room()
+        return Learned(hit, read_tokens, tuple(written), tuple(refuted), held, p_held)
 
     def observe_implicit(
         self,
@@ -250,10 +324,7 @@ class PrefixIndex:
             positions: Boundaries worth remembering: the ends of the layers (`prompt.ends`; -1 is ignored).
         """
         table = self._table(scope)
-        held = None
-        if plan.believed:
-            held = read_tokens >= _HELD_SHARE * plan.full_read_tokens
-            table.test(plan.p_hit, held)
+        held, p_held = _tested(table, plan, read_tokens)
         confidence = table.reliability(_IMPLICIT_PRIOR)
         ttl_s = self._facts.implicit_ttl_s
         for position in positions:
@@ -262,9 +333,9 @@ class PrefixIndex:
                     cumulative_tokens[position], False, ttl_s, started + ttl_s, first_byte_at, confidence
                 )
                 known = table.entries.get(digests[position])
-                self._put(table.entries, digests[position], _later(known, entry))
-        self._make_room(started)
-        return Learned(None, read_tokens, held=held)
+                self._put(table, digests[position], _later(known, entry))
+        self._make_room()
+        return Learned(None, read_tokens, held=held, p_held=p_held)
 
     def _refute(
         self,
@@ -287,7 +358,7 @@ class PrefixIndex:
             else:
                 wrong = read_tokens == 0 or counts.at(position) > read_tokens * (1 + _TOLERANCE)
             if wrong:
-                self._drop(table.entries, digests[position])
+                self._drop(table, digests[position])
                 refuted.append(position)
         return sorted(refuted)
 
@@ -310,8 +381,8 @@ class PrefixIndex:
             ttl_s = max(ttl_s, marked.get(hit, 0))
         proven = Belief(read_tokens, True, ttl_s, started + ttl_s, started, confidence)
         if known is not None and known.available_from <= started:
-            proven = proven._replace(available_from=known.available_from)
-        self._put(entries, digests[hit], _later(known, proven))
+            proven = proven._replace(available_from=known.available_from, begun=known.begun)
+        self._put(table, digests[hit], _later(known, proven))
         shallower: Iterable[int] = ()
         if facts.deep_hit_refreshes_shallower_unmarked:
             shallower = range(hit)
@@ -325,35 +396,83 @@ class PrefixIndex:
     def _table(self, scope: CacheScope) -> _Table:
         table = self._tables.get(scope)
         if table is None:
-            table = self._tables[scope] = _Table()
+            table = self._tables[scope] = _Table(len(self._numbered))
+            self._numbered.append(table)
         return table
 
-    def _put(self, entries: dict[bytes, Belief], digest: bytes, entry: Belief) -> None:
-        if digest not in entries:
+    def _put(self, table: _Table, digest: bytes, entry: Belief) -> None:
+        if digest not in table.entries:
             self._size += 1
-        entries[digest] = entry
+            self._file(table, digest, entry)
+        table.entries[digest] = entry
 
-    def _drop(self, entries: dict[bytes, Belief], digest: bytes) -> None:
-        if entries.pop(digest, None) is not None:
+    def _drop(self, table: _Table, digest: bytes) -> None:
+        if table.entries.pop(digest, None) is not None:
             self._size -= 1
 
-    def _make_room(self, now: float) -> None:
-        """Keep within `max_entries`: the expired go first, then a sixteenth of all, soonest to expire."""
-        if self._size <= self._max_entries:
-            return
-        for table in self._tables.values():
-            for digest in [digest for digest, entry in table.entries.items() if entry.expires <= now]:
-                self._drop(table.entries, digest)
-        excess = self._size - (self._max_entries - self._max_entries // 16)
-        if excess <= 0:
-            return
-        everything = (
-            (entry.expires, digest, table.entries)
-            for table in self._tables.values()
-            for digest, entry in table.entries.items()
-        )
-        for _, digest, entries in nsmallest(excess, everything, key=lambda item: item[0]):
-            self._drop(entries, digest)
+    def _file(self, table: _Table, digest: bytes, entry: Belief) -> None:
+        """Note when the entry will have to be looked at; what has been dropped since is skipped then."""
+        slot = int(entry.expires // _SLOT_S)
+        due = table.due.get(slot)
+        if due is None:
+            table.due[slot] = [digest]
+            heappush(self._slots, (slot, table.number))
+        else:
+            due.append(digest)
+        self._filed += 1
+
+    def _make_room(self) -> None:
+        """Keep within `max_entries`: what expired first, or will, goes first."""
+        if self._filed > 4 * self._max_entries:
+            self._file_anew()
+        while self._size > self._max_entries:
+            if self._open is None:
+                self._open = self._next_slot()
+            slot, table, digests = self._open
+            if not digests:
+                self._open = None
+                continue
+            digest = digests.pop()
+            entry = table.entries.get(digest)
+            if entry is None:
+                continue
+            if entry.expires >= (slot + 1) * _SLOT_S:
+                self._file(table, digest, entry)  # used again since: it will be looked at when that ends
+            else:
+                self._drop(table, digest)
+
+    def _next_slot(self) -> tuple[int, _Table, list[bytes]]:
+        """Open the slot that ends first; every entry is filed in one that is not past its end."""
+        slot, number = heappop(self._slots)
+        table = self._numbered[number]
+        digests = table.due.pop(slot)
+        self._filed -= len(digests)
+        alive = [digest for digest in dict.fromkeys(digests) if digest in table.entries]
+        alive.sort(key=lambda digest: table.entries[digest].expires)
+        alive.reverse()
+        return slot, table, alive
+
+    def _file_anew(self) -> None:
+        """Drop the notes of entries that are gone: calls refused over and over leave nothing else."""
+        self._slots, self._filed, self._open = [], 0, None
+        for table in self._numbered:
+            table.due = {}
+            for digest, entry in table.entries.items():
+                self._file(table, digest, entry)
+
+
+def _tested(table: _Table, plan: Plan, read_tokens: int) -> tuple[bool | None, float | None]:
+    """Hold the belief that all of the deepest entry in reach would be read against what was; None for no belief.
+
+    Its own chance is tested, not `plan.p_hit`: that is the chance of reading anything, and a shallower entry may be
+    surer than the deepest.
+    """
+    if not plan.believed:
+        return None, None
+    p_held = plan.believed[0][1]
+    held = read_tokens >= _HELD_SHARE * plan.full_read_tokens
+    table.test(p_held, held)
+    return held, p_held
 
 
 def _effective(plan: Plan) -> Iterable[Breakpoint]:
@@ -369,9 +488,14 @@ def _later(known: Belief | None, new: Belief) -> Belief:
     """The belief of the request that started later; a slow one that settles last does not undo it.
 
     Where two writers of one prefix asked for different TTLs, the later one's is believed: which of them the
-    provider keeps is not documented, and believing the longer could promise what is gone.
+    provider keeps is not documented, and believing the longer could promise what is gone. Requests that wrote it at
+    the same time count as one writing, begun by the first.
     """
-    if known is None or known.available_from == inf:
+    if known is None:
+        return new
+    if known.begun < new.begun and known.available_from > new.expires - new.ttl_s:
+        new = new._replace(begun=known.begun)
+    if known.available_from == inf:
         return new
     if new.expires - new.ttl_s >= known.expires - known.ttl_s:
         return new
@@ -379,6 +503,7 @@ def _later(known: Belief | None, new: Belief) -> Belief:
         tokens=new.tokens if new.exact else known.tokens,
         exact=known.exact or new.exact,
         available_from=min(known.available_from, new.available_from),
+        begun=min(known.begun, new.begun),
     )
 
 
@@ -400,7 +525,11 @@ def _hit_position(
         return exact[0]
     # Estimates are off by about the same factor throughout, and the last mark's true tokens are now known.
     scale = (read_tokens + written_tokens) / max(1, counts.at(last)) if points else 1.0
-    believed = [(abs(counts.at(position) * scale - read_tokens), position) for position, _ in plan.believed]
+    # Counts next to a proved one are right as they are; scaled as well, they would be corrected twice.
+    believed = [
+        (min(abs(tokens * scale - read_tokens), abs(tokens - read_tokens)), position)
+        for position, tokens in ((position, counts.at(position)) for position, _ in plan.believed)
+    ]
     if believed and _near(min(believed)[0], read_tokens):
         return min(believed)[1]
     end = last if points else block_count

@@ -14,6 +14,7 @@ from cache.belief import Belief
 from cache.economics import TokenSplit, bill
 from cache.lookback import reaches
 from cache.prompt import Block
+from cache.rolling import known_beliefs
 from cache.rules import CacheRules
 
 
@@ -60,10 +61,10 @@ class TokenCounts:
     def __init__(self, estimates: Sequence[int], beliefs: Sequence[Belief | None]) -> None:
         anchors: list[int] = []
         exact: list[int] = []
-        for position, belief in enumerate(beliefs):
+        for position, belief in known_beliefs(beliefs):
             # A count below a shallower one's contradicts it; both can not be right and the shallower is older
             # news.
-            if belief is not None and belief.exact and (not exact or belief.tokens >= exact[-1]):
+            if belief.exact and (not exact or belief.tokens >= exact[-1]):
                 anchors.append(position)
                 exact.append(belief.tokens)
         self._estimates, self._anchors, self._exact = estimates, anchors, exact
@@ -92,11 +93,10 @@ class TokenCounts:
 def warm_entries(beliefs: Sequence[Belief | None], counts: TokenCounts, now: float) -> list[WarmEntry]:
     """Entries that may be readable at `now`, shallowest first."""
     warm = []
-    for position, belief in enumerate(beliefs):
-        if belief is not None:
-            p = belief.p_warm(now)
-            if p > 0:
-                warm.append(WarmEntry(position, counts.at(position), p, belief.ttl_s))
+    for position, belief in known_beliefs(beliefs):
+        p = belief.p_warm(now)
+        if p > 0:
+            warm.append(WarmEntry(position, counts.at(position), p, belief.ttl_s))
     return warm
 
 

@@ -12,6 +12,8 @@ Strategies A, B and C place what their name says, always with the 5 minute TTL:
     B  after the shared blocks (system, covering the tools), after context
     C  as A, and after the history, before the latest user message
 
+Where the context stands after the history, the mark after it is left out: it would never be read.
+
 AUTO takes the expected value instead (see `cache.auto`). The order is the provider's: tools, system,
 messages; so "after system" covers the tools as well. It does not know prices (Rates are ratios), nor whether
 the route will be taken.
@@ -29,7 +31,10 @@ from cache.forecast import Forecasts, prior_forecasts
 from cache.outlook import Mark, Outlook, TokenCounts, implicit_outlook, outlook, warm_entries
 from cache.prompt import Layer, Prompt
 from cache.rules import ASSUMED, TTL_5M_S, CacheRules, OpenFacts
-from cache.wish import Skipped, Wish, below_minimum, layer_start, markable_position
+from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
+
+COUNT_ERROR = 0.01
+"""Relative error of the providers' counters, which call their counts estimates (A-COUNT, 2026-11)."""
 
 
 class Strategy(StrEnum):
@@ -128,6 +133,7 @@ def plan(
     forecasts: Forecasts | None = None,
     uncertainty: float = 0.2,
     facts: OpenFacts = ASSUMED,
+    counted_tokens: int = 0,
 ) -> Plan:
     """Choose the breakpoints of one request.
 
@@ -139,6 +145,8 @@ def plan(
         forecasts: One per layer; None takes the priors. Only AUTO reads them.
         uncertainty: Relative error of the token estimates, >= 0; a prefix that may reach the minimum keeps
             its breakpoint, which does no harm when it does not.
+        counted_tokens: Tokens of what the prompt opens with, as the provider's counter gave them; 0 for none. Of
+            these only `COUNT_ERROR` is in doubt.
 
     Returns:
         A valid plan; without breakpoints for a provider that caches by itself.
@@ -159,7 +167,7 @@ def plan(
             wishes = auto_wishes(prompt, counts, warm, expected_uses, rules, rates, facts, skipped)
         case _:
             wishes = _fixed_wishes(prompt, counts, strategy, skipped)
-    placed = _placed(wishes, beliefs, rules, uncertainty, skipped)
+    placed = _placed(wishes, beliefs, rules, uncertainty, counted_tokens, skipped)
     if not placed:
         return _without_breakpoints(strategy, total, outlook((), (), (), total, rules), rules, tuple(skipped))
     breakpoints = []
@@ -247,6 +255,9 @@ def _fixed_wishes(
         if prompt.ends[layer] < 0:
             if strategy is Strategy.B and layer is Layer.SYSTEM and prompt.ends[Layer.TOOLS] >= 0:
                 layer = Layer.TOOLS  # without a system prompt the tools are all that is shared
+            elif layer is Layer.CONTEXT and prompt.volatile_from >= 0:
+                skipped.append(Skipped(layer, prompt.volatile_end, CONTEXT_MOVES))
+                continue
             else:
                 skipped.append(Skipped(layer, None, "layer is empty"))
                 continue
@@ -263,6 +274,7 @@ def _placed(
     beliefs: Sequence[Belief | None],
     rules: CacheRules,
     uncertainty: float,
+    counted_tokens: int,
     skipped: list[Skipped],
 ) -> list[Wish]:
     """Wishes that can be granted: one per block, long enough, within the limit; given in prompt order."""
@@ -270,8 +282,11 @@ def _placed(
     for wish in wishes:
         if wish.tokens < rules.minimum_tokens:
             belief = beliefs[wish.position]
-            doubt = 0.0 if belief is not None and belief.exact else uncertainty
-            if wish.tokens * (1 + doubt) < rules.minimum_tokens:
+            doubt = 0.0
+            if belief is None or not belief.exact:
+                counted = min(counted_tokens, wish.tokens)
+                doubt = counted * COUNT_ERROR + (wish.tokens - counted) * uncertainty
+            if wish.tokens + doubt < rules.minimum_tokens:
                 skipped.append(Skipped(wish.layer, wish.position, below_minimum(wish.tokens, rules)))
                 continue
         if placed and placed[-1].position == wish.position:

@@ -50,6 +50,21 @@ def extend_digests(prompt: Prompt, previous: Prompt, previous_digests: Sequence[
     return (*previous_digests[:shared], *_chain(prompt, shared, previous_digests[shared - 1]))
 
 
+def continued_digests(
+    prompt: Prompt, previous: Prompt, previous_digests: Sequence[bytes]
+) -> tuple[bytes, ...]:
+    """`extend_digests` for a prompt that is known to begin with all blocks of `previous`: nothing is compared.
+
+    Args:
+        prompt: As `previous.continued` made it.
+        previous_digests: `prefix_digests(previous)`.
+    """
+    start = len(previous_digests)
+    if start == 0 or prompt.parameters != previous.parameters or prompt.has_image != previous.has_image:
+        return prefix_digests(prompt)
+    return (*previous_digests, *_chain(prompt, start, previous_digests[-1]))
+
+
 def shared_prefix(left: Sequence[bytes], right: Sequence[bytes]) -> int:
     """Number of leading blocks two prompts share, by their digests, parameters included."""
     low, high = 0, min(len(left), len(right))

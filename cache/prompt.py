@@ -1,7 +1,9 @@
 """A prompt as the provider's cache sees it: ordered blocks in ordered layers.
 
 The rule: layers run from the most stable to the least (tools, system, context, history, turn), because a
-cached prefix ends at the first byte that differs. This module knows no wire format: an adapter hands in the
+cached prefix ends at the first byte that differs. A context that changes with every turn may stand after the
+history instead: then it is no layer of its own but a volatile stretch of the conversation, which no later turn
+holds at that place. This module knows no wire format: an adapter hands in the
 bytes it will send for each block, and those bytes are the block's identity here. That makes "same prefix" and
 "same bytes on the wire" the same statement.
 """
@@ -49,6 +51,7 @@ class Block:
         role: Wire role of the message it stands in; "" in tools and system. Part of the block's identity.
         markable: Whether the provider accepts a breakpoint on it (never on thinking or empty text).
         token_count: Exact tokens if someone counted them, else None and an estimate is used.
+        holds_image: Whether it is or holds an image: a tool's result may, and an image anywhere counts.
     """
 
     layer: Layer
@@ -57,6 +60,7 @@ class Block:
     role: str = ""
     markable: bool = True
     token_count: int | None = None
+    holds_image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +102,26 @@ class Prompt:
     """Blocks in the order the provider hashes them: tools, system, then messages.
 
     Attributes:
-        has_image: Whether any block is an image; adding or removing one ends reuse of the messages level.
+        volatile_from: Position of the first block of a context that stands after the history; -1 for none. Its
+            blocks carry the layer of the turn they stand in, and are gone from there in the next turn.
+        volatile_end: Position of its last block; -1 for none.
+        has_image: Whether any block is or holds an image; adding or removing one ends reuse of the messages
+            level.
         ends: Position of the last block of each layer, indexed by `Layer`; -1 where the layer is empty.
+        recurring_end: Position of the last block that a later request can hold at the same place: the last one,
+            or the one before a volatile context. Within a tool loop that context stays where it is until the
+            turn is answered, so it is the last one again.
 
     Raises:
-        ValueError: If a block of a more stable layer follows one of a less stable layer.
+        ValueError: If a block of a more stable layer follows one of a less stable layer, or the volatile stretch
+            is not within the conversation.
     """
 
     blocks: tuple[Block, ...]
     parameters: PromptParameters = field(default_factory=PromptParameters)
+    volatile_from: int = -1
+    volatile_end: int = -1
+    recurring_end: int = field(init=False, compare=False, repr=False)
     has_image: bool = field(init=False, compare=False, repr=False)
     ends: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
@@ -126,16 +141,78 @@ class Prompt:
                     )
                 last = layer
             ends[layer] = position
-            if block.kind is image:
+            if block.kind is image or block.holds_image:
                 has_image = True
         object.__setattr__(self, "has_image", has_image)
         object.__setattr__(self, "ends", tuple(ends))
+        object.__setattr__(self, "recurring_end", self._recurring_end())
+
+    def continued(self, blocks: Sequence[Block], parameters: PromptParameters) -> "Prompt":
+        """The prompt one turn later: its turn has become history, and `blocks` follow.
+
+        Equal to one made of all these blocks at once; only the turn and the new blocks are walked.
+
+        Args:
+            blocks: The answer, of the layer HISTORY, and then the new turn, of the layer TURN; at least one of each.
+
+        Raises:
+            ValueError: A context stands after the history, which then is not what it was; or `blocks` are not these.
+        """
+        if self.volatile_from >= 0:
+            raise ValueError("a prompt whose context stands after its history does not continue as it is")
+        tools, system, context, history, _ = self.ends
+        turn_from = max(tools, system, context, history) + 1
+        aged = [
+            Block(
+                Layer.HISTORY, old.kind, old.content, old.role, old.markable, old.token_count, old.holds_image
+            )
+            for old in self.blocks[turn_from:]
+        ]
+        layers = [block.layer for block in blocks]
+        answer_count = layers.count(Layer.HISTORY)
+        if not 0 < answer_count < len(blocks) or layers != sorted(layers) or layers[-1] is not Layer.TURN:
+            raise ValueError("a prompt goes on with an answer, as history, and a turn")
+        length = len(self.blocks)
+        made: Prompt = object.__new__(Prompt)
+        put = object.__setattr__
+        put(made, "blocks", (*self.blocks[:turn_from], *aged, *blocks))
+        put(made, "parameters", parameters)
+        put(made, "volatile_from", -1)
+        put(made, "volatile_end", -1)
+        put(made, "recurring_end", length + len(blocks) - 1)
+        shown = any(block.kind is BlockKind.IMAGE or block.holds_image for block in blocks)
+        put(made, "has_image", self.has_image or shown)
+        put(made, "ends", (tools, system, context, length + answer_count - 1, length + len(blocks) - 1))
+        return made
+
+    def without(self, position: int) -> "Prompt":
+        """The prompt less one block of a stable layer; a volatile context moves up with the rest."""
+        shift = 1 if self.volatile_from > position else 0
+        return Prompt(
+            (*self.blocks[:position], *self.blocks[position + 1 :]),
+            self.parameters,
+            self.volatile_from - shift,
+            self.volatile_end - shift,
+        )
 
     @property
     def stable_end(self) -> int:
         """Position of the last block before history and turn; -1 when there is none."""
         tools, system, context, _, _ = self.ends
         return context if context >= 0 else system if system >= 0 else tools
+
+    def _recurring_end(self) -> int:
+        last = len(self.blocks) - 1
+        if self.volatile_from < 0:
+            return last
+        if not self.stable_end < self.volatile_from <= self.volatile_end <= last:
+            raise ValueError(
+                f"blocks {self.volatile_from} to {self.volatile_end} cannot be volatile: the conversation is "
+                f"blocks {self.stable_end + 1} to {last}"
+            )
+        if self.volatile_end < last and self.blocks[last].kind is BlockKind.TOOL_RESULT:
+            return last
+        return self.volatile_from - 1
 
     def layers(self) -> Iterator[tuple[Layer, Sequence[Block]]]:
         """Yield each non-empty layer with its blocks, in prompt order."""

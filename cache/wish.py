@@ -35,6 +35,10 @@ class Skipped(NamedTuple):
     reason: str
 
 
+CONTEXT_MOVES = "the context stands with the turn: it is gone from there in the next one"
+"""Reason for not marking a context that stands after the history."""
+
+
 def layer_start(prompt: Prompt, layer: Layer) -> int:
     """Position of the first block of a non-empty layer."""
     for end in reversed(prompt.ends[:layer]):

@@ -3,8 +3,10 @@
 The rule: wiring only. What is built here is passed in everywhere else; nothing reaches for a global.
 """
 
+import asyncio
+import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,40 +22,58 @@ from cache.rules import rules_for
 from cache.tokens import TokenEstimator
 from classifier.policy import PolicySettings
 from classifier.route import Route
+from router import attributes as names
 from router.applications import Applications
 from router.attempts import RetryLimits
 from router.beliefs import Beliefs
+from router.circuit import Circuits, CircuitSettings, State
 from router.classifiers import Classifiers
 from router.clock import Clock, SystemClock
 from router.config import Config, ConfigError, Secrets
 from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
 from router.estimate import OutputForecast
+from router.hedge import Hedging
+from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
-from router.later_services import FeedbackService, SessionService
+from router.later_services import FeedbackService
 from router.ledger import Ledger
-from router.memory import SessionMemory
 from router.misses import MissMemory
 from router.operator_service import OperatorService
+from router.padding import Padding, Paddings
 from router.preparation import Preparation, RoutingSettings
 from router.pricing import PriceTable
 from router.server import Server, Services
 from router.service import RouterService
+from router.session_book import SessionBook
+from router.session_service import SessionService
+from router.session_store import MemorySessionStore, SessionLimits, SessionStore
 from router.settler import Settler
 from router.tariff import check_models, price_table
 from router.tasks import Tasks
 from router.telemetry import Telemetry, TelemetrySettings, from_environ
+from router.token_counts import TokenCounts
 from router.upstreams.anthropic import AnthropicUpstream
+from router.upstreams.anthropic_render import Options
 from router.upstreams.base import Upstream
 from router.upstreams.gemini import GeminiUpstream
 
 if TYPE_CHECKING:
     from router.sandbox import Sandbox
 
+logger = logging.getLogger(__name__)
+
 SETTLE_TIMEOUT_S = 10.0
 """At the end: longest wait for broken-off answers to be counted before their floor is booked."""
 MISS_SESSION_LIMIT = 10_000
-"""Sessions whose last prompt's digests are kept to explain misses; about 100 bytes per block of each."""
+"""Sessions whose last prompts' digests are kept to explain misses."""
+MISS_BLOCK_LIMIT = 1_000_000
+"""Blocks of all those prompts together; about 100 bytes each."""
+RECALL_S = 3600.0
+"""How far back the ledger is asked for sessions at the start: no cache entry lives longer unused (A-CACHE, 2026-11)."""
+RECALL_SESSION_LIMIT = 2_000
+RECALL_TIMEOUT_S = 2.0
+"""Longest that asking may delay the start."""
 SANDBOX_KEY = "sandbox-key"
 """Credential of the built-in sandbox; not a secret."""
 
@@ -67,6 +87,8 @@ class App:
     beliefs: Beliefs
     telemetry: Telemetry
     upstreams: Mapping[Route, Upstream]
+    token_counts: TokenCounts | None
+    """None where nothing is counted."""
 
     @property
     def address(self) -> str:
@@ -83,6 +105,7 @@ async def running(
     clock: Clock | None = None,
     ledger: Ledger | None = None,
     draw: Callable[[], float] = random.random,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[App]:
     """Run a router until the block is left; then drain, settle, flush and close, in this order.
 
@@ -92,6 +115,7 @@ async def running(
         clock: Wall clock of TTLs, prices and ledger; None for the machine's.
         ledger: Opened ledger to book in; None opens the configured one.
         draw: Gives jitter in [0, 1).
+        sleep: Waits between attempts.
 
     Raises:
         ConfigError: The settings cannot be used.
@@ -100,6 +124,7 @@ async def running(
     clock = SystemClock() if clock is None else clock
     check_models(config)
     state = _state(config)
+    circuits = _circuits(config, upstreams, draw)
     async with AsyncExitStack() as stack:
         # What is entered first is left last: the upstreams outlive the tasks that count with them.
         for upstream in upstreams.values():
@@ -110,8 +135,15 @@ async def running(
             ledger = Ledger.open(config.ledger.path, clock=clock)
             stack.push_async_callback(ledger.close)
         telemetry.watch_ledger_lag(ledger.lag_s)
+        index, scopes = state.beliefs.index, _scopes(config)
+        telemetry.watch_calibration(lambda: [(scope.model, index.calibration(scope)) for scope in scopes])
+        for route, upstream in upstreams.items():
+            telemetry.add_target(upstream, route.value)
+        _watch(telemetry, circuits, clock)
+        await _recall_sessions(state.misses, ledger, clock)
         for upstream in upstreams.values():
-            telemetry.add_target(upstream)
+            if isinstance(upstream, AnthropicUpstream):
+                upstream.compare_with(state.misses.previous_response_id)
         tasks = await stack.enter_async_context(Tasks())
         stack.push_async_callback(tasks.drain, SETTLE_TIMEOUT_S)
         settler = Settler(
@@ -122,13 +154,22 @@ async def running(
             telemetry=telemetry,
             tasks=tasks,
             forecast=state.forecast,
-            memory=state.memory,
             misses=state.misses,
+            book=state.book,
+            paddings=state.paddings,
             clock=clock,
+            circuits=circuits,
         )
         services = Services(
-            router=_router_service(config, state, upstreams, telemetry, settler, draw),
-            session=SessionService(),
+            router=_router_service(config, state, upstreams, telemetry, settler, draw, sleep),
+            session=SessionService(
+                book=state.book,
+                store=state.held,
+                applications=state.applications,
+                settings=config.sessions,
+                index=state.beliefs.index,
+                clock=clock,
+            ),
             feedback=FeedbackService(),
             operator=_operator_service(config, state, ledger, clock)
             if config.server.operator_service
@@ -138,7 +179,43 @@ async def running(
         server = Server(config.server, services, interceptor)
         await server.start()
         stack.push_async_callback(server.drain)
-        yield App(server, ledger, state.beliefs, telemetry, upstreams)
+        counts = None
+        if config.cache.count_tokens:
+            counts = await stack.enter_async_context(_counting(state, upstreams))
+        yield App(server, ledger, state.beliefs, telemetry, upstreams, counts)
+
+
+@asynccontextmanager
+async def _counting(state: "_State", upstreams: Mapping[Route, Upstream]) -> AsyncIterator[TokenCounts]:
+    """Count the applications' layers in the background; what is not counted at the end is not waited for."""
+    counts = TokenCounts(upstreams=upstreams, estimator=state.beliefs.estimator)
+    async with Tasks() as tasks:
+        counts.start(tasks, state.applications)
+
+        def count_padded(padding: Padding) -> None:
+            tasks.start(counts.count_padded(padding), "count a filler")
+
+        if state.paddings is not None:
+            state.paddings.tell(count_padded)
+        try:
+            yield counts
+        finally:
+            if state.paddings is not None:
+                state.paddings.tell(None)
+            await tasks.drain(0.0)
+
+
+async def _recall_sessions(misses: MissMemory, ledger: Ledger, clock: Clock) -> None:
+    """Tell from the ledger what recent sessions asked of Opus, so that a deploy that changes the model is named.
+
+    A service without it serves as well; it only cannot say "model". So nothing that fails here stops the start.
+    """
+    try:
+        async with asyncio.timeout(RECALL_TIMEOUT_S):
+            since_s = clock.now() - RECALL_S
+            misses.prime(await ledger.last_calls(Route.OPUS.value, since_s, RECALL_SESSION_LIMIT))
+    except Exception as error:
+        logger.warning("the last calls of recent sessions are not known: %s", type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +228,10 @@ class _State:
     prices: PriceTable
     beliefs: Beliefs
     forecast: OutputForecast
-    memory: SessionMemory
     misses: MissMemory
+    book: SessionBook
+    held: SessionStore
+    paddings: Paddings | None
 
 
 def _state(config: Config) -> _State:
@@ -160,21 +239,33 @@ def _state(config: Config) -> _State:
     threshold = config.routing.threshold
     prices = price_table(config)
     limit = config.cache.prefix_limit
+    applications, estimator = Applications(config.applications), TokenEstimator()
     return _State(
         classifiers=classifiers,
         threshold=classifiers.current().manifest.threshold if threshold is None else threshold,
-        applications=Applications(config.applications),
+        applications=applications,
         prices=prices,
         beliefs=Beliefs(
             prices=prices,
             workspaces={Route.OPUS: config.opus.workspace, Route.FLASH: config.flash.workspace},
             index=PrefixIndex(limit),
             demand=Demand(max_prefixes=limit, max_waiting=limit),
-            estimator=TokenEstimator(),
+            estimator=estimator,
         ),
         forecast=OutputForecast(),
-        memory=SessionMemory(config.cache.session_limit),
-        misses=MissMemory(min(config.cache.session_limit, MISS_SESSION_LIMIT)),
+        misses=MissMemory(min(config.cache.session_limit, MISS_SESSION_LIMIT), block_limit=MISS_BLOCK_LIMIT),
+        book=SessionBook(config.cache.session_limit),
+        held=MemorySessionStore(SessionLimits(config.sessions.held_limit, config.sessions.bytes_limit)),
+        paddings=Paddings(
+            applications,
+            config.cache.filler,
+            model=config.opus.model,
+            strategy=Strategy(config.cache.strategy),
+            prices=prices,
+            estimator=estimator,
+        )
+        if config.cache.filler
+        else None,
     )
 
 
@@ -185,6 +276,7 @@ def _router_service(
     telemetry: Telemetry,
     settler: Settler,
     draw: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
 ) -> RouterService:
     routing = config.routing
     preparation = Preparation(
@@ -193,7 +285,7 @@ def _router_service(
         beliefs=state.beliefs,
         prices=state.prices,
         forecast=state.forecast,
-        memory=state.memory,
+        memory=state.book,
         telemetry=telemetry,
         settings=RoutingSettings(
             policy=PolicySettings(threshold=state.threshold, default_route=Route(routing.default_route)),
@@ -201,31 +293,84 @@ def _router_service(
             follow_ups=routing.follow_up_inherits,
             fallback=routing.fallback,
         ),
+        circuits=settler.circuits,
+        paddings=settler.paddings,
     )
     limits = RetryLimits(retry_limit=routing.retry_limit, wait_limit_s=routing.retry_wait_limit_s)
+    hedging = Hedging(
+        after_s=routing.hedge_after_s, routes=frozenset(Route(name) for name in routing.hedge_routes)
+    )
     return RouterService(
-        dispatch=Dispatch(preparation=preparation, settler=settler, limits=limits, draw=draw),
+        dispatch=Dispatch(
+            preparation=preparation, settler=settler, limits=limits, hedging=hedging, draw=draw, sleep=sleep
+        ),
         preparation=preparation,
         applications=state.applications,
         telemetry=telemetry,
         deadlines=DeadlinePolicy(
             default_s=config.server.default_deadline_s, maximum_s=config.server.deadline_limit_s
         ),
+        turns=HeldTurns(
+            state.held,
+            settler.clock,
+            session_bytes_limit=config.sessions.session_bytes_limit,
+            session_message_limit=config.sessions.session_message_limit,
+        ),
     )
+
+
+_STATE_NUMBERS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+
+
+def _circuits(config: Config, upstreams: Mapping[Route, Upstream], draw: Callable[[], float]) -> Circuits:
+    routing = config.routing
+    if routing.circuit_open_limit_s < routing.circuit_open_s:
+        raise ConfigError("routing.circuit_open_limit_s must be at least routing.circuit_open_s")
+    settings = CircuitSettings(
+        enabled=routing.circuit,
+        window_s=routing.circuit_window_s,
+        minimum_calls=routing.circuit_minimum_calls,
+        failure_share=routing.circuit_failure_share,
+        failures_in_a_row=routing.circuit_failures_in_a_row,
+        open_s=routing.circuit_open_s,
+        open_limit_s=routing.circuit_open_limit_s,
+        probe_limit=routing.circuit_probe_limit,
+        slow_s=routing.circuit_slow_s,
+        wait_limit_s=routing.retry_wait_limit_s,
+    )
+    targets = {route: (upstream.name, upstream.model) for route, upstream in upstreams.items()}
+    return Circuits(targets, settings, draw=draw)
+
+
+def _watch(telemetry: Telemetry, circuits: Circuits, clock: Clock) -> None:
+    def observe() -> list[tuple[dict[str, str], int]]:
+        return [
+            (
+                {names.ROUTE: each.route.value, names.UPSTREAM: each.upstream, names.MODEL: each.model},
+                _STATE_NUMBERS[each.state],
+            )
+            for each in circuits.snapshot(clock.now())
+        ]
+
+    telemetry.watch_each(names.CIRCUIT_STATE, "{state}", "Circuit: 0 closed, 1 half open, 2 open", observe)
 
 
 def _operator_service(config: Config, state: _State, ledger: Ledger, clock: Clock) -> OperatorService:
-    scopes = (
-        CacheScope(rules_for(config.opus.model).upstream, config.opus.workspace, config.opus.model),
-        CacheScope(rules_for(config.flash.model).upstream, config.flash.workspace, config.flash.model),
-    )
     return OperatorService(
         ledger=ledger,
         beliefs=state.beliefs,
-        scopes=scopes,
+        scopes=_scopes(config),
         classifiers=state.classifiers,
         threshold=state.threshold,
         clock=clock,
+    )
+
+
+def _scopes(config: Config) -> tuple[CacheScope, ...]:
+    """The caches that prefixes are believed in, Opus's first."""
+    return tuple(
+        CacheScope(rules_for(route.model).upstream, route.workspace, route.model)
+        for route in (config.opus, config.flash)
     )
 
 
@@ -249,7 +394,10 @@ def provider_upstreams(config: Config, secrets: Secrets) -> dict[Route, Upstream
         )
     return {
         Route.OPUS: AnthropicUpstream(
-            model=config.opus.model, api_key=secrets.opus_api_key, base_url=config.opus.base_url or None
+            model=config.opus.model,
+            api_key=secrets.opus_api_key,
+            base_url=config.opus.base_url or None,
+            options=Options(diagnostics=config.opus.diagnostics),
         ),
         Route.FLASH: GeminiUpstream(
             model=config.flash.model, api_key=secrets.flash_api_key, base_url=config.flash.base_url or None
@@ -264,6 +412,7 @@ def sandbox_upstreams(config: Config, sandbox: "Sandbox") -> dict[Route, Upstrea
             model=config.opus.model,
             api_key=SANDBOX_KEY,
             http_client=httpx2.AsyncClient(transport=sandbox.transport()),
+            options=Options(diagnostics=config.opus.diagnostics),
         ),
         Route.FLASH: GeminiUpstream(
             model=config.flash.model,
@@ -283,6 +432,8 @@ def _telemetry_settings(config: Config, environ: Mapping[str, str]) -> Telemetry
             sample_ratio=config.telemetry.sample_ratio,
             applications=frozenset(config.applications),
             tenants=frozenset(config.telemetry.tenants),
+            bucket_label=config.telemetry.bucket_label,
+            buckets=frozenset(config.telemetry.buckets),
             old_cache_write_name=config.telemetry.legacy_cache_attribute,
             server_address=host,
             server_port=int(port) if port.isdigit() else 0,

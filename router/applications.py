@@ -11,6 +11,7 @@ import msgspec
 from router.call import Tool
 from router.config import ApplicationConfig, ConfigError
 from router.errors import NotFound
+from router.placement import PlacementSetting
 from router.tool_schema import fault_of
 
 
@@ -20,6 +21,8 @@ class Application(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         cache_strategy: Strategy name, "" for the service's.
         threshold: Score threshold, None for the service's.
+        pad: Whether its shared layers may be lengthened until they can be cached.
+        context_placement: Where the user context stands; "auto" decides by what is seen of it.
     """
 
     name: str
@@ -28,6 +31,8 @@ class Application(msgspec.Struct, frozen=True, gc=False):
     max_output_tokens: int
     cache_strategy: str
     threshold: float | None
+    pad: bool = False
+    context_placement: PlacementSetting = "auto"
 
 
 NO_APPLICATION = Application("", (), (), 4096, "", None)
@@ -85,4 +90,6 @@ def _application(name: str, config: ApplicationConfig) -> Application:
         max_output_tokens=config.max_output_tokens,
         cache_strategy=config.cache_strategy or "",
         threshold=config.threshold,
+        pad=config.pad is not False,
+        context_placement=config.context_placement,
     )

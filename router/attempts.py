@@ -1,8 +1,9 @@
 """What to do after a failed attempt: again, the other route, or give up. A value from a pure function.
 
 The rule: never a second answer after the first byte, never a wait that outlives the deadline, never a retry of what
-will be refused again. A provider that asks for a longer wait than ours is not waited for: the other route or the
-caller is told instead, because a caller can use thirty seconds better than we can.
+will be refused again, nor of what the circuit breaker holds back. A provider that asks for a longer wait than ours is
+not waited for: the other route or the caller is told instead, because a caller can use thirty seconds better than we
+can.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def after_failure(
     *,
     tries_on_route: int,
     fallback: Route | None,
+    held_back: bool,
     answer_begun: bool,
     remaining_s: float,
     jitter: float,
@@ -68,18 +70,30 @@ def after_failure(
         error: How it failed.
         tries_on_route: Attempts made on this route, this one included.
         fallback: Route that may be taken instead and has not been tried; None for none.
+        held_back: Whether the circuit breaker holds calls to this route back now.
         answer_begun: Whether the caller has already received content.
         remaining_s: Time left before the deadline.
-        jitter: Drawn in [0, 1]; scales the backoff between half and whole, so that callers spread out.
+        jitter: Drawn in [0, 1], so that callers spread out: scales the backoff between half and whole, and puts off a
+            wait the provider named by up to BACKOFF_BASE_S.
         limits: What the operator allows.
     """
     if answer_begun:
         return Step(Next.GIVE_UP, 0.0, "the answer had begun")
-    if error.retryable and tries_on_route <= limits.retry_limit:
-        backoff_s = BACKOFF_BASE_S * 2 ** (tries_on_route - 1) * (0.5 + jitter / 2)
-        wait_s = backoff_s if error.retry_after_s is None else max(error.retry_after_s, 0.0)
+    if error.retryable and not held_back and tries_on_route <= limits.retry_limit:
+        wait_s = _wait_s(error.retry_after_s, tries_on_route, jitter, limits)
         if wait_s <= limits.wait_limit_s and wait_s + USEFUL_TIME_S <= remaining_s:
             return Step(Next.AGAIN, wait_s, f"{error.reason} may pass")
     if fallback is not None and error.other_route_may_help and remaining_s >= USEFUL_TIME_S:
         return Step(Next.OTHER_ROUTE, 0.0, f"{error.reason}: the other route is allowed")
     return Step(Next.GIVE_UP, 0.0, f"{error.reason}: nothing else is allowed in the time left")
+
+
+def _wait_s(told_s: float | None, tries_on_route: int, jitter: float, limits: RetryLimits) -> float:
+    """The provider's own wait or, when it names none, a backoff that doubles with each try."""
+    if told_s is None:
+        return BACKOFF_BASE_S * 2.0 ** (tries_on_route - 1) * (0.5 + jitter / 2)
+    told_s = max(told_s, 0.0)
+    # Everybody it refused was told the same: they must not come back in one instant, nor be turned away for jitter.
+    return (
+        told_s if told_s > limits.wait_limit_s else min(told_s + jitter * BACKOFF_BASE_S, limits.wait_limit_s)
+    )

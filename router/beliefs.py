@@ -4,10 +4,11 @@ The rule: one digest pass over one spelling of the prompt serves both routes. Re
 `first_byte`, `abandon` and `learn` are called by the path that makes the call, in that order, and nobody else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from cache.belief import Belief
 from cache.demand import Demand
 from cache.economics import Rates
 from cache.forecast import Forecast, Forecasts
@@ -15,8 +16,9 @@ from cache.index import Learned, PrefixIndex
 from cache.plan import Plan, Strategy, plan
 from cache.prefix import extend_digests, prefix_digests
 from cache.prompt import CacheScope, Layer, Prompt
+from cache.rolling import Rolling
 from cache.rules import rules_for
-from cache.tokens import TokenEstimator
+from cache.tokens import UNCOUNTED, Counted, TokenEstimator
 from classifier.route import Route
 from router.pricing import PriceTable, UnknownPrice
 from router.usage import Usage
@@ -31,13 +33,17 @@ class CacheView(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         counts: Estimated tokens of the prefix ending at each block, in this model's tokens.
         plan: Breakpoints and what they are expected to read and write; without breakpoints on Flash.
+        counted: Of the leading blocks, what the provider's counter gave; `counts` begins with it.
+        rolling: The prompt as a held session's, which says where beliefs are looked up; None for anywhere.
     """
 
     scope: CacheScope
     prompt: Prompt
     digests: tuple[bytes, ...]
-    counts: tuple[int, ...]
+    counts: Sequence[int]
     plan: Plan
+    rolling: Rolling | None = None
+    counted: Counted = UNCOUNTED
 
 
 class Beliefs:
@@ -70,6 +76,7 @@ class Beliefs:
         kind: str,
         now_s: float,
         expected_follow_ups: int | None,
+        rolling: Rolling | None = None,
     ) -> dict[Route, CacheView]:
         """Plan the prompt for each route, given what is believed warm at `now_s`.
 
@@ -77,10 +84,13 @@ class Beliefs:
             kind: Class of traffic that returns alike: the application.
             strategy: How breakpoints are chosen where the provider takes any.
             expected_follow_ups: The caller's own forecast of requests with this prefix within five minutes.
+            rolling: Of this prompt, in a held session; then the plan costs what its turn added.
         """
-        digests = self._digests(prompt, kind)
+        digests = self.digests(prompt, kind) if rolling is None else rolling.digests
         return {
-            route: self._view(route, model, prompt, digests, strategy, kind, now_s, expected_follow_ups)
+            route: self._view(
+                route, model, prompt, digests, strategy, kind, now_s, expected_follow_ups, rolling
+            )
             for route, model in models.items()
         }
 
@@ -92,6 +102,8 @@ class Beliefs:
         """Note that an attempt is on its way."""
         if view.plan.breakpoints:
             self.index.begin(view.scope, view.plan, started_s)
+            if view.rolling is not None:
+                view.rolling.marks.note(view.scope, [mark.position for mark in view.plan.breakpoints])
 
     def first_byte(self, view: CacheView, started_s: float, first_byte_at_s: float) -> None:
         """Note that the answer has begun: what it writes can be read from now on."""
@@ -106,9 +118,10 @@ class Beliefs:
     def learn(self, view: CacheView, usage: Usage, *, started_s: float, first_byte_at_s: float) -> Learned:
         """Correct index and estimates by what the provider reported."""
         if view.counts:
-            self.estimator.observe(view.scope.model, view.counts[-1], usage.input_tokens)
+            self.estimator.observe(view.scope.model, view.counts[-1], usage.input_tokens, view.counted)
+        rolling = view.rolling
         if rules_for(view.scope.model).implicit:
-            return self.index.observe_implicit(
+            learned = self.index.observe_implicit(
                 view.scope,
                 view.digests,
                 view.counts,
@@ -118,7 +131,10 @@ class Beliefs:
                 first_byte_at=first_byte_at_s,
                 read_tokens=usage.cache_read_tokens,
             )
-        return self.index.observe(
+            if rolling is not None:
+                self._note(rolling, view.scope, view.prompt.ends, started_s)
+            return learned
+        learned = self.index.observe(
             view.scope,
             view.digests,
             view.counts,
@@ -128,7 +144,19 @@ class Beliefs:
             read_tokens=usage.cache_read_tokens,
             write_5m_tokens=usage.cache_write_5m_tokens,
             write_1h_tokens=usage.cache_write_1h_tokens,
+            positions=None if rolling is None else rolling.positions(view.scope),
         )
+        if rolling is not None:
+            hit = -1 if learned.hit_position is None else learned.hit_position
+            self._note(rolling, view.scope, (hit, *learned.written), started_s)
+        return learned
+
+    def _note(self, rolling: Rolling, scope: CacheScope, positions: Sequence[int], now_s: float) -> None:
+        """Keep in mind where a held session's entries can be, and forget where they no longer are."""
+        stable_end, marks = rolling.prompt.stable_end, rolling.marks
+        marks.note(scope, [position for position in positions if position > stable_end])
+        known = [position for position in marks.of(scope) if position < len(rolling.digests)]
+        marks.thin(scope, self.index.belief_at(scope, rolling.digests, known), now_s)
 
     def _view(
         self,
@@ -140,10 +168,19 @@ class Beliefs:
         kind: str,
         now_s: float,
         expected_follow_ups: int | None,
+        rolling: Rolling | None,
     ) -> CacheView:
         rules = rules_for(model)
         scope = self._scope(route, model, rules.upstream)
-        counts = self.estimator.cumulative_tokens(prompt, model)
+        counts: Sequence[int]
+        believed: Sequence[Belief | None]
+        counted = self.estimator.counted(prompt, model)
+        if rolling is None:
+            counts = self.estimator.cumulative_tokens(prompt, model, counted)
+            believed = self.index.belief(scope, digests)
+        else:
+            counts = self.estimator.counts(rolling.sums, model, counted)
+            believed = self.index.belief_at(scope, digests, rolling.positions(scope))
         forecasts = None
         if strategy is Strategy.AUTO and not rules.implicit:
             forecasts = self.demand.forecasts(scope, prompt, digests, now_s, kind, counts)
@@ -153,17 +190,18 @@ class Beliefs:
             prompt,
             digests,
             counts,
-            self.index.belief(scope, digests),
+            believed,
             rules=rules,
             rates=self._rates(model, now_s),
             strategy=strategy,
             now=now_s,
             forecasts=forecasts,
             uncertainty=self.estimator.uncertainty(model),
+            counted_tokens=counted.tokens,
         )
-        return CacheView(scope, prompt, digests, counts, planned)
+        return CacheView(scope, prompt, digests, counts, planned, rolling, counted)
 
-    def _digests(self, prompt: Prompt, kind: str) -> tuple[bytes, ...]:
+    def digests(self, prompt: Prompt, kind: str) -> tuple[bytes, ...]:
         """Digests of `prompt`; what requests of `kind` open with, tools and system, is hashed once."""
         known = self._openings.get(kind)
         digests = prefix_digests(prompt) if known is None else extend_digests(prompt, *known)

@@ -36,6 +36,15 @@ class ToolChoiceMode(StrEnum):
     TOOL = "tool"
 
 
+class ContextPlacement(StrEnum):
+    """Where the user context stands among the messages."""
+
+    BEFORE_HISTORY = "before_history"
+    """Ahead of the first message: cached with all before it, and a change rewrites the whole conversation."""
+    AFTER_HISTORY = "after_history"
+    """With the current turn: sent anew in each turn, and a change rewrites nothing."""
+
+
 class FinishReason(StrEnum):
     """Why the answer ended; one enum for both providers."""
 
@@ -164,7 +173,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         tools: Layer "tools", in the order they are sent.
         system: Layer "system": text blocks, in order.
-        context: Layer "context": text about the user, sent before the first message.
+        context: Layer "context": text about the user.
+        context_placement: Where `context` stands.
         messages: The conversation, oldest first; starts with a user message and ends with one.
         max_output_tokens: Upper bound of the answer, thinking included, > 0.
         effort: None for the model's default.
@@ -177,6 +187,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tools: tuple[Tool, ...] = ()
     system: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
+    context_placement: ContextPlacement = ContextPlacement.BEFORE_HISTORY
     messages: tuple[Message, ...]
     tool_choice: ToolChoice = ToolChoice()
     max_output_tokens: int

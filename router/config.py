@@ -14,7 +14,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from router.config_errors import located
+from router.placement import PlacementSetting
+
 ENVIRONMENT_PREFIX = "HYBRID_ROUTER__"
+FILLER_BYTES_LIMIT = 1 << 20
+"""Largest filler, bytes: a hundred times what the strictest model's minimum takes."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -67,6 +72,9 @@ class OpusConfig(UpstreamConfig, frozen=True, forbid_unknown_fields=True, kw_onl
     """The strong route: key from ANTHROPIC_API_KEY or `api_key_file`."""
 
     model: str = "claude-opus-5-5"
+    diagnostics: bool = False
+    """Ask the provider, too, why a cache read was missed: told beside our own cause. GA on the Claude API, not on
+    partner clouds (A-DIAG, 2026-11). Off because each request then leaves a fingerprint with the provider."""
 
 
 class FlashConfig(UpstreamConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,6 +100,30 @@ class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Longest wait before a retry; a provider that asks for more is not waited for."""
     fallback: bool = True
     """Take the other route when the chosen one fails before it answers."""
+    circuit: bool = True
+    """Hold calls back from an upstream that keeps failing; the other route takes them where it may."""
+    circuit_window_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """Recent time whose outcomes are counted."""
+    circuit_minimum_calls: Annotated[int, Meta(ge=1, le=100_000)] = 20
+    """Outcomes in it below which the share of failures says nothing."""
+    circuit_failure_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Share of failures that opens a circuit. Only what is the provider's own counts: 5xx and 529, lost connections,
+    broken answers, timeouts after `circuit_slow_s`, limits that ask for more than `retry_wait_limit_s`."""
+    circuit_failures_in_a_row: Annotated[int, Meta(ge=1, le=100_000)] = 10
+    """Failures without an answer between that open it too, however few the calls."""
+    circuit_open_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    """How long it stays open at first, stretched by up to a fifth at random; doubles each time it opens again."""
+    circuit_open_limit_s: Annotated[float, Meta(gt=0, le=86_400)] = 120.0
+    """Longest it stays open."""
+    circuit_probe_limit: Annotated[int, Meta(ge=1, le=1000)] = 2
+    """Requests let through at a time once that is over; as many answers close it, one failure opens it again."""
+    circuit_slow_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """A timeout counts only if the provider had this long: a caller in a hurry says nothing about the provider."""
+    hedge_after_s: Annotated[float, Meta(ge=0, le=600)] = 0.0
+    """Unary only: ask the same route once more when no answer came for so long, and take the first; 0 switches it off.
+    Set it near the 95th percentile of the route's answers: the one that loses may be billed all the same."""
+    hedge_routes: tuple[Literal["flash", "opus"], ...] = ("flash",)
+    """Routes that may be hedged. On Opus both calls pay their prompt, and may both write the cache."""
 
 
 class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,7 +135,32 @@ class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Prefixes to remember, about 1 kB each; the soonest to expire are forgotten first. A request adds about three that
     live five minutes: raise it from 50 requests per second on."""
     session_limit: Annotated[int, Meta(ge=100, le=10_000_000)] = 100_000
-    """Sessions to remember the last route of."""
+    """Sessions to remember: last route and totals, about 600 bytes each; the longest unused go first."""
+    count_tokens: bool = True
+    """Let the providers count the applications' tools and system prompts, once at the start: free, not billed, exact
+    where estimates are a tenth off. Sends these, and never anything of a request, to both; false estimates."""
+    filler_file: str = ""
+    """Text that may lengthen shared layers too short to be cached, UTF-8, relative to the config file; empty: never.
+    Opus reads it with every padded request: examples and notes that help its answers, the most useful first."""
+    filler: str = ""
+    """What `filler_file` holds, once loaded; not for the file of settings."""
+
+
+class SessionsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Conversations held for callers (SessionService.OpenSession), in memory: a restart loses them."""
+
+    held_limit: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
+    """Sessions held at once; more are refused, because one that is held is a promise."""
+    bytes_limit: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 512 << 20
+    """Bytes of all their messages, 350 more counted for each; resident memory is about twice that."""
+    session_bytes_limit: Annotated[int, Meta(ge=1 << 10, le=1 << 30)] = 16 << 20
+    """Bytes of one session's messages and user context, counted likewise."""
+    session_message_limit: Annotated[int, Meta(ge=2, le=100_000)] = 10_000
+    """Messages of one session."""
+    idle_ttl_s: PositiveSeconds = 3600.0
+    """How long a session is kept when unused, if OpenSession does not say."""
+    idle_ttl_limit_s: PositiveSeconds = 86_400.0
+    """Longest it may ask for."""
 
 
 class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -126,6 +183,10 @@ class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Also write gen_ai.usage.cache_creation.input_tokens, which Jaeger's GenAI tab still reads."""
     tenants: tuple[str, ...] = ()
     """Tenants that get a metric label of their own; the others share "other"."""
+    bucket_label: Annotated[str, Meta(max_length=64)] = ""
+    """Name of the request label whose value is the bucket of hit rate and saving, e.g. "feature"; empty: no buckets."""
+    buckets: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    """Values of that label with series of their own; the others share "other", requests without it are "none"."""
 
 
 class ToolConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -152,6 +213,13 @@ class ApplicationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Strategy of this application; absent: the service's."""
     threshold: Share | None = None
     """Threshold of this application; absent: the service's."""
+    context_placement: PlacementSetting = "auto"
+    """Where the user context stands. "before_history": cached with the conversation, which a change rewrites;
+    "after_history": sent anew with each turn, and a change rewrites nothing; "auto": before, until a session changes
+    its own."""
+    pad: bool | None = None
+    """Whether its shared layers may be lengthened by `cache.filler_file` when that pays; absent: yes where there is a
+    filler. Nothing without one."""
 
 
 class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,6 +240,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     flash: FlashConfig = FlashConfig()
     routing: RoutingConfig = RoutingConfig()
     cache: CacheConfig = CacheConfig()
+    sessions: SessionsConfig = SessionsConfig()
     ledger: LedgerConfig = LedgerConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     applications: dict[Name, ApplicationConfig] = {}
@@ -211,8 +280,18 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path or 'settings'}: {error}") from error
-    return _with_system_files(config, path.parent if path else Path.cwd())
+        raise ConfigError(f"{path or 'settings'}: {located(tree, str(error), _is_wrong)}") from error
+    base = path.parent if path else Path.cwd()
+    return _with_filler(_with_system_files(config, base), base)
+
+
+def _is_wrong(table: str, name: str, entry: Any) -> bool:
+    """Whether one entry of a table of tables is refused by itself."""
+    try:
+        msgspec.convert({table: {name: entry}}, Config)
+    except msgspec.ValidationError:
+        return True
+    return False
 
 
 def load_secrets(config: Config, environ: Mapping[str, str] | None = None) -> Secrets:
@@ -240,6 +319,8 @@ def show_config(config: Config) -> str:
     tree = msgspec.to_builtins(config)
     for application in tree["applications"].values():
         application["system"] = [f"<{len(text)} characters>" for text in application["system"]]
+    if tree["cache"]["filler"]:
+        tree["cache"]["filler"] = f"<{len(tree['cache']['filler'])} characters>"
     return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode()
 
 
@@ -289,3 +370,27 @@ def _with_system_files(config: Config, base: Path) -> Config:
                 raise ConfigError(f"applications.{name}.system_files: {file}: {error}") from error
         applications[name] = msgspec.structs.replace(application, system=tuple(texts), system_files=())
     return msgspec.structs.replace(config, applications=applications)
+
+
+def _with_filler(config: Config, base: Path) -> Config:
+    cache = config.cache
+    if cache.filler:
+        raise ConfigError("cache.filler: put the text into a file and name it in cache.filler_file")
+    if not cache.filler_file:
+        return config
+    try:
+        with (base / cache.filler_file).open("rb") as file:
+            content = file.read(FILLER_BYTES_LIMIT + 1)
+            size = max(len(content), os.fstat(file.fileno()).st_size)
+        text = content.decode() if size <= FILLER_BYTES_LIMIT else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cache.filler_file: {cache.filler_file}: {error}") from error
+    if size > FILLER_BYTES_LIMIT:
+        raise ConfigError(
+            f"cache.filler_file: {cache.filler_file}: has {size:,} bytes, more than the {FILLER_BYTES_LIMIT:,} allowed"
+        )
+    if not text.strip():
+        raise ConfigError(
+            f"cache.filler_file: {cache.filler_file}: is empty; the providers refuse empty text"
+        )
+    return msgspec.structs.replace(config, cache=msgspec.structs.replace(cache, filler=text))

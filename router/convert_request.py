@@ -29,9 +29,11 @@ from router.call import (
     ToolResult,
 )
 from router.errors import InvalidRequest
+from router.held_session import MESSAGE_OVERHEAD_BYTES, Held, byte_count_of
 from router.request import Demands, Request
+from router.sampling import Past
 from router.tool_schema import fault_of, kind_of
-from router.v1 import accounting_pb2, content_pb2, router_service_pb2, routing_pb2
+from router.v1 import accounting_pb2, content_pb2, router_service_pb2, routing_pb2, session_service_pb2
 
 MESSAGE_LIMIT = 100_000
 """Messages per request (A-ERR, 2026-11)."""
@@ -94,25 +96,38 @@ AnyRequest = (
 )
 
 
-def request_from_proto(proto: AnyRequest, applications: Applications, request_id: str) -> Request:
+def request_from_proto(
+    proto: AnyRequest, applications: Applications, request_id: str, held: Held | None = None
+) -> Request:
     """Check a request and give it the router's own form.
+
+    Args:
+        held: Session that the request is a turn of: its application, user and user context hold where the request
+            gives none, and its history comes before the messages.
 
     Raises:
         InvalidRequest: A field is missing, malformed or out of its range.
         NotFound: The application is not registered.
     """
     prompt = proto.prompt
+    if held is not None:
+        _check_layers_are_held(prompt, held)
     application = applications.get(
         _identifier("prompt.application", prompt.application, IDENTIFIER_CHARACTER_LIMIT)
+        if held is None
+        else held.application
     )
     tools = _tools(prompt.tools, application)
     demands = _demands(proto.constraints)
+    context = _texts("prompt.user_context", prompt.user_context)
     call = Call(
-        identity=_identity(proto.caller, application.name, request_id),
+        identity=_identity(proto.caller, application.name, request_id, "" if held is None else held.user),
         tools=tools,
         system=application.system + _texts("prompt.system", prompt.system),
-        context=_texts("prompt.user_context", prompt.user_context),
-        messages=_messages(prompt.messages),
+        context=context if context or held is None else held.context,
+        messages=_messages(prompt.messages)
+        if held is None
+        else held.messages + _turn_messages(prompt.messages, held),
         tool_choice=_tool_choice(prompt.tool_choice, tools)
         if prompt.HasField("tool_choice")
         else _DEFAULT_CHOICE,
@@ -134,7 +149,107 @@ def request_from_proto(proto: AnyRequest, applications: Applications, request_id
     )
 
 
-def _identity(caller: router_service_pb2.Caller, application: str, request_id: str) -> Identity:
+def opened_from_proto(
+    proto: session_service_pb2.OpenSessionRequest,
+    applications: Applications,
+    *,
+    session: str,
+    idle_ttl_s: float,
+    idle_ttl_limit_s: float,
+    message_limit: int,
+    now_s: float,
+) -> Held:
+    """Check what a session is opened with.
+
+    Args:
+        session: Id to use when the request gives none.
+        idle_ttl_s: How long it is kept when unused, if the request does not say.
+
+    Raises:
+        InvalidRequest: A field is malformed or out of its range.
+        NotFound: The application is not registered.
+    """
+    name = _identifier("application", proto.application, IDENTIFIER_CHARACTER_LIMIT)
+    if proto.HasField("idle_ttl"):
+        idle_ttl_s = proto.idle_ttl.seconds + proto.idle_ttl.nanos / 1e9
+        if not 0 < idle_ttl_s <= idle_ttl_limit_s:
+            raise InvalidRequest(
+                "idle_ttl", f"is {idle_ttl_s:g} s; it must be over 0 and at most {idle_ttl_limit_s:g} s"
+            )
+    if len(proto.messages) > message_limit:
+        raise InvalidRequest(
+            "messages", f"has {len(proto.messages)} entries; a session holds at most {message_limit}"
+        )
+    try:
+        messages = tuple([_message(index, message) for index, message in enumerate(proto.messages)])
+        if messages:
+            _check_begins_with_user(messages)
+            _check_tool_pairing(messages)
+    except InvalidRequest as error:  # a session is no prompt
+        raise InvalidRequest(error.field.removeprefix("prompt."), error.problem) from None
+    context = _texts("user_context", proto.user_context)
+    return Held(
+        tenant=_identifier("tenant", proto.tenant, IDENTIFIER_CHARACTER_LIMIT),
+        session=_identifier("session", proto.session, IDENTIFIER_CHARACTER_LIMIT) or session,
+        application=applications.get(name).name,
+        user=_identifier("user", proto.user, IDENTIFIER_CHARACTER_LIMIT),
+        context=context,
+        messages=messages,
+        byte_count=byte_count_of(context)
+        + sum([message.ByteSize() + MESSAGE_OVERHEAD_BYTES for message in proto.messages]),
+        created_s=now_s,
+        used_s=now_s,
+        idle_ttl_s=idle_ttl_s,
+        past=Past().with_messages(messages),
+    )
+
+
+def _check_layers_are_held(prompt: router_service_pb2.Prompt, held: Held) -> None:
+    """A turn brings no layer that its session holds."""
+    if prompt.application and prompt.application != held.application:
+        raise InvalidRequest(
+            "prompt.application",
+            f"is {prompt.application[:80]!r}, and the session was opened with {held.application!r}; leave it empty",
+        )
+    for field, given in (("system", prompt.system), ("tools", prompt.tools)):
+        if given:
+            raise InvalidRequest(
+                f"prompt.{field}", "is given by the application the session was opened with; leave it empty"
+            )
+
+
+def _turn_messages(protos: Sequence[content_pb2.Message], held: Held) -> tuple[Message, ...]:
+    """The new turn of a held session: only the user's, and results for all calls of the last answer."""
+    if not protos:
+        raise InvalidRequest("prompt.messages", "is empty; at least one user message is needed")
+    messages = tuple([_message(index, proto) for index, proto in enumerate(protos)])
+    open_calls = held.open_calls()
+    for index, message in enumerate(messages):
+        if message.role is not Role.USER:
+            raise InvalidRequest(
+                f"prompt.messages[{index}].role",
+                "is ROLE_ASSISTANT; the server holds this session and its answers: send only the new turn",
+            )
+        for position, part in enumerate(message.parts):
+            if isinstance(part, ToolResult):
+                if part.call_id not in open_calls:
+                    raise InvalidRequest(
+                        f"prompt.messages[{index}].parts[{position}].tool_result.tool_call_id",
+                        f"{part.call_id[:80]!r} answers no open call of the session's last answer",
+                    )
+                open_calls.remove(part.call_id)
+    if open_calls:
+        raise InvalidRequest(
+            "prompt.messages",
+            f"tool call {open_calls[0][:80]!r} of the session's last answer has no result in this turn; "
+            "every call needs one before anything else is said",
+        )
+    return messages
+
+
+def _identity(
+    caller: router_service_pb2.Caller, application: str, request_id: str, user: str = ""
+) -> Identity:
     labels = dict(caller.labels)
     if len(labels) > LABEL_LIMIT:
         raise InvalidRequest("caller.labels", f"has {len(labels)} entries; at most {LABEL_LIMIT} are allowed")
@@ -151,7 +266,7 @@ def _identity(caller: router_service_pb2.Caller, application: str, request_id: s
         request_id=request_id,
         tenant=_identifier("caller.tenant", caller.tenant, IDENTIFIER_CHARACTER_LIMIT),
         application=application,
-        user=_identifier("caller.user", caller.user, IDENTIFIER_CHARACTER_LIMIT),
+        user=_identifier("caller.user", caller.user, IDENTIFIER_CHARACTER_LIMIT) or user,
         session=_identifier("caller.session", caller.session, IDENTIFIER_CHARACTER_LIMIT),
         labels=labels,
     )
@@ -252,10 +367,7 @@ def _messages(protos: Sequence[content_pb2.Message]) -> tuple[Message, ...]:
             "prompt.messages", f"has {len(protos)} entries; at most {MESSAGE_LIMIT} are allowed"
         )
     messages = tuple([_message(index, proto) for index, proto in enumerate(protos)])
-    if messages[0].role is not Role.USER:
-        raise InvalidRequest(
-            "prompt.messages[0].role", "is ROLE_ASSISTANT; a conversation begins with ROLE_USER"
-        )
+    _check_begins_with_user(messages)
     if messages[-1].role is not Role.USER:
         raise InvalidRequest(
             f"prompt.messages[{len(messages) - 1}].role",
@@ -263,6 +375,13 @@ def _messages(protos: Sequence[content_pb2.Message]) -> tuple[Message, ...]:
         )
     _check_tool_pairing(messages)
     return messages
+
+
+def _check_begins_with_user(messages: tuple[Message, ...]) -> None:
+    if messages[0].role is not Role.USER:
+        raise InvalidRequest(
+            "prompt.messages[0].role", "is ROLE_ASSISTANT; a conversation begins with ROLE_USER"
+        )
 
 
 def _message(index: int, proto: content_pb2.Message) -> Message:

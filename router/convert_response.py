@@ -14,7 +14,18 @@ from cache.prompt import Layer
 from classifier.model import Contribution
 from classifier.policy import Reason
 from classifier.route import Route
-from router.call import FinishReason, Part, Text, Thinking, ToolCall
+from router.call import (
+    Document,
+    FinishReason,
+    Image,
+    Message,
+    Part,
+    Role,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+)
 from router.cost import Cost, Counterfactuals
 from router.estimate import RouteEstimate
 from router.outcome import AttemptReport, Bill, CacheMiss
@@ -67,6 +78,8 @@ STRATEGIES = {
 }
 
 MISS_CAUSES = {
+    "model": accounting_pb2.MISS_CAUSE_MODEL,
+    "herd": accounting_pb2.MISS_CAUSE_HERD,
     "tools": accounting_pb2.MISS_CAUSE_TOOLS,
     "system": accounting_pb2.MISS_CAUSE_SYSTEM,
     "context": accounting_pb2.MISS_CAUSE_CONTEXT,
@@ -165,12 +178,14 @@ def answer_fields(reply: Reply) -> Fields:
     }
 
 
-def part_fields(part: Part) -> Fields:
-    """Spell one part of an answer.
+def message_fields(message: Message) -> Fields:
+    """Spell a message of a held session; sent back as it is, it means the same."""
+    role = content_pb2.ROLE_USER if message.role is Role.USER else content_pb2.ROLE_ASSISTANT
+    return {"role": role, "parts": [part_fields(part) for part in message.parts]}
 
-    Raises:
-        TypeError: A kind of part no model answers with.
-    """
+
+def part_fields(part: Part) -> Fields:
+    """Spell one part of a message."""
     match part:
         case Text(text, signature, model):
             return {"text": {"text": text, "signature": signature, "model": model}}
@@ -186,8 +201,13 @@ def part_fields(part: Part) -> Fields:
             }
         case Thinking(model, text, signature, redacted):
             return {"thinking": {"model": model, "text": text, "signature": signature, "redacted": redacted}}
-        case _:
-            raise TypeError(f"{type(part).__name__} is not part of an answer")
+        case ToolResult(call_id, content, _, is_error):
+            pieces = [part_fields(piece) for piece in content]
+            return {"tool_result": {"tool_call_id": call_id, "content": pieces, "is_error": is_error}}
+        case Image(media_type, data):
+            return {"image": {"media_type": media_type, "data": data}}
+        case Document(media_type, data, title):
+            return {"document": {"media_type": media_type, "data": data, "title": title}}
 
 
 def delta_fields(chunk: Chunk) -> Fields | None:
@@ -220,6 +240,8 @@ def bill_fields(bill: Bill) -> Fields:
             "read_tokens": None if usage is None else usage.cache_read_tokens,
             "write_tokens": None if usage is None else usage.cache_write_tokens,
             "misses": [_miss(miss) for miss in bill.misses],
+            "padding_tokens": bill.padding_tokens,
+            "padding_nano_usd": bill.padding_nano_usd,
         },
     }
 
@@ -270,6 +292,9 @@ def _miss(miss: CacheMiss) -> Fields:
         "missed_tokens": miss.missed_tokens,
         "lost_nano_usd": miss.lost_nano_usd,
         "detail": miss.detail,
+        "block_index": miss.block_index,
+        "provider_cause": miss.provider_cause,
+        "provider_missed_tokens": miss.provider_missed_tokens,
     }
 
 

@@ -4,12 +4,17 @@
     ├── InvalidRequest             a field is wrong: names field, value, limit         fix the request
     ├── NotFound                   unknown application, session, request, prefix
     ├── NotSupported               no configured route can take this request
+    ├── AlreadyExists              the id to open is taken
     ├── Conflict                   the session moved on under this request             read it again, retry
+    │   └── SessionBusy                another turn of the session is in progress      wait for its answer
+    ├── SessionTooLarge            a held session has no room for this turn            close it, open a shorter one
+    ├── SessionsFull               this router holds as many sessions as it may        close some, retry later
     ├── NoRoute                    constraints leave no route
     ├── BudgetExceeded             a cost ceiling or budget would be broken
     ├── Unimplemented              the RPC arrives with a later release
     ├── DeadlineTooShort           too little time left to start a call
     ├── Overloaded                 this router refuses for load                         retry later
+    ├── CircuitOpen                this router holds calls back from a failing provider: nothing was sent
     ├── LedgerUnavailable          the intent could not be journalled: nothing was sent
     └── UpstreamError              a provider failed; knows upstream, model, HTTP status, request id
         ├── UpstreamRejected           4xx: our request was refused (a bug here or in the caller's content)
@@ -38,6 +43,10 @@ class RouterError(Exception):
 
     reason = "ROUTER_ERROR"
     """Stable machine-readable name, sent as google.rpc.ErrorInfo.reason."""
+
+    def add(self, sentence: str) -> None:
+        """Tell the caller one thing more."""
+        self.args = (f"{self}; {sentence}",)
 
 
 class InvalidRequest(RouterError):
@@ -72,6 +81,30 @@ class Conflict(RouterError):
     """The thing to change moved on; read it again and retry."""
 
     reason = "CONFLICT"
+
+
+class SessionBusy(Conflict):
+    """Another turn of the session is in progress; nothing was sent."""
+
+    reason = "SESSION_BUSY"
+
+
+class AlreadyExists(RouterError):
+    """What is to be made under this name is there already."""
+
+    reason = "ALREADY_EXISTS"
+
+
+class SessionTooLarge(RouterError):
+    """A held session would exceed its limit with this turn; nothing was sent and it is as it was."""
+
+    reason = "SESSION_TOO_LARGE"
+
+
+class SessionsFull(RouterError):
+    """This router holds as many sessions, or as much of them, as it may; none that lives is given up for another."""
+
+    reason = "SESSIONS_FULL"
 
 
 class NoRoute(RouterError):
@@ -120,6 +153,18 @@ class LedgerUnavailable(RouterError):
     """The ledger cannot take the intent, so nothing was sent to a provider."""
 
     reason = "LEDGER_UNAVAILABLE"
+
+
+class CircuitOpen(RouterError):
+    """Every route that could serve is held back because its provider keeps failing; nothing was sent."""
+
+    reason = "CIRCUIT_OPEN"
+
+    def __init__(self, names: str, retry_after_s: float) -> None:
+        super().__init__(
+            f"calls to {names} are held back after repeated failures; retry in {retry_after_s:.3g} s"
+        )
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamError(RouterError):
@@ -229,7 +274,12 @@ class UpstreamMalformed(UpstreamError):
 
 
 class UpstreamInterrupted(UpstreamError):
-    """The answer began and broke off; what was delivered stays billed."""
+    """The answer began and broke off; what was delivered stays billed.
+
+    Attributes:
+        cause: What it would have been called before the answer began.
+    """
 
     reason = "UPSTREAM_INTERRUPTED"
     may_be_billed = True
+    cause: type[UpstreamError] = UpstreamFailed

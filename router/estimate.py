@@ -21,6 +21,7 @@ class RouteEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         unavailable: Why the route cannot take the request, "" when it can.
+        held_for_s: Time until its open circuit lets an attempt through, when only that makes it unavailable; else None.
         expected_nano_usd: Expected cost given what is believed warm, None when unknown.
         cold_nano_usd: Cost if nothing is warm, None when unknown.
         input_tokens: Prompt in this model's tokens, estimated, cache included.
@@ -30,6 +31,7 @@ class RouteEstimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     route: Route
     model: str
     unavailable: str = ""
+    held_for_s: float | None = None
     expected_nano_usd: int | None = None
     cold_nano_usd: int | None = None
     input_tokens: int = 0

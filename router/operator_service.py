@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cache.belief import Belief
+from cache.index import CALIBRATION_BINS, Calibration
 from cache.prompt import CacheScope
 from classifier.artifact import ArtifactError
 from classifier.model import Model
@@ -83,6 +84,9 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         return pb.ListPrefixesResponse(
             prefixes=[_prefix(*entry, now_s) for entry in warm[: request.page_size or PAGE_SIZE]],
             total_count=len(warm),
+            calibrations=[
+                _calibration(scope.model, self._beliefs.index.calibration(scope)) for scope in self._scopes
+            ],
         )
 
     async def WarmPrefix(self, request: pb.WarmPrefixRequest, context: Context) -> pb.WarmPrefixResponse:
@@ -212,6 +216,24 @@ def _comparison(comparison: Comparison) -> pb.CostComparison:
         call_count=comparison.calls,
         baseline_nano_usd=comparison.baseline_nano_usd,
         cost_nano_usd=comparison.cost_nano_usd,
+    )
+
+
+def _calibration(model: str, found: Calibration) -> pb.Calibration:
+    return pb.Calibration(
+        model=model,
+        tested_count=found.tested,
+        brier=found.brier / found.tested if found.tested else None,
+        bins=[
+            pb.CalibrationBin(
+                low=number / CALIBRATION_BINS,
+                belief_count=tenth.tested,
+                mean_predicted=tenth.predicted / tenth.tested,
+                held_share=tenth.held / tenth.tested,
+            )
+            for number, tenth in enumerate(found.bins)
+            if tenth.tested
+        ],
     )
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
+import msgspec.structs
 
 from cache.economics import TokenSplit
 from cache.plan import Plan, Strategy
+from cache.rolling import Rolling
 from classifier.model import Contribution, Model
 from classifier.policy import (
     Constraints,
@@ -29,13 +31,19 @@ from classifier.sample import Sample
 from router import cost, errors
 from router.beliefs import Beliefs, CacheView
 from router.capability import why_too_long
+from router.circuit import Circuits
 from router.estimate import OutputForecast, RouteEstimate
-from router.memory import SessionMemory
+from router.held_session import Held
+from router.memory import Remembered
+from router.padding import Padding, Paddings
+from router.placement import LIST_RATES, place
 from router.pricing import PriceTable, UnknownPrice
 from router.request import Request
 from router.sampling import sample_of, session_state
+from router.session_book import SessionBook
 from router.telemetry import Telemetry
-from router.upstreams.base import Rendered, Upstream
+from router.upstreams.anthropic_models import traits_of
+from router.upstreams.base import Continuing, Rendered, Upstream
 from router.usage import Usage
 
 
@@ -47,6 +55,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         views: Beliefs and cache plan of each route that could be spelled.
         rendered: The request in each upstream's spelling, as far as it was needed.
         refusals: Why a route's adapter refused to spell it.
+        padding: How the application's shared layers stand in Opus's spelling; None when they are not to be padded.
+        rolling: Opus's spelling as the next turn of a held session goes on from it; None without one.
     """
 
     request: Request
@@ -59,6 +69,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     views: Mapping[Route, CacheView]
     estimates: Mapping[Route, RouteEstimate]
     decision: Decision
+    padding: Padding | None = None
+    rolling: Rolling | None = None
 
     def plan_for(self, route: Route) -> Plan | None:
         """What the upstream of `route` is asked to cache; None for no breakpoints."""
@@ -96,9 +108,11 @@ class Preparation:
         beliefs: Beliefs,
         prices: PriceTable,
         forecast: OutputForecast,
-        memory: SessionMemory,
+        memory: SessionBook,
         telemetry: Telemetry,
         settings: RoutingSettings,
+        circuits: Circuits | None = None,
+        paddings: Paddings | None = None,
     ) -> None:
         """Keep references; `model` gives the classifier that scores now, None when there is none."""
         self._upstreams = upstreams
@@ -109,41 +123,89 @@ class Preparation:
         self._memory = memory
         self._telemetry = telemetry
         self._settings = settings
+        self._circuits = Circuits.off() if circuits is None else circuits
+        self._paddings = paddings
+        opus = upstreams[Route.OPUS]
+        self._continuing = opus if isinstance(opus, Continuing) else None
+        self._opus_model = opus.model
+        self._binding_model = opus.model if traits_of(opus.model).binds_thinking else ""
 
-    def prepare(self, request: Request, now_s: float) -> Prepared:
+    def prepare(self, request: Request, now_s: float, held: Held | None = None) -> Prepared:
         """Score, plan, price and decide.
+
+        Args:
+            held: Version of a held session that the request is a turn of: its messages begin the request's, and what
+                was worked out for them is taken over. The outcome is the same without it.
 
         Raises:
             InvalidRequest: No upstream can be asked this, because of a field of the request.
             NotSupported: No upstream has a counterpart for the content.
             NoRoute, BudgetExceeded: The demands leave no route.
+            CircuitOpen: The routes that could serve are held back for now.
         """
         identity = request.call.identity
         remembered = self._memory.recall(identity.tenant, identity.session)
+        request = self._placed(request, remembered, now_s)
         with self._telemetry.classify():
-            sample = sample_of(request, remembered)
+            sample = sample_of(request, remembered, None if held is None else held.known_past)
             model = self._model()
             score = None if model is None else model.score(sample)
         session = session_state(request.call, sample, remembered, follow_ups=self._settings.follow_ups)
         with self._telemetry.plan():
-            return self._decide(request, now_s, sample, session, score)
+            return self._decide(request, now_s, sample, session, score, held)
 
     def contributions(self, prepared: Prepared, top_count: int = 20) -> tuple[Contribution, ...]:
         """What moved the score, largest first; empty without a classifier."""
         model = self._model()
         return () if model is None else model.explain(prepared.sample, top_count)
 
+    def _placed(self, request: Request, remembered: Remembered | None, now_s: float) -> Request:
+        """The request with its user context where it is to stand; most stand where they are."""
+        call = request.call
+        if not call.context:
+            return request
+        try:
+            rates = self._prices.rates(self._opus_model, now_s)
+        except UnknownPrice:
+            rates = LIST_RATES
+        placement = place(
+            call.context,
+            call.messages,
+            request.application.context_placement,
+            None if remembered is None else remembered.context,
+            self._memory.habit(call.identity.application),
+            rates=rates,
+            binding_model=self._binding_model,
+        )
+        if placement is call.context_placement:
+            return request
+        return msgspec.structs.replace(
+            request, call=msgspec.structs.replace(call, context_placement=placement)
+        )
+
     def _decide(
-        self, request: Request, now_s: float, sample: Sample, session: SessionState, score: Score | None
+        self,
+        request: Request,
+        now_s: float,
+        sample: Sample,
+        session: SessionState,
+        score: Score | None,
+        held: Held | None,
     ) -> Prepared:
         """Render Opus, plan and price both routes, decide; Flash is spelled only when it is chosen."""
         rendered: dict[Route, Rendered] = {}
         refusals: dict[Route, errors.RouterError] = {}
-        self._render(request, Route.OPUS, rendered, refusals)
+        padding = None if self._paddings is None else self._paddings.standing(request)
+        rolling = None
+        if held is None:
+            self._render(request, Route.OPUS, rendered, refusals, padding)
+        else:
+            rolling = self._continue(request, held, rendered, refusals, padding)
         if Route.OPUS in refusals:
+            padding = None
             self._render(request, Route.FLASH, rendered, refusals)
         _refuse(request, refusals)
-        views = self._views(request, rendered, now_s)
+        views = self._views(request, rendered, now_s, padding, rolling)
         while True:
             estimates = {
                 route: self._estimate(request, route, views.get(route), refusals.get(route), now_s)
@@ -168,6 +230,8 @@ class Preparation:
             views=views,
             estimates=estimates,
             decision=decision,
+            padding=padding,
+            rolling=rolling,
         )
 
     def rendered_for(self, prepared: Prepared, route: Route) -> Rendered:
@@ -185,30 +249,79 @@ class Preparation:
         route: Route,
         rendered: dict[Route, Rendered],
         refusals: dict[Route, errors.RouterError],
+        padding: Padding | None = None,
     ) -> None:
+        call = request.call if padding is None else padding.applied(request.call)
         try:
-            rendered[route] = self._upstreams[route].render(request.call)
+            rendered[route] = self._upstreams[route].render(call)
         except (errors.InvalidRequest, errors.NotSupported) as error:
             refusals[route] = error
 
+    def _continue(
+        self,
+        request: Request,
+        held: Held,
+        rendered: dict[Route, Rendered],
+        refusals: dict[Route, errors.RouterError],
+        padding: Padding | None,
+    ) -> Rolling | None:
+        """Spell a held session's turn for Opus, taking over what was spelled before where it still holds."""
+        planned = held.planned
+        if planned is not None and self._continuing is not None:
+            call = request.call if padding is None else padding.applied(request.call)
+            try:
+                spelled = self._continuing.render_continued(planned.rendered, call)
+            except (errors.InvalidRequest, errors.NotSupported) as error:
+                refusals[Route.OPUS] = error
+                return None
+            if spelled is not None:
+                rendered[Route.OPUS] = spelled
+                return planned.rolling.extend(spelled.prompt)
+        self._render(request, Route.OPUS, rendered, refusals, padding)
+        if Route.OPUS not in rendered:
+            return None
+        prompt = rendered[Route.OPUS].prompt
+        digests = self._beliefs.digests(prompt, request.application.name)
+        return Rolling.of(prompt, digests, None if planned is None else planned.rolling.marks)
+
     def _views(
-        self, request: Request, rendered: Mapping[Route, Rendered], now_s: float
+        self,
+        request: Request,
+        rendered: Mapping[Route, Rendered],
+        now_s: float,
+        padding: Padding | None,
+        rolling: Rolling | None,
     ) -> dict[Route, CacheView]:
-        """Beliefs and plans over the blocks of the one spelling at hand; both routes share its digests."""
+        """Beliefs and plans over the blocks of the one spelling at hand; both routes share its digests.
+
+        The filler of a padded prompt is Opus's alone, so then each route has its own.
+        """
         spelled = rendered.get(Route.OPUS) or rendered[Route.FLASH]
         strategy = Strategy(
             request.strategy or request.application.cache_strategy or self._settings.strategy.value
         )
         if not request.call.cache_allowed:
             strategy = Strategy.NONE
-        return self._beliefs.views(
-            spelled.prompt,
-            {route: upstream.model for route, upstream in self._upstreams.items()},
-            strategy=strategy,
-            kind=request.application.name,
-            now_s=now_s,
-            expected_follow_ups=request.demands.expected_follow_ups,
-        )
+        models = {route: upstream.model for route, upstream in self._upstreams.items()}
+        kind = request.application.name
+        prompts = [(spelled.prompt, models, kind)]
+        if padding is not None and padding.padded:
+            opus, flash = ({route: models[route]} for route in (Route.OPUS, Route.FLASH))
+            # Two openings of one application under one name would push each other out of what is hashed once.
+            bare = (padding.bare(spelled.prompt), flash, f"{kind}, bare")
+            prompts = [(spelled.prompt, opus, kind), bare]
+        views: dict[Route, CacheView] = {}
+        for prompt, asked, opening in prompts:
+            views |= self._beliefs.views(
+                prompt,
+                asked,
+                strategy=strategy,
+                kind=opening,
+                now_s=now_s,
+                expected_follow_ups=request.demands.expected_follow_ups,
+                rolling=rolling if rolling is not None and rolling.prompt is prompt else None,
+            )
+        return views
 
     def _estimate(
         self,
@@ -224,6 +337,9 @@ class Preparation:
             return RouteEstimate(route=route, model=model, unavailable=str(refusal or ""))
         plan = view.plan
         unavailable = str(refusal) if refusal else why_too_long(model, plan.total_tokens)
+        held_for_s = None if unavailable else self._circuits.held_for_s(route, now_s)
+        if held_for_s is not None:
+            unavailable = f"its circuit is open after repeated failures; next probe in {held_for_s:.3g} s"
         expected = cold = None
         try:
             price = self._prices.price(model, now_s)
@@ -237,6 +353,7 @@ class Preparation:
             route=route,
             model=model,
             unavailable=unavailable,
+            held_for_s=held_for_s,
             expected_nano_usd=expected,
             cold_nano_usd=cold,
             input_tokens=plan.total_tokens,
@@ -264,7 +381,10 @@ class Preparation:
             incapable=tuple(
                 Incapable(route=estimate.route, why=estimate.unavailable)
                 for estimate in estimates.values()
-                if estimate.unavailable
+                if estimate.unavailable and estimate.held_for_s is None
+            ),
+            open_circuits=frozenset(
+                route for route, estimate in estimates.items() if estimate.held_for_s is not None
             ),
         )
         costs = RouteCosts(
@@ -275,6 +395,8 @@ class Preparation:
         try:
             return decide(score, costs, constraints, session, policy)
         except NoRoute as error:
+            if error.may_pass:
+                raise self._circuits.refusal(_waits_s(demands.forced_route, estimates)) from error
             raise _no_route(error) from error
 
 
@@ -293,9 +415,25 @@ def _refuse(request: Request, refusals: Mapping[Route, errors.RouterError]) -> N
     """Say what the adapter said, when no other route may be taken instead."""
     forced = request.demands.forced_route
     if forced is not None and forced in refusals:
-        raise refusals[forced]
+        raise _of_prompt(refusals[forced])
     if len(refusals) == len(Route):
-        raise refusals[Route.OPUS]
+        raise _of_prompt(refusals[Route.OPUS])
+
+
+def _of_prompt(error: errors.RouterError) -> errors.RouterError:
+    """An adapter names fields of the call; on the wire they stand in the prompt."""
+    if isinstance(error, errors.InvalidRequest):
+        return errors.InvalidRequest(f"prompt.{error.field}", error.problem)
+    return error
+
+
+def _waits_s(forced: Route | None, estimates: Mapping[Route, RouteEstimate]) -> dict[Route, float]:
+    """Time until an attempt, of every route that is held back and that the caller would take."""
+    return {
+        route: estimate.held_for_s
+        for route, estimate in estimates.items()
+        if estimate.held_for_s is not None and forced in (None, route)
+    }
 
 
 def _no_route(error: NoRoute) -> errors.RouterError:

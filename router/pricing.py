@@ -199,6 +199,8 @@ Overrides = Mapping[str, Mapping[str, Decimal | str | int | float]]
 """Negotiated prices: model id -> field of `Price` -> USD per million tokens."""
 
 
+PERIODS_LIMIT = 512
+"""Spellings of models and classes kept priced; answers date their model freely, so there is no end to them."""
 _SNAPSHOT = re.compile(r"(?P<base>.+)-(?:20\d{6}|\d{3})")
 """An id with a date or a snapshot number behind it, e.g. claude-opus-5-5-20261001 or gemini-3.8-flash-001."""
 
@@ -327,6 +329,8 @@ class PriceTable:
                 raise UnknownPrice(f"inference in {inference_geo!r} on {model} has no verified price")
             prices = [_times(price, US_FACTOR) for price in prices]
         periods = ([price.valid_from_s for price in prices], prices)
+        if len(self._periods) >= PERIODS_LIMIT:
+            self._periods.clear()  # what is in use is worked out again
         self._periods[model, speed, service_tier, inference_geo] = periods
         return periods
 

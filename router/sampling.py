@@ -4,6 +4,8 @@ The rule: the turn's own words, coarse facts of what surrounds them, and what th
 the prompt leaves for the score.
 """
 
+import msgspec
+
 from classifier.followup import is_bare_follow_up
 from classifier.policy import SessionState
 from classifier.route import Route
@@ -13,17 +15,45 @@ from router.memory import Remembered
 from router.request import Request
 
 
-def sample_of(request: Request, remembered: Remembered | None) -> Sample:
-    """Build the classifier's view of one request."""
+class Past(msgspec.Struct, frozen=True, gc=False):
+    """What a sample says of the messages before the turn; kept by a held session, so that no turn walks its history.
+
+    Attributes:
+        user_turn_count: User messages that hold words of their own.
+        character_count: Characters of both sides.
+        user_text: Words of the last user message that has any.
+    """
+
+    user_turn_count: int = 0
+    character_count: int = 0
+    user_text: str = ""
+
+    def with_messages(self, messages: tuple[Message, ...]) -> "Past":
+        """The same after these messages."""
+        return Past(
+            self.user_turn_count + _user_turns(messages, len(messages)),
+            self.character_count + _characters(messages),
+            _previous_user_text(messages, len(messages)) or self.user_text,
+        )
+
+
+def sample_of(request: Request, remembered: Remembered | None, past: Past | None = None) -> Sample:
+    """Build the classifier's view of one request.
+
+    Args:
+        past: Of the messages before the turn, when it is known; None walks them.
+    """
     call = request.call
     turn_start = call.turn_start
     turn = call.messages[turn_start:]
+    if past is None:
+        past = Past().with_messages(call.messages[:turn_start])
     kinds = [type(part) for message in turn for part in message.parts]
     result_count = kinds.count(ToolResult)
     return Sample.bounded(
         text=_text(turn),
-        previous_user_text=_previous_user_text(call.messages, turn_start),
-        turn_index=_user_turns(call.messages, turn_start),
+        previous_user_text=past.user_text,
+        turn_index=past.user_turn_count,
         tools_offered_count=len(call.tools),
         tool_result_count=result_count,
         tool_loop=result_count > 0,
@@ -34,7 +64,7 @@ def sample_of(request: Request, remembered: Remembered | None) -> Sample:
         max_output_tokens=call.max_output_tokens,
         output_schema=bool(call.output_schema_json),
         system_characters=sum(map(len, call.system)),
-        history_characters=_characters(call.messages[:turn_start]),
+        history_characters=past.character_count,
         previous_route=None if remembered is None else remembered.route.value,
         action=request.action or None,
     )

@@ -17,6 +17,9 @@ from router.applications import Applications
 from router.convert_request import AnyRequest, request_from_proto
 from router.deadline import Deadline, DeadlinePolicy
 from router.dispatch import Decided, Dispatch, Event, Life
+from router.errors import UpstreamInterrupted
+from router.held_session import Held
+from router.held_turns import HeldTurns
 from router.interceptors import RequestContext, current_request
 from router.money import usd
 from router.outcome import Answered
@@ -41,6 +44,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         applications: Applications,
         telemetry: Telemetry,
         deadlines: DeadlinePolicy,
+        turns: HeldTurns,
     ) -> None:
         """Keep references."""
         self._dispatch = dispatch
@@ -48,23 +52,36 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         self._applications = applications
         self._telemetry = telemetry
         self._deadlines = deadlines
+        self._turns = turns
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Decide, call, answer."""
         current = current_request()
         deadline = self._deadline(context)
         request_id = _unique(current)
-        life = Life(self._prepare(request, request_id))
+        turn, version = await self._turns.begin(request), 0
         try:
-            answered = await self._dispatch.generate(life, deadline, current.trace_id)
+            life = Life(self._prepare(request, request_id, None if turn is None else turn.held))
+            try:
+                answered = await self._dispatch.generate(life, deadline, current.trace_id)
+            finally:
+                self._annotate(life, current)
+            if turn is not None:
+                version = await self._turns.finish(turn, life.prepared, answered.reply)
+        except UpstreamInterrupted as error:
+            if turn is not None:
+                error.add(turn.unchanged)
+            raise
         finally:
-            self._annotate(life, current)
+            if turn is not None:
+                await self._turns.end(turn)
         return pb.GenerateResponse(
             request_id=request_id,
             trace_id=current.trace_id,
             decision=wire.decision_fields(life.prepared, route=answered.route, fell_back=answered.fell_back),
             answer=wire.answer_fields(answered.reply),
             accounting=wire.bill_fields(answered.bill),
+            session_version=version,
         )
 
     # grpc.aio also takes a coroutine that writes; the stubs know only the generator, which costs more per message and
@@ -76,19 +93,32 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         current = current_request()
         deadline = self._deadline(context)
         request_id = _unique(current)
-        life = Life(self._prepare(request, request_id))
-
-        async def emit(event: Event) -> None:
-            await context.write(_event_to_proto(event, request_id, current.trace_id))
-
+        turn = await self._turns.begin(request)
         try:
-            await self._dispatch.stream(life, deadline, current.trace_id, emit)
+            life = Life(self._prepare(request, request_id, None if turn is None else turn.held))
+
+            async def emit(event: Event) -> None:
+                version = 0
+                if turn is not None and type(event) is Answered:
+                    version = await self._turns.finish(turn, life.prepared, event.reply)
+                await context.write(_event_to_proto(event, request_id, current.trace_id, version))
+
+            try:
+                await self._dispatch.stream(life, deadline, current.trace_id, emit)
+            finally:
+                self._annotate(life, current)
+        except UpstreamInterrupted as error:
+            if turn is not None:
+                error.add(turn.unchanged)
+            raise
         finally:
-            self._annotate(life, current)
+            if turn is not None:
+                await self._turns.end(turn)
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Decide and say why, without a call."""
-        prepared = self._prepare(request, _unique(current_request()))
+        held = await self._turns.look(request)
+        prepared = self._prepare(request, _unique(current_request()), held)
         view = prepared.views.get(Route.OPUS)
         return pb.ExplainResponse(
             decision=wire.decision_fields(prepared, route=prepared.decision.route),
@@ -100,8 +130,8 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _deadline(self, context: Context) -> Deadline:
         return self._deadlines.start(context.time_remaining(), asyncio.get_running_loop().time())
 
-    def _prepare(self, request: AnyRequest, request_id: str) -> Prepared:
-        return self._dispatch.prepare(request_from_proto(request, self._applications, request_id))
+    def _prepare(self, request: AnyRequest, request_id: str, held: Held | None) -> Prepared:
+        return self._dispatch.prepare(request_from_proto(request, self._applications, request_id, held), held)
 
     def _annotate(self, life: Life, current: RequestContext) -> None:
         """Write decision and outcome on the server span and count the decision, however the call ended."""
@@ -122,7 +152,7 @@ def _unique(current: RequestContext) -> str:
     return f"{current.request_id}~{secrets.token_hex(4)}" if current.given else current.request_id
 
 
-def _event_to_proto(event: Event, request_id: str, trace_id: str) -> pb.StreamGenerateResponse:
+def _event_to_proto(event: Event, request_id: str, trace_id: str, version: int) -> pb.StreamGenerateResponse:
     match event:
         case Decided(prepared, route, fell_back):
             decision = wire.decision_fields(prepared, route=route, fell_back=fell_back)
@@ -134,6 +164,7 @@ def _event_to_proto(event: Event, request_id: str, trace_id: str) -> pb.StreamGe
                 finished={
                     "answer": wire.answer_fields(event.reply),
                     "accounting": wire.bill_fields(event.bill),
+                    "session_version": version,
                 }
             )
         case _:
@@ -171,6 +202,8 @@ def explanation(prepared: Prepared) -> list[str]:
             f"no breakpoint for {skipped.layer.name.lower()}: {skipped.reason}"
             for skipped in view.plan.skipped
         )
+    if prepared.padding is not None and prepared.padding.decision is not None:
+        lines.append(str(prepared.padding.decision))
     lines.extend(f"would flip: {flip}" for flip in decision.flips)
     return lines
 

@@ -15,21 +15,31 @@ import msgspec
 import msgspec.structs
 from opentelemetry.trace import Span
 
+from cache.index import Learned
 from classifier.policy import Reason
 from classifier.route import Route
 from router import cost
-from router.beliefs import Beliefs
+from router.beliefs import Beliefs, CacheView
+from router.circuit import Circuits, Signal
 from router.clock import Clock
 from router.cost import Cost, Counterfactuals
 from router.errors import RouterError, UpstreamError
 from router.estimate import OutputForecast
 from router.ledger import Ledger
-from router.memory import SessionMemory
-from router.misses import MissMemory
+from router.misses import MissMemory, records_of
 from router.outcome import CacheMiss
+from router.padding import Paddings
+from router.padding_bill import (
+    NO_PADDING,
+    PaddingCost,
+    estimated_padding_tokens,
+    padding_cost,
+    without_filler,
+)
 from router.preparation import Prepared, usage_of
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.session_book import SessionBook
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
 from router.stack import stack_of
 from router.tasks import Tasks
@@ -59,11 +69,15 @@ class Settler:
         telemetry: Telemetry,
         tasks: Tasks,
         forecast: OutputForecast,
-        memory: SessionMemory,
         misses: MissMemory,
+        book: SessionBook,
         clock: Clock,
+        circuits: Circuits | None = None,
+        paddings: Paddings | None = None,
     ) -> None:
-        """Keep references; all are owned by the service."""
+        """Keep references; all are owned by the service. Without `circuits` none ever opens, without `paddings` nothing
+        is ever padded.
+        """
         self.upstreams = upstreams
         self.beliefs = beliefs
         self.prices = prices
@@ -71,9 +85,11 @@ class Settler:
         self.telemetry = telemetry
         self.tasks = tasks
         self.forecast = forecast
-        self.memory = memory
         self.misses = misses
+        self.book = book
         self.clock = clock
+        self.circuits = Circuits.off() if circuits is None else circuits
+        self.paddings = paddings
         self._unpriced: set[str] = set()
 
     def note_unpriced(self, model: str, error: UnknownPrice) -> None:
@@ -88,6 +104,7 @@ class Settler:
         """Journal the intent and begin an attempt.
 
         Raises:
+            CircuitOpen: The route is held back; nothing is journalled and nothing may be sent.
             LedgerUnavailable: The intent could not be journalled; nothing may be sent.
         """
         now_s = self.clock.now()
@@ -110,7 +127,12 @@ class Settler:
             cost_bound_nano_usd=self._bound(prepared, route, now_s),
             trace_id=trace_id,
         )
-        self.ledger.journal_intent(intent)
+        permit = self.circuits.admit(route, now_s, intent.purpose)
+        try:
+            self.ledger.journal_intent(intent)
+        except BaseException:
+            self.circuits.report(route, permit, Signal.NOTHING, now_s)
+            raise
         view = prepared.views.get(route)
         if view is not None:
             if number == 1 or fell_back:
@@ -119,7 +141,7 @@ class Settler:
         span = self.telemetry.start_inference(
             upstream, prepared.request.call, route=route.value, stream=stream, attempt=number
         )
-        return Attempt(self, prepared, route, intent, span, fell_back=fell_back)
+        return Attempt(self, prepared, route, intent, span, fell_back=fell_back, permit=permit)
 
     def _bound(self, prepared: Prepared, route: Route, now_s: float) -> int | None:
         """The most this attempt can cost: twice the estimated prompt at its dearest price, and all the output."""
@@ -168,6 +190,7 @@ class Attempt:
         span: Span,
         *,
         fell_back: bool,
+        permit: int,
     ) -> None:
         """Opened by `Settler.open` only."""
         self._settler = settler
@@ -175,6 +198,7 @@ class Attempt:
         self._route = route
         self._span = span
         self._fell_back = fell_back
+        self._permit = permit
         # uvloop's own time has millisecond steps, which is all of what this service adds to a call.
         self._started_s = perf_counter()
         self._seen = _Seen()
@@ -187,6 +211,7 @@ class Attempt:
         self.handing_on = False
         """Whether content is being handed to the caller: what fails then is the caller's side."""
         self.misses: tuple[CacheMiss, ...] = ()
+        self._reply: Reply | None = None
 
     def see(self, chunk: Chunk) -> None:
         """Note a chunk of a streamed answer, in order."""
@@ -213,10 +238,21 @@ class Attempt:
 
     def answered(self, reply: Reply) -> Settlement:
         """Close with a whole answer."""
+        self._reply = reply
         self._first_byte()
         identity = self._prepared.request.call.identity
         settler = self._settler
-        settler.memory.remember(identity.tenant, identity.session, self._route)
+        settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
+        call = self._prepared.request.call
+        settler.book.remember(
+            identity.tenant,
+            identity.session,
+            self._route,
+            application=identity.application,
+            context=call.context,
+            placement=call.context_placement,
+            messages=call.messages,
+        )
         if reply.usage is not None and reply.usage.complete:
             settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
         return self._close(
@@ -230,6 +266,8 @@ class Attempt:
 
     def failed(self, error: UpstreamError) -> Settlement | None:
         """Close with a failure; None when the answer had begun and its tokens are still being counted."""
+        settler, waited_s = self._settler, perf_counter() - self._started_s
+        settler.circuits.failed(self._route, self._permit, error, waited_s, settler.clock.now())
         usage = error.usage or self._seen.usage
         if usage is not None:
             self._close_counted(Outcome.INTERRUPTED, usage, error.reason)
@@ -251,6 +289,8 @@ class Attempt:
         """
         if self.settlement is not None or self._counting:
             return
+        settler = self._settler
+        settler.circuits.report(self._route, self._permit, Signal.NOTHING, settler.clock.now())
         usage = self._seen.usage
         match error:
             case asyncio.CancelledError() | GeneratorExit():
@@ -336,6 +376,7 @@ class Attempt:
             answered_model = model or seen.model
             price = self._price(usage, answered_model)
             spent = _cost_of(outcome, usage, price)
+            filler = self._filler(outcome, usage, price)
             settlement = Settlement(
                 intent=self.intent,
                 outcome=outcome,
@@ -344,17 +385,18 @@ class Attempt:
                 first_byte_s=seen.first_byte_s,
                 usage=usage,
                 cost=spent,
-                counterfactuals=self._counterfactuals(usage, price),
+                counterfactuals=self._counterfactuals(usage, price, filler),
                 answered_model=answered_model,
                 response_id=response_id or seen.response_id,
                 upstream_request_id=upstream_request_id or seen.upstream_request_id,
                 finish_reason=finish_reason,
                 error=error,
                 decision=self.decision_record(),
-                cache=self._learned(outcome, usage, price),
+                cache=self._learned(outcome, usage, price, filler),
             )
             self.settlement = settlement
             settler.ledger.settle(settlement)
+            settler.book.note(settlement, self._prepared.views.get(self._route))
         settler.telemetry.record_settlement(settlement, self._timer)
         settler.telemetry.end_inference(self._span, settlement)
         return settlement
@@ -379,15 +421,26 @@ class Attempt:
             self._settler.note_unpriced(answered_model or self.intent.model, error)
             return None
 
-    def _learned(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
+    def _filler(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> PaddingCost:
+        """The part of this attempt's bill that is the operator's filler, which only Opus gets."""
+        prepared = self._prepared
+        if prepared.padding is None or self._route is not Route.OPUS or outcome is Outcome.REFUSED:
+            return NO_PADDING
+        return padding_cost(prepared.padding, prepared.views.get(self._route), usage, price)
+
+    def _learned(
+        self, outcome: Outcome, usage: Usage | None, price: Price | None, filler: PaddingCost
+    ) -> CacheRecord | None:
         """Learn from the call. The bill does not hang on it: a fault in here is logged and the call is booked."""
         try:
-            return self._learn(outcome, usage, price)
+            return self._learn(outcome, usage, price, filler)
         except Exception as error:
             logger.error("learning from request %s failed\n%s", self.intent.request_id, stack_of(error))
             return None
 
-    def _learn(self, outcome: Outcome, usage: Usage | None, price: Price | None) -> CacheRecord | None:
+    def _learn(
+        self, outcome: Outcome, usage: Usage | None, price: Price | None, filler: PaddingCost
+    ) -> CacheRecord | None:
         view = self._prepared.views.get(self._route)
         if view is None:
             return None
@@ -395,44 +448,99 @@ class Attempt:
         if usage is None:
             sent = outcome is not Outcome.REFUSED
             settler.beliefs.abandon(view, started_s, settler.clock.now(), sent=sent)
+            if sent and self._route is Route.OPUS:
+                settler.misses.doubt(self._prepared.request.call.identity, view, started_s=started_s)
+            held = p_held = None
         else:
             first_byte_at_s = self._seen.first_byte_at_s
             if first_byte_at_s is None:
                 first_byte_at_s = settler.clock.now()
-            self.misses = settler.misses.explain(
-                self._prepared,
-                view,
-                self._route,
-                usage,
-                started_s=started_s,
-                first_byte_at_s=first_byte_at_s,
-                price=price,
-            )
-            settler.beliefs.learn(view, usage, started_s=started_s, first_byte_at_s=first_byte_at_s)
+            if self._route is Route.OPUS:
+                learned = self._explain(view, usage, price, first_byte_at_s)
+            else:
+                learned = settler.beliefs.learn(
+                    view, usage, started_s=started_s, first_byte_at_s=first_byte_at_s
+                )
+            held, p_held = learned.held, learned.p_held
+            padding = self._prepared.padding
+            if padding is not None and settler.paddings is not None and self._route is Route.OPUS:
+                settler.paddings.learn(padding, view, usage, started_s=started_s, readable_s=first_byte_at_s)
         return CacheRecord(
             strategy=view.plan.strategy.value if self._route is Route.OPUS else "implicit",
             breakpoint_count=len(view.plan.breakpoints),
             expected_read_tokens=view.plan.expected_read_tokens,
             miss_cause=self.misses[0].cause if self.misses else "",
+            misses=records_of(self.misses) if self.misses else (),
+            p_hit=p_held,
+            held=held,
+            padding_tokens=filler.tokens,
+            padding_nano_usd=filler.nano_usd,
         )
 
-    def _counterfactuals(self, usage: Usage | None, price: Price | None) -> Counterfactuals | None:
+    def _explain(self, view: CacheView, usage: Usage, price: Price | None, first_byte_at_s: float) -> Learned:
+        """Learn from a call on Opus, and say what it missed by what was known before it."""
+        settler, started_s = self._settler, self.intent.started_time_s
+        identity, reply = self._prepared.request.call.identity, self._reply
+        suspects = settler.misses.suspects(identity, view, usage, settler.beliefs, started_s=started_s)
+        learned = settler.beliefs.learn(view, usage, started_s=started_s, first_byte_at_s=first_byte_at_s)
+        if suspects is not None:
+            self.misses = settler.misses.explain(
+                suspects,
+                view,
+                usage,
+                learned,
+                settler.beliefs,
+                started_s=started_s,
+                price=price,
+                provider=("", None)
+                if reply is None
+                else (reply.cache_diagnostics, reply.cache_diagnostics_missed_tokens),
+            )
+        settler.misses.remember(
+            identity,
+            view,
+            usage,
+            learned,
+            started_s=started_s,
+            first_byte_at_s=first_byte_at_s,
+            response_id=self._seen.response_id if reply is None else reply.response_id,
+        )
+        return learned
+
+    def _counterfactuals(
+        self, usage: Usage | None, price: Price | None, filler: PaddingCost
+    ) -> Counterfactuals | None:
         if usage is None or price is None:
             return None
+        by_opus = self._route is Route.OPUS
         other_usage, other_price = self._elsewhere(usage)
-        return cost.counterfactuals(
-            usage,
-            price,
-            answered_by_opus=self._route is Route.OPUS,
-            other=other_usage,
-            other_price=other_price,
+        otherwise = cost.counterfactuals(
+            usage, price, answered_by_opus=by_opus, other=other_usage, other_price=other_price
         )
+        padding = self._prepared.padding
+        if padding is None or not padding.padded:
+            return otherwise
+        # Without caching nobody would pad.
+        if by_opus:
+            bare = cost.uncached_nano_usd(without_filler(usage, filler.tokens), price)
+            return msgspec.structs.replace(
+                otherwise, no_caching_nano_usd=bare, all_opus_no_caching_nano_usd=bare
+            )
+        if other_usage is None or other_price is None:
+            return otherwise
+        view = self._prepared.views[Route.OPUS]
+        tokens = round(
+            estimated_padding_tokens(padding, view) * other_usage.input_tokens / view.plan.total_tokens
+        )
+        bare = cost.uncached_nano_usd(without_filler(other_usage, tokens), other_price)
+        return msgspec.structs.replace(otherwise, all_opus_no_caching_nano_usd=bare)
 
     def _elsewhere(self, usage: Usage) -> tuple[Usage | None, Price | None]:
         """What the other route would have been billed for, in its own tokens: its plan's expected split, scaled.
 
         Both estimates come from the same blocks, so the error of this route's estimate, now known, is taken to be
-        the other's too; the answer is assumed as long as it was, in the other's tokens.
+        the other's too, as far as it was estimated and not counted; the answer is assumed as long as it was, in the
+        other's tokens.
         """
         here, there = self._prepared.views.get(self._route), self._prepared.views.get(self._route.other)
         if here is None or there is None or here.plan.total_tokens == 0:
@@ -443,11 +551,26 @@ class Attempt:
             )
         except UnknownPrice:
             return None, None
-        scale = usage.input_tokens / here.plan.total_tokens
-        tokenizers = there.plan.total_tokens / here.plan.total_tokens
+        scale = _scale_elsewhere(here, there, usage)
+        tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
         split = there.plan.expected
         scaled = type(split)(*(round(part * scale) for part in split))
         return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
+
+    def _bare_tokens(self, view: CacheView) -> int:
+        """Estimated input of a view without filler: what both routes would have been asked."""
+        padding = self._prepared.padding
+        if padding is None or view is not self._prepared.views.get(Route.OPUS):
+            return view.plan.total_tokens
+        return view.plan.total_tokens - estimated_padding_tokens(padding, view)
+
+
+def _scale_elsewhere(here: CacheView, there: CacheView, usage: Usage) -> float:
+    """Tokens `there` per token planned there, by how far what was estimated `here` was off."""
+    estimated = here.plan.total_tokens - here.counted.tokens
+    off = max(0, usage.input_tokens - here.counted.tokens) / estimated if estimated > 0 else 1.0
+    total, counted = there.plan.total_tokens, there.counted.tokens
+    return (counted + (total - counted) * off) / total if total > 0 else 1.0
 
 
 def decision_record(prepared: Prepared, route: Route, *, fell_back: bool) -> DecisionRecord:

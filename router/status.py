@@ -4,7 +4,8 @@ The rule: an error class has exactly one row, and a test asserts that the table 
 chosen by what a client library does with them by itself: UNAVAILABLE only where a blind retry is safe
 and nothing was billed, DEADLINE_EXCEEDED, ABORTED and INTERNAL where a retry would be billed again,
 RESOURCE_EXHAUSTED with RetryInfo when waiting helps and with QuotaFailure when it does not.
-`ErrorInfo.reason` tells apart what shares a code.
+`ErrorInfo.reason` tells apart what shares a code. What every documented error of both providers becomes is printed in
+`tests/golden/error_table.txt`, which a test writes from the real SDKs and keeps current.
 
 Details travel in `grpc-status-details-bin`, trailing metadata that HTTP/2 stacks bound to a few KiB
 (grpc's soft limit is 8 KiB), so every text is cut to a stated number of bytes. This module knows nothing
@@ -62,12 +63,18 @@ STATUS: Final[Mapping[type[errors.RouterError], grpc.StatusCode]] = MappingProxy
         errors.InvalidRequest: _CODE.INVALID_ARGUMENT,
         errors.NotFound: _CODE.NOT_FOUND,
         errors.NotSupported: _CODE.FAILED_PRECONDITION,
+        errors.AlreadyExists: _CODE.ALREADY_EXISTS,
         errors.Conflict: _CODE.ABORTED,
+        errors.SessionBusy: _CODE.ABORTED,
+        errors.SessionTooLarge: _CODE.FAILED_PRECONDITION,
+        errors.SessionsFull: _CODE.RESOURCE_EXHAUSTED,
         errors.NoRoute: _CODE.FAILED_PRECONDITION,
         errors.BudgetExceeded: _CODE.RESOURCE_EXHAUSTED,
         errors.Unimplemented: _CODE.UNIMPLEMENTED,
         errors.DeadlineTooShort: _CODE.DEADLINE_EXCEEDED,
         errors.Overloaded: _CODE.RESOURCE_EXHAUSTED,
+        # Nothing was sent: a channel may come back by itself, after the wait in RetryInfo.
+        errors.CircuitOpen: _CODE.UNAVAILABLE,
         errors.LedgerUnavailable: _CODE.UNAVAILABLE,
         errors.UpstreamError: _CODE.INTERNAL,
         errors.UpstreamRejected: _CODE.INVALID_ARGUMENT,
@@ -159,14 +166,13 @@ def _details(error: errors.RouterError) -> list[Message]:
                     resource_type=_cut(error.kind, VALUE_BYTES), resource_name=_cut(error.name, VALUE_BYTES)
                 )
             )
-        case errors.BudgetExceeded() | errors.UpstreamSpendLimited():
+        case errors.BudgetExceeded() | errors.UpstreamSpendLimited() | errors.SessionsFull():
+            subject = "sessions" if isinstance(error, errors.SessionsFull) else "budget"
             violation_text = _cut(str(error), MESSAGE_BYTES // 2)
             more.append(
-                QuotaFailure(
-                    violations=[QuotaFailure.Violation(subject="budget", description=violation_text)]
-                )
+                QuotaFailure(violations=[QuotaFailure.Violation(subject=subject, description=violation_text)])
             )
-        case errors.Overloaded():
+        case errors.Overloaded() | errors.CircuitOpen():
             more.append(_retry_after(error.retry_after_s))
         case errors.LedgerUnavailable():
             more.append(_retry_after(LEDGER_RETRY_S))

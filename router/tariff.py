@@ -3,6 +3,8 @@
 The rule: a model nobody can plan or price is refused here, not discovered on the first bill. No SDK, no network.
 """
 
+from decimal import Decimal, InvalidOperation
+
 import msgspec
 
 from cache.rules import UnknownModel, rules_for
@@ -39,6 +41,10 @@ def price_table(config: Config) -> PriceTable:
     Raises:
         ConfigError: A price cannot be read.
     """
+    for model, price in config.prices.items():
+        for field, value in msgspec.structs.asdict(price).items():
+            if value is not None:
+                _check_price(f'prices."{model}".{field}', field, value)
     overrides = {
         model: {field: value for field, value in msgspec.structs.asdict(price).items() if value is not None}
         for model, price in config.prices.items()
@@ -47,3 +53,19 @@ def price_table(config: Config) -> PriceTable:
         return PriceTable(overrides)
     except (ValueError, UnknownPrice) as error:
         raise ConfigError(f"prices: {error}") from error
+
+
+def _check_price(key: str, field: str, value: str) -> None:
+    """Refuse a price that is no amount; input must cost something, since cache prices are told in units of it.
+
+    Raises:
+        ConfigError: Names the key, its value and what is allowed.
+    """
+    try:
+        usd = Decimal(value)
+    except InvalidOperation as error:
+        raise ConfigError(f'{key}: {value!r} is no number; write USD per million tokens, "3.60"') from error
+    if not usd.is_finite() or usd < 0:
+        raise ConfigError(f"{key}: {value!r} is no price; it must be 0 or more")
+    if field == "input" and not usd:
+        raise ConfigError(f"{key}: is {value!r}; it must be above 0")

@@ -126,6 +126,8 @@ async def _embedded(
             ) as app,
             _channel(app.address) as channel,
         ):
+            if app.token_counts is not None:
+                await app.token_counts.wait()  # so that one workload always gives one result
             rows = await run_workload(
                 router_service_pb2_grpc.RouterServiceStub(channel),
                 workload,

@@ -73,7 +73,9 @@ async def _fresh(
     from router.app import running, sandbox_upstreams
     from router.sandbox import Sandbox
 
-    config = msgspec.structs.replace(config, server=ServerConfig(listen="127.0.0.1:0"))
+    # The sandbox counts in tokens of its own: next to a real model's minimum an honest estimate says more.
+    cache = msgspec.structs.replace(config.cache, count_tokens=False)
+    config = msgspec.structs.replace(config, server=ServerConfig(listen="127.0.0.1:0"), cache=cache)
     clock = SystemClock()
     ledger = Ledger.temporary(clock=clock)
     try:

@@ -33,7 +33,14 @@ from router import attributes as names
 from router.call import Call
 from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry import spans
-from router.telemetry.metrics import ChunkTimer, InferenceTarget, Metrics, Observe
+from router.telemetry.metrics import (
+    Calibrations,
+    ChunkTimer,
+    InferenceTarget,
+    Metrics,
+    Observe,
+    ObserveEach,
+)
 from router.telemetry.providers import Metering, Tracing, build_metering, build_tracing
 from router.telemetry.settings import TelemetrySettings, from_environ
 
@@ -87,7 +94,14 @@ class Telemetry:
         telemetry = cls(
             settings,
             None if settings.traces is None else build_tracing(settings, settings.traces),
-            Metrics(settings.applications, settings.tenants) if measured else None,
+            Metrics(
+                settings.applications,
+                settings.tenants,
+                bucket_label=settings.bucket_label,
+                buckets=settings.buckets,
+            )
+            if measured
+            else None,
         )
         telemetry._start_metering()
         return telemetry
@@ -113,15 +127,23 @@ class Telemetry:
 
     # --- what is known beforehand ---
 
-    def add_target(self, target: InferenceTarget) -> None:
-        """Make an upstream known: its name and model become labels, its host and provider attributes."""
+    def add_target(self, target: InferenceTarget, route: str = "") -> None:
+        """Make an upstream known: its name and model become labels, its host and provider attributes.
+
+        With its route, its counters start at 0.
+        """
         if self._metrics is not None:
-            self._metrics.add_target(target)
+            self._metrics.add_target(target, route)
 
     def watch(self, name: str, unit: str, description: str, observe: Observe) -> None:
         """Serve a gauge, once per name; `observe` is called in another thread when someone collects."""
         if self._metering is not None:
             self._metering.gauge(name, unit, description, observe)
+
+    def watch_each(self, name: str, unit: str, description: str, observe: ObserveEach) -> None:
+        """Serve a gauge with a value by labels, once per name; `observe` is called in another thread."""
+        if self._metering is not None:
+            self._metering.gauges(name, unit, description, observe)
 
     def watch_in_flight(self, observe: Observe) -> None:
         """Say where the number of RPCs in progress comes from."""
@@ -130,6 +152,11 @@ class Telemetry:
     def watch_ledger_lag(self, observe: Observe) -> None:
         """Say where the ledger's lag in seconds comes from; None while there is none to tell."""
         self._ledger_lag = observe
+
+    def watch_calibration(self, observe: Calibrations) -> None:
+        """Say where the calibration of belief comes from, per model; asked when someone collects."""
+        if self._metrics is not None:
+            self._metrics.watch_calibration(observe)
 
     # --- the RPC, for router.interceptors ---
 

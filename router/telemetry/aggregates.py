@@ -15,11 +15,12 @@ Temporality is always cumulative. Nothing here knows what is being measured.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import time_ns
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
+    Gauge,
     HistogramDataPoint,
     Metric,
     NumberDataPoint,
@@ -90,6 +91,11 @@ class Counter:
             values[labels] = amount
         else:
             values[_OVERFLOW] = values.get(_OVERFLOW, 0) + amount
+
+    def start(self, labels: Labels) -> None:
+        """Begin the series of `labels` at 0, so that who looks at its growth sees the first count, too."""
+        if len(self._values) < self.limit:
+            self._values.setdefault(labels, 0)
 
     def value(self, labels: Labels) -> int:
         """Return the sum of one series, 0 when nothing was added."""
@@ -213,6 +219,54 @@ class Histogram:
         if len(self._series) >= self.limit:
             labels = _OVERFLOW
         return self._series.setdefault(labels, Distribution(self.boundaries))
+
+
+class Observed:
+    """What another module counts: asked for when someone collects, at no cost to requests.
+
+    Args:
+        observe: Gives the series and their values; called in the collecting thread, must be quick. The number of
+            series is the observed module's to bound.
+        monotonic: True for a sum that never falls, False for a value of the moment (a gauge).
+    """
+
+    __slots__ = ("_observe", "_start_ns", "description", "labels", "monotonic", "name", "unit")
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        description: str,
+        labels: Sequence[str],
+        observe: Callable[[], Iterable[tuple[Labels, float]]],
+        *,
+        monotonic: bool,
+    ) -> None:
+        self.name = name
+        self.unit = unit
+        self.description = description
+        self.labels = tuple(labels)
+        self.monotonic = monotonic
+        self._observe = observe
+        self._start_ns = time_ns()
+
+    def collect(self, now_ns: int) -> Metric | None:
+        """Return every series as one metric, None when there is none."""
+        points = [
+            NumberDataPoint(
+                attributes=_attributes(self.labels, labels),
+                start_time_unix_nano=self._start_ns,
+                time_unix_nano=now_ns,
+                value=value,
+            )
+            for labels, value in self._observe()
+        ]
+        if not points:
+            return None
+        data: Sum | Gauge = Gauge(data_points=points)
+        if self.monotonic:
+            data = Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=True)
+        return Metric(name=self.name, description=self.description, unit=self.unit, data=data)
 
 
 class Vocabulary:

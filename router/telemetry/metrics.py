@@ -6,6 +6,40 @@ count as "other"; ids, prompts and users are never labels. Counts are exact (int
 independent of trace sampling. Unknown is not zero: a call without a cost is counted as unknown and adds
 nothing to any sum.
 
+Buckets. One label of requests (`telemetry.bucket_label`, say "feature") may be the bucket: the values in
+`telemetry.buckets` have series of their own, others share "other", requests without it are "none". Over users' calls
+that may have been billed, refused ones left out, per bucket and route:
+
+    hit rate            tokens read from the cache / all input tokens
+    hit rate by calls   calls that read anything / calls whose usage is known
+    saving              input cost without caching minus input cost, over the calls where both are known
+
+As PromQL (the route matters: the target of 60 % is about Opus, Flash caches by itself; the `or` stands for a bucket
+that never read and whose reads have no series: without it the worst hit rate would be none at all):
+
+    (sum by (hybrid_router_bucket) (rate(hybrid_router_bucket_input_tokens_total{
+        hybrid_router_route="opus", hybrid_router_kind="cache_read"}[1h]))
+      or 0 * sum by (hybrid_router_bucket) (
+        rate(hybrid_router_bucket_input_tokens_total{hybrid_router_route="opus"}[1h])))
+      / sum by (hybrid_router_bucket) (rate(hybrid_router_bucket_input_tokens_total{hybrid_router_route="opus"}[1h]))
+
+    (sum by (hybrid_router_bucket) (rate(hybrid_router_bucket_calls_total{
+        hybrid_router_route="opus", hybrid_router_cache_result="hit"}[1h]))
+      or 0 * sum by (hybrid_router_bucket) (rate(hybrid_router_bucket_calls_total{
+        hybrid_router_route="opus", hybrid_router_cache_result!="unknown"}[1h])))
+      / sum by (hybrid_router_bucket) (rate(hybrid_router_bucket_calls_total{
+        hybrid_router_route="opus", hybrid_router_cache_result!="unknown"}[1h]))
+
+    sum by (hybrid_router_bucket) (increase(hybrid_router_bucket_baseline_input_cost_total[30d]))
+      - sum by (hybrid_router_bucket) (increase(hybrid_router_bucket_input_cost_total[30d]))
+
+The alert is the first of these `< 0.6`, and more than a handful of calls in the window.
+
+Started series. A counter born with its first count hides it from rate() and increase(), and the first miss or the
+first call of unknown cost is the one to see. So the series of users' calls whose labels are closed and few start at 0:
+about 250 of them without buckets, 20 more per bucket. Those of the router's own calls, of applications and tenants,
+and decisions are still born with their first count.
+
 This module does not know how metrics leave the process, and reads no clock.
 """
 
@@ -16,10 +50,14 @@ from typing import Protocol
 
 from opentelemetry.sdk.metrics.export import Metric
 
+from cache.diagnose import MissCause
+from cache.index import CALIBRATION_BINS, Calibration
+from cache.prompt import Layer
+from classifier.route import Route
 from router import attributes as names
 from router.cost import Cost, saving
-from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
-from router.telemetry.aggregates import Counter, Distribution, Histogram, Labels, Vocabulary
+from router.settlement import CacheRecord, DecisionRecord, Outcome, Purpose, Settlement
+from router.telemetry.aggregates import Counter, Distribution, Histogram, Labels, Observed, Vocabulary
 from router.usage import Usage
 
 NANO_PER_USD = 1_000_000_000
@@ -34,6 +72,28 @@ COST_PARTS = (
     "tools",
 )
 """Parts of a `Cost`, in its order, as they appear in labels and attribute names."""
+
+TOKEN_KINDS = ("uncached_input", "cache_write_5m", "cache_write_1h", "cache_read", "output_text", "thinking")
+"""Kinds of billed tokens; the first four are input."""
+_SCENARIOS = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching")
+_RESULTS = ("hit", "write", "none")
+_BUCKETS_STARTED = 50
+"""Buckets whose series start at 0; of more, the others' are born with their first count."""
+_LAYERS = tuple(layer.name.lower() for layer in Layer)
+_MISS_LAYERS = {
+    MissCause.TOOLS: ("tools",),
+    MissCause.SYSTEM: ("system",),
+    MissCause.CONTEXT: ("context",),
+    MissCause.HISTORY_EDITED: ("history", "turn"),
+    MissCause.PARAMETER: _LAYERS,
+    MissCause.IMAGE: ("context", "history", "turn"),
+}
+"""Layers that a miss of a cause begins in as `cache.diagnose` tells it; any, or none that can be told, otherwise."""
+
+_BIN_LABELS = tuple(f"{number / CALIBRATION_BINS:.1f}" for number in range(CALIBRATION_BINS))
+
+Calibrations = Callable[[], Iterable[tuple[str, Calibration]]]
+"""Gives (model, how good belief in its cache has been); called in another thread, must be quick."""
 
 
 class InferenceTarget(Protocol):
@@ -100,11 +160,23 @@ class Metrics:
     Args:
         applications: Names that may be labels.
         tenants: Likewise.
+        bucket_label: Name of the request label that is the bucket, "" for none.
+        buckets: Its values that may be labels.
     """
 
-    def __init__(self, applications: Iterable[str] = (), tenants: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        applications: Iterable[str] = (),
+        tenants: Iterable[str] = (),
+        *,
+        bucket_label: str = "",
+        buckets: Iterable[str] = (),
+    ) -> None:
         self._application = Vocabulary(tuple(applications))
         self._tenant = Vocabulary(tuple(tenants))
+        self._bucket_label = bucket_label
+        buckets = tuple(buckets)
+        self._bucket = Vocabulary(buckets)
         self._upstream = Vocabulary()
         self._model = Vocabulary()
         # Aliases resolve to dated ids that no configuration lists; a provider has a handful of them.
@@ -116,6 +188,42 @@ class Metrics:
         self._define_rpc()
         self._define_gen_ai()
         self._define_ours()
+        self._define_cache()
+        self._define_buckets()
+        self._start_series(sorted(buckets))
+
+    def _start_series(self, buckets: Sequence[str]) -> None:
+        """Begin at 0 what is known beforehand of users' calls, models apart."""
+        user = Purpose.USER.value
+        for route in Route:
+            for part in COST_PARTS:
+                self.cost.start((route.value, user, part))
+            for outcome in Outcome:
+                if outcome is not Outcome.REFUSED:
+                    self.cost_unknown.start((route.value, user, outcome.value))
+            for scenario in _SCENARIOS:
+                self.counterfactual_cost.start((route.value, scenario))
+        for kind in ("expected", "read"):
+            self.cache_belief.start((Route.OPUS.value, user, kind))
+        for cause in MissCause:
+            self._word.admit(cause.value)
+            for layer in _MISS_LAYERS.get(cause, (*_LAYERS, "")):
+                for counter in (self.cache_misses, self.cache_missed, self.cache_lost):
+                    counter.start((Route.OPUS.value, user, cause.value, layer))
+        for layer in _LAYERS:
+            self._word.admit(layer)
+        named = (*buckets[:_BUCKETS_STARTED], names.OTHER) if self._bucket_label else ()
+        for bucket in (*named, names.NONE):
+            self._start_bucket(bucket)
+
+    def _start_bucket(self, bucket: str) -> None:
+        for route in Route:
+            for result in (*_RESULTS, "unknown"):
+                self.bucket_calls.start((bucket, route.value, result))
+            for kind in TOKEN_KINDS[:4]:
+                self.bucket_input.start((bucket, route.value, kind))
+            self.bucket_input_cost.start((bucket, route.value))
+            self.bucket_baseline.start((bucket, route.value))
 
     def _define_rpc(self) -> None:
         self.rpc_duration = Histogram(
@@ -225,6 +333,9 @@ class Metrics:
             (route,),
             names.SCORE_BOUNDARIES,
         )
+
+    def _define_cache(self) -> None:
+        route, model, purpose = names.ROUTE, names.MODEL, names.PURPOSE
         self.cache_calls = Counter(
             names.CACHE_CALLS,
             "{call}",
@@ -238,21 +349,122 @@ class Metrics:
             "Tokens believed warm before the call (expected) and read by it (read)",
             (route, purpose, names.TOKEN_KIND),
         )
+        miss = (route, purpose, names.CACHE_MISS_CAUSE, names.CACHE_MISS_LAYER)
+        self.cache_misses = Counter(
+            names.CACHE_MISSES, "{miss}", "Prefixes that could have been read and were not", miss
+        )
         self.cache_missed = Counter(
-            names.CACHE_MISSED_TOKENS,
-            "{token}",
-            "Tokens believed warm and not read, by cause",
-            (route, purpose, names.CACHE_MISS_CAUSE),
+            names.CACHE_MISSED_TOKENS, "{token}", "Input tokens that could have been read and were not", miss
+        )
+        self.cache_lost = Counter(
+            names.CACHE_LOST_COST,
+            names.USD,
+            "USD billed beyond what a read would have cost; misses of calls without a price are not in it",
+            miss,
+            divisor=NANO_PER_USD,
+        )
+        self.cache_padding = Counter(
+            names.CACHE_PADDING_COST,
+            names.USD,
+            "USD billed for the operator's filler, a part of the calls' cost",
+            (names.APPLICATION, route, purpose),
+            divisor=NANO_PER_USD,
         )
 
-    def add_target(self, target: InferenceTarget) -> None:
-        """Make an upstream known, so that its calls carry its provider, host and model as labels."""
+    def _define_buckets(self) -> None:
+        labels = (names.BUCKET, names.ROUTE)
+        self.bucket_calls = Counter(
+            names.BUCKET_CALLS,
+            "{call}",
+            "Users' calls that may have been billed, by what they proved about the provider's cache: hit, write, "
+            "none, unknown (no usage)",
+            (*labels, names.CACHE_RESULT),
+        )
+        self.bucket_input = Counter(
+            names.BUCKET_INPUT_TOKENS,
+            "{token}",
+            "Input tokens of users' calls; the kinds do not overlap and add up to all input",
+            (*labels, names.TOKEN_KIND),
+        )
+        self.bucket_input_cost = Counter(
+            names.BUCKET_INPUT_COST,
+            names.USD,
+            "USD billed for the input of users' calls whose cost without caching is known too",
+            labels,
+            divisor=NANO_PER_USD,
+        )
+        self.bucket_baseline = Counter(
+            names.BUCKET_BASELINE_INPUT_COST,
+            names.USD,
+            "USD the input of the same calls would have cost without caching",
+            labels,
+            divisor=NANO_PER_USD,
+        )
+
+    def add_target(self, target: InferenceTarget, route: str = "") -> None:
+        """Make an upstream known, so that its calls carry its provider, host and model as labels.
+
+        With its route, the series of users' calls on it start at 0.
+        """
         self._targets[target.name, target.model] = _Target(
             target.provider_name, target.operation, target.server_address, target.server_port
         )
         self._upstream.admit(target.name)
         self._model.admit(target.model)
         self._answered_model.admit(target.model)
+        if not route:
+            return
+        user = Purpose.USER.value
+        for outcome in Outcome:
+            self.calls.start((route, target.name, target.model, user, outcome.value))
+        for kind in TOKEN_KINDS:
+            self.tokens.start((route, target.model, user, kind))
+        for result in _RESULTS:
+            self.cache_calls.start((route, target.model, user, result))
+
+    def watch_calibration(self, observe: Calibrations) -> None:
+        """Export how good belief in the providers' caches is: a reliability table and a Brier score per model."""
+
+        def column(of: Callable[[Calibration, int], float]) -> Callable[[], Iterable[tuple[Labels, float]]]:
+            return lambda: [
+                ((model, label), of(found, number))
+                for model, found in observe()
+                for number, label in enumerate(_BIN_LABELS)
+            ]
+
+        labels = (names.MODEL, names.CHANCE_BIN)
+        self.belief_tested = Observed(
+            names.BELIEF_TESTED,
+            "{belief}",
+            "Calls for which something was believed warm and whose usage told, by tenth of the chance given",
+            labels,
+            column(lambda found, number: found.bins[number].tested),
+            monotonic=True,
+        )
+        self.belief_predicted = Observed(
+            names.BELIEF_PREDICTED,
+            "{belief}",
+            "Sum of the chances given to them",
+            labels,
+            column(lambda found, number: found.bins[number].predicted),
+            monotonic=True,
+        )
+        self.belief_held = Observed(
+            names.BELIEF_HELD,
+            "{belief}",
+            "Those of them that came true",
+            labels,
+            column(lambda found, number: found.bins[number].held),
+            monotonic=True,
+        )
+        self.belief_brier = Observed(
+            names.BELIEF_BRIER,
+            "{score}",
+            "Mean squared difference of chance and outcome since the start; 0 is perfect, 0.25 is a coin",
+            (names.MODEL,),
+            lambda: [((model,), found.brier / found.tested) for model, found in observe() if found.tested],
+            monotonic=False,
+        )
 
     def record_rpc(self, method: str, status_code: str, error_type: str, duration_s: float) -> None:
         """Count one RPC served; `method` without leading slash, `error_type` "" when it is none."""
@@ -282,6 +494,8 @@ class Metrics:
             self._record_cost(settlement, settlement.cost, route, purpose)
         elif settlement.outcome is not Outcome.REFUSED:
             self.cost_unknown.add((route, purpose, outcome))
+        if intent.purpose is Purpose.USER and settlement.outcome is not Outcome.REFUSED:
+            self._record_bucket(settlement, route)
 
     def collect(self) -> Sequence[Metric]:
         """Return every metric that has a series; from any thread."""
@@ -289,8 +503,8 @@ class Metrics:
         found = (instrument.collect(now_ns) for instrument in self._instruments())
         return [metric for metric in found if metric is not None]
 
-    def _instruments(self) -> Iterable["Counter | Histogram"]:
-        return (value for value in vars(self).values() if isinstance(value, Counter | Histogram))
+    def _instruments(self) -> Iterable["Counter | Histogram | Observed"]:
+        return (value for value in vars(self).values() if isinstance(value, Counter | Histogram | Observed))
 
     def _record_gen_ai(self, settlement: Settlement, chunks: ChunkTimer | None) -> None:
         labels = self._labels_of(settlement)
@@ -344,8 +558,7 @@ class Metrics:
         self, settlement: Settlement, usage: Usage, route: str, model: str, purpose: str
     ) -> None:
         read = usage.cache_read_tokens
-        result = "hit" if read else "write" if usage.cache_write_tokens else "none"
-        self.cache_calls.add((route, model, purpose, result))
+        self.cache_calls.add((route, model, purpose, _result(usage)))
         record = settlement.cache
         if record is None:
             return
@@ -354,8 +567,45 @@ class Metrics:
             self.cache_belief.add((route, purpose, "expected"), expected)
         if read:
             self.cache_belief.add((route, purpose, "read"), read)
-        if record.miss_cause and expected > read:
-            self.cache_missed.add((route, purpose, self._word(record.miss_cause)), expected - read)
+        if record.misses:
+            self._record_misses(record, route, purpose)
+        if record.padding_nano_usd:
+            application = self._application(settlement.intent.application)
+            self.cache_padding.add((application, route, purpose), record.padding_nano_usd)
+
+    def _record_misses(self, record: CacheRecord, route: str, purpose: str) -> None:
+        for miss in record.misses:
+            labels = (route, purpose, self._word(miss.cause), self._word(miss.layer))
+            self.cache_misses.add(labels)
+            self.cache_missed.add(labels, miss.missed_tokens)
+            if miss.lost_nano_usd is not None:
+                self.cache_lost.add(labels, miss.lost_nano_usd)
+
+    def _record_bucket(self, settlement: Settlement, route: str) -> None:
+        bucket = names.NONE
+        if self._bucket_label:
+            bucket = self._bucket(settlement.intent.labels.get(self._bucket_label, "")) or names.NONE
+        usage = settlement.usage
+        if usage is None:
+            self.bucket_calls.add((bucket, route, "unknown"))
+            return
+        self.bucket_calls.add((bucket, route, _result(usage)))
+        add = self.bucket_input.add
+        if count := usage.uncached_input_tokens:
+            add((bucket, route, "uncached_input"), count)
+        if count := usage.cache_write_5m_tokens:
+            add((bucket, route, "cache_write_5m"), count)
+        if count := usage.cache_write_1h_tokens:
+            add((bucket, route, "cache_write_1h"), count)
+        if count := usage.cache_read_tokens:
+            add((bucket, route, "cache_read"), count)
+        cost, otherwise = settlement.cost, settlement.counterfactuals
+        if cost is None or otherwise is None or otherwise.no_caching_nano_usd is None:
+            return
+        # Output costs the same with and without caching, so the whole difference is the input's.
+        paid = cost.input_nano_usd
+        self.bucket_input_cost.add((bucket, route), paid)
+        self.bucket_baseline.add((bucket, route), paid + otherwise.no_caching_nano_usd - cost.total_nano_usd)
 
     def _record_cost(self, settlement: Settlement, cost: Cost, route: str, purpose: str) -> None:
         add = self.cost.add
@@ -383,6 +633,11 @@ class Metrics:
             self.saving.add((route,), saved)
 
 
+def _result(usage: Usage) -> str:
+    """What a call proved about the provider's cache."""
+    return "hit" if usage.cache_read_tokens else "write" if usage.cache_write_tokens else "none"
+
+
 def cost_parts(cost: Cost) -> tuple[int, ...]:
     """Return the parts of a cost in nano-USD, in the order of `COST_PARTS`."""
     return (
@@ -403,5 +658,7 @@ def error_type_of(settlement: Settlement) -> str:
     return settlement.error or settlement.outcome.value
 
 
+ObserveEach = Callable[[], Iterable[tuple[dict[str, str], float | int]]]
+"""Gives a gauge's values by labels when someone collects; called in another thread, must be quick."""
 Observe = Callable[[], float | int | None]
 """Gives a gauge's value when someone collects, None for none; called in another thread, must be quick."""

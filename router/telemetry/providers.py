@@ -44,7 +44,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, start_http_server
 
 from router import attributes as names
-from router.telemetry.metrics import Observe
+from router.telemetry.metrics import Observe, ObserveEach
 from router.telemetry.settings import GRPC, OtlpTarget, TelemetrySettings
 
 Collect = Callable[[], Sequence[Metric]]
@@ -125,6 +125,16 @@ class Metering:
         def callback(_: CallbackOptions) -> Iterable[Observation]:
             value = observe()
             return () if value is None else (Observation(value),)
+
+        self.provider.get_meter(names.SCOPE).create_observable_gauge(
+            name, callbacks=[callback], unit=unit, description=description
+        )
+
+    def gauges(self, name: str, unit: str, description: str, observe: ObserveEach) -> None:
+        """Have `observe` called whenever someone collects, for a value by labels."""
+
+        def callback(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value, labels) for labels, value in observe()]
 
         self.provider.get_meter(names.SCOPE).create_observable_gauge(
             name, callbacks=[callback], unit=unit, description=description

@@ -72,6 +72,8 @@ class TelemetrySettings:
         schedule_delay_s: Longest a finished span waits for its export, > 0.
         applications: Names that may become metric labels; others count as "other".
         tenants: Likewise.
+        bucket_label: Name of the request label that is the bucket of metrics, "" for none.
+        buckets: Its values that may become metric labels; others count as "other".
         old_cache_write_name: Whether the cache-write count is also written under its name of before
         2026, which
             Jaeger's GenAI tab still reads.
@@ -93,11 +95,15 @@ class TelemetrySettings:
     schedule_delay_s: float = 5.0
     applications: frozenset[str] = frozenset()
     tenants: frozenset[str] = frozenset()
+    bucket_label: str = ""
+    buckets: frozenset[str] = frozenset()
     old_cache_write_name: bool = True
     server_address: str = ""
     server_port: int = 0
 
     def __post_init__(self) -> None:
+        if self.buckets and not self.bucket_label:
+            raise ValueError("buckets are named, but not the label they are values of: set bucket_label")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"OTEL_TRACES_SAMPLER={self.sampler!r} is not one of {', '.join(SAMPLERS)}")
         if not 0.0 <= self.sample_ratio <= 1.0:
@@ -118,6 +124,8 @@ def from_environ(
     sample_ratio: float = DEFAULT_SAMPLE_RATIO,
     applications: frozenset[str] = frozenset(),
     tenants: frozenset[str] = frozenset(),
+    bucket_label: str = "",
+    buckets: frozenset[str] = frozenset(),
     old_cache_write_name: bool = True,
     server_address: str = "",
     server_port: int = 0,
@@ -149,6 +157,8 @@ def from_environ(
         schedule_delay_s=_number(environ, "OTEL_BSP_SCHEDULE_DELAY", 5_000) / 1e3,
         applications=applications,
         tenants=tenants,
+        bucket_label=bucket_label,
+        buckets=buckets,
         old_cache_write_name=old_cache_write_name,
         server_address=server_address,
         server_port=server_port,

@@ -141,8 +141,8 @@ def _add_request_totals(found: Attributes, settlements: Sequence[Settlement]) ->
         found[names.CACHE_WRITE_TOKENS] = last.usage.cache_write_tokens
         if last.usage.input_tokens:
             found[names.CACHE_HIT_RATE] = last.usage.cache_read_tokens / last.usage.input_tokens
-    if last.cache is not None and last.cache.miss_cause:
-        found[names.CACHE_MISS_CAUSE] = last.cache.miss_cause
+    if last.cache is not None:
+        _add_misses(found, last.cache)
 
 
 def _add_usage(found: Attributes, usage: Usage, old_cache_write_name: bool) -> None:
@@ -177,5 +177,24 @@ def _add_cache(found: Attributes, cache: CacheRecord) -> None:
     found[names.CACHE_STRATEGY] = cache.strategy
     found[names.CACHE_BREAKPOINT_COUNT] = cache.breakpoint_count
     found[names.CACHE_EXPECTED_READ_TOKENS] = cache.expected_read_tokens
+    if cache.p_hit is not None:
+        found[names.CACHE_P_HIT] = cache.p_hit
+    if cache.held is not None:
+        found[names.CACHE_HELD] = cache.held
+    if cache.padding_tokens:
+        found[names.CACHE_PADDING_TOKENS] = cache.padding_tokens
+    _add_misses(found, cache)
+
+
+def _add_misses(found: Attributes, cache: CacheRecord) -> None:
+    """Cause and layer of the dearest miss; tokens and dollars of all of them."""
     if cache.miss_cause:
         found[names.CACHE_MISS_CAUSE] = cache.miss_cause
+    if not cache.misses:
+        return
+    if cache.misses[0].layer:
+        found[names.CACHE_MISS_LAYER] = cache.misses[0].layer
+    found[names.CACHE_MISS_TOKENS] = sum(miss.missed_tokens for miss in cache.misses)
+    lost = [miss.lost_nano_usd for miss in cache.misses if miss.lost_nano_usd is not None]
+    if len(lost) == len(cache.misses):
+        found[names.CACHE_MISS_USD] = sum(lost) / NANO_PER_USD

@@ -10,7 +10,7 @@ This module does not retry, choose, price or remember.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,12 +19,12 @@ import httpx2
 import msgspec
 
 from cache.plan import Plan
-from router.call import Call
+from router.call import Call, Identity
 from router.errors import InvalidRequest, UpstreamError
 from router.reply import Chunk, Reply
 from router.upstreams import anthropic_errors
 from router.upstreams.anthropic_models import traits_of
-from router.upstreams.anthropic_render import Options, render, request_body
+from router.upstreams.anthropic_render import Options, render, render_continued, request_body
 from router.upstreams.anthropic_reply import parse_reply
 from router.upstreams.anthropic_stream import AnthropicFold
 from router.upstreams.base import Rendered
@@ -157,6 +157,7 @@ class AnthropicUpstream:
         self._options = options
         self._secret = api_key
         self._baseline: int | None = None
+        self._previous: Callable[[Identity], str] | None = None
         self._owned = None
         if http_client is None:
             self._owned = anthropic.DefaultAioHttpClient(limits=_LIMITS, proxy=proxy, trust_env=False)
@@ -168,13 +169,28 @@ class AnthropicUpstream:
             open_telemetry=False,
         )
 
+    def compare_with(self, previous: Callable[[Identity], str]) -> None:
+        """Let the provider compare each request with its session's previous one, where diagnostics are on.
+
+        Args:
+            previous: Gives the id of the session's previous answer, "" when it is not known.
+        """
+        self._previous = previous if self._options.diagnostics else None
+
+    def _previous_id(self, rendered: Rendered) -> str:
+        return "" if self._previous is None else self._previous(rendered.call.identity)
+
     def render(self, call: Call) -> Rendered:
         """Spell `call` for Claude; see `Upstream.render`."""
         return render(call, self.model, self._traits, self._options)
 
+    def render_continued(self, previous: Rendered, call: Call) -> Rendered | None:
+        """Spell what `call` adds to `previous`; see `Continuing.render_continued`."""
+        return render_continued(previous, call, self.model, self._traits, self._options)
+
     async def generate(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> Reply:
         """Ask for the whole answer; see `Upstream.generate`. With 0 output tokens it only warms the cache."""
-        body = request_body(rendered, plan, stream=False)
+        body = request_body(rendered, plan, stream=False, previous_response_id=self._previous_id(rendered))
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._client.post(
@@ -197,7 +213,7 @@ class AnthropicUpstream:
         """
         if not rendered.call.max_output_tokens:
             raise InvalidRequest("max_output_tokens", "a warming call (0 tokens) cannot be streamed")
-        body = request_body(rendered, plan, stream=True)
+        body = request_body(rendered, plan, stream=True, previous_response_id=self._previous_id(rendered))
 
         async def open_source() -> tuple[Source, Fold]:
             response = cast(
@@ -223,6 +239,21 @@ class AnthropicUpstream:
             timeout_s,
         )
 
+    async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:
+        """Count tokens of the blocks of `rendered`; see `Upstream.count_prompt`.
+
+        The body is that of a request without `max_tokens`, which the counter does not take (A-COUNT, 2026-11).
+        """
+        bare = msgspec.structs.replace(rendered.envelope, head=b'{"model":%b' % quoted(self.model), tail=b"")
+        body = request_body(msgspec.structs.replace(rendered, envelope=bare), None, stream=False)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._counted(body, timeout_s)
+        except anthropic_errors.CAUGHT as error:
+            raise self._named(error, timeout_s) from error
+        except msgspec.DecodeError:
+            return None
+
     async def count_output(self, reply_text: str, timeout_s: float) -> int | None:
         """Count the tokens of `reply_text` by difference; None when the counter does not answer.
 
@@ -247,6 +278,9 @@ class AnthropicUpstream:
 
     async def _count(self, text: str, timeout_s: float) -> int:
         body = b'{"model":%b,"messages":[{"role":"user","content":%b}]}' % (quoted(self.model), quoted(text))
+        return await self._counted(body, timeout_s)
+
+    async def _counted(self, body: bytes, timeout_s: float) -> int:
         response = await self._client.post(
             "/v1/messages/count_tokens",
             content=body,

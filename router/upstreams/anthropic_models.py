@@ -27,6 +27,8 @@ class Traits:
             display.
         forced_tool_choice: Whether `tool_choice` may be `any` or `tool`.
         max_output_tokens: Upper limit of `max_tokens`.
+        binds_thinking: Whether a thinking block goes back only after the very prompt it was made after; else 400,
+            for organisations created on or after 2026-08-31 (A-THINK).
     """
 
     efforts: tuple[Effort, ...] = _ALL
@@ -35,6 +37,7 @@ class Traits:
     thinks_by_default: bool = True
     forced_tool_choice: bool = True
     max_output_tokens: int = 128_000
+    binds_thinking: bool = False
 
     def effort(self, asked: Effort | None) -> Effort | None:
         """Return the level to send, None to send none.
@@ -53,7 +56,7 @@ _BUDGET_ONLY = Traits(efforts=(), adaptive_thinking=False, thinks_by_default=Fal
 _FABLE_51 = Traits(default_effort=None, forced_tool_choice=False)  # effort levels assumed
 
 MODELS: dict[str, Traits] = {
-    "claude-opus-5-5": Traits(default_effort=Effort.MEDIUM, forced_tool_choice=False),
+    "claude-opus-5-5": Traits(default_effort=Effort.MEDIUM, forced_tool_choice=False, binds_thinking=True),
     "claude-opus-5": Traits(),
     "claude-opus-4-8": Traits(thinks_by_default=False),
     "claude-opus-4-7": Traits(thinks_by_default=False),

@@ -2,11 +2,14 @@
 
 The rule: every block is serialised once, here; the request body is those bytes joined, and a breakpoint is
 spliced into its block's object. So the bytes the cache plans over are the bytes on the wire. Order tools,
-system, context, messages (A-CACHE, 2026-11). This module does no I/O and does not choose breakpoints.
+system, context, messages (A-CACHE, 2026-11). A context that stands after the history follows the current turn's
+message: as a system entry where the model takes one, and only there is one taken: right after a user message, and
+last or before an assistant's (page "mid-conversation system messages", placement rules, 2026-11); on other models
+as text of that message. This module does no I/O and does not choose breakpoints.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,8 +18,10 @@ import msgspec
 
 from cache.plan import Plan
 from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
+from cache.rules import rules_for
 from router.call import (
     Call,
+    ContextPlacement,
     Document,
     Image,
     Part,
@@ -28,10 +33,20 @@ from router.call import (
     ToolChoiceMode,
     ToolResult,
 )
-from router.errors import InvalidRequest, NotSupported
+from router.errors import InvalidRequest
 from router.upstreams.anthropic_models import Traits
 from router.upstreams.base import Rendered
-from router.upstreams.conversation import Conversation, Placed, converse
+from router.upstreams.conversation import (
+    Conversation,
+    Placed,
+    Turn,
+    converse,
+    converse_on,
+    current_turn,
+    is_blank,
+    leading_result_count,
+    without_thinking_before,
+)
 from router.upstreams.parameters import base64_quoted, check_call, json_object, quoted, schema_object
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -40,6 +55,14 @@ _MARKS = {
     3600: b',"cache_control":{"type":"ephemeral","ttl":"1h"}}',
 }
 _WIRE_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_OWN_ID = "toolu_"
+"""How ids that Anthropic gives to calls begin (A-TOOLS, 2026-11)."""
+OPTIONAL_PROPERTY_LIMIT = 24
+"""Properties of an output schema that are not required (A-STRUCT, 2026-11)."""
+_NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions"})
+_VALUES = frozenset({"enum", "const", "default", "examples", "required"})
+_NO_PREVIOUS = b',"diagnostics":{"previous_message_id":null}'
+"""Asks for a fingerprint without a comparison; always the last of the envelope's fields."""
 _EMPTY_SCHEMA = b'{"type":"object"}'
 """Sent for a tool without a schema: Anthropic requires one, of type object (A-TOOLS, 2026-11)."""
 
@@ -52,8 +75,8 @@ class Options:
         speed: "standard" or "fast" (A-FAST).
         inference_geo: "global" or "us" (A-GEO).
         service_tier: "auto" or "standard_only" (A-TIER).
-        diagnostics: Whether requests carry a `diagnostics` object, so that later ones can be compared
-            (A-DIAG).
+        diagnostics: Whether requests carry a `diagnostics` object: the provider keeps a fingerprint of each and
+            says what differs from the session's previous one (A-DIAG; not on partner clouds).
     """
 
     speed: str = ""
@@ -86,21 +109,85 @@ def render(call: Call, model: str, traits: Traits, options: Options) -> Rendered
     conversation = converse(call, model)
     tools = _tool_blocks(call.tools)
     system = _system_blocks(call.system)
-    messages, shape = _message_blocks(call, conversation)
+    messages, shape, volatile = _message_blocks(call, conversation, model, traits)
     tail, parameters = _parameters(call, model, traits, options)
     envelope = Envelope(
-        head=b'{"model":%b,"max_tokens":%d' % (quoted(model), call.max_output_tokens),
+        head=_head(call, model),
         tool_count=len(tools),
         system_count=len(system),
         messages=shape,
         tail=tail,
     )
-    prompt = Prompt((*tools, *system, *messages), parameters)
+    if volatile is None:
+        prompt = Prompt((*tools, *system, *messages), parameters)
+    else:
+        start = len(tools) + len(system)
+        prompt = Prompt(
+            (*tools, *system, *messages), parameters, start + volatile.start, start + volatile.stop - 1
+        )
     return Rendered(call=call, model=model, prompt=prompt, envelope=envelope)
 
 
-def request_body(rendered: Rendered, plan: Plan | None, *, stream: bool) -> bytes:
+def render_continued(
+    previous: Rendered, call: Call, model: str, traits: Traits, options: Options
+) -> Rendered | None:
+    """Spell `call`, whose messages begin with those of `previous`, taking over what was spelled then.
+
+    Equal to `render(call, ...)`; what is new is all that is walked. None when the old blocks are not what `render`
+    would give: other layers, a context that stands with the turn, an answer of which nothing can be sent.
+
+    Raises:
+        InvalidRequest, NotSupported: As `render`.
+    """
+    before = previous.call
+    start = len(before.messages)
+    volatile = previous.prompt.volatile_from >= 0 or (
+        call.context_placement is ContextPlacement.AFTER_HISTORY and bool(call.context)
+    )
+    if (
+        volatile
+        or previous.model != model
+        or len(call.messages) <= start
+        or call.messages[start - 1] is not before.messages[-1]
+        or call.messages[0] is not before.messages[0]
+        or call.tools != before.tools
+        or call.system != before.system
+        or call.context != before.context
+    ):
+        return None
+    check_call(call, traits.max_output_tokens, model)
+    conversation = converse_on(call, model, start)
+    if conversation is None:
+        return None
+    blocks: list[Block] = []
+    shape: list[tuple[str, int]] = []
+    _spell_turns(conversation.turns, conversation.bare_calls, call.turn_start, blocks, shape, 0)
+    tail, parameters = _parameters(call, model, traits, options)
+    known: Envelope = previous.envelope
+    envelope = Envelope(
+        head=_head(call, model),
+        tool_count=known.tool_count,
+        system_count=known.system_count,
+        messages=(*known.messages, *shape),
+        tail=tail,
+    )
+    return Rendered(
+        call=call, model=model, prompt=previous.prompt.continued(blocks, parameters), envelope=envelope
+    )
+
+
+def _head(call: Call, model: str) -> bytes:
+    return b'{"model":%b,"max_tokens":%d' % (quoted(model), call.max_output_tokens)
+
+
+def request_body(
+    rendered: Rendered, plan: Plan | None, *, stream: bool, previous_response_id: str = ""
+) -> bytes:
     """Join the blocks of `rendered`, with the breakpoints of `plan`, into one request.
+
+    Args:
+        previous_response_id: Answer that the provider is to compare with, where diagnostics are on; "" for none.
+            It stands outside the blocks, so no prefix depends on it.
 
     Raises:
         ValueError: If a breakpoint stands on a block that cannot carry one.
@@ -129,7 +216,13 @@ def request_body(rendered: Rendered, plan: Plan | None, *, stream: bool) -> byte
         pieces.append(b"]}")
         opening = b","
         start += count
-    pieces += (b"]", envelope.tail, b',"stream":true}' if stream else b"}")
+    tail: bytes = envelope.tail
+    if previous_response_id and tail.endswith(_NO_PREVIOUS):
+        tail = b'%b,"diagnostics":{"previous_message_id":%b}' % (
+            tail.removesuffix(_NO_PREVIOUS),
+            quoted(previous_response_id),
+        )
+    pieces += (b"]", tail, b',"stream":true}' if stream else b"}")
     return b"".join(pieces)
 
 
@@ -151,36 +244,87 @@ def _tool_block(index: int, tool: Tool) -> Block:
 @lru_cache(maxsize=256)
 def _system_blocks(system: tuple[str, ...]) -> tuple[Block, ...]:
     """Spell the system prompt once per distinct text, as for tools."""
-    return tuple(Block(Layer.SYSTEM, BlockKind.TEXT, _text(text)) for text in system if text)
+    return tuple(Block(Layer.SYSTEM, BlockKind.TEXT, _text(text)) for text in system if not is_blank(text))
 
 
 def _message_blocks(
-    call: Call, conversation: Conversation
-) -> tuple[list[Block], tuple[tuple[str, int], ...]]:
-    """Spell context and conversation; return the blocks and the shape of the wire messages."""
-    user, assistant = Role.USER.value, Role.ASSISTANT.value
-    blocks = [Block(Layer.CONTEXT, BlockKind.TEXT, _text(text), user) for text in call.context if text]
+    call: Call, conversation: Conversation, model: str, traits: Traits
+) -> tuple[list[Block], tuple[tuple[str, int], ...], range | None]:
+    """Spell context and conversation; return blocks, shape of the wire messages, positions of a volatile context."""
+    user = Role.USER.value
+    turns, bare = conversation.turns, conversation.bare_calls
+    context = [_text(text) for text in call.context if not is_blank(text)]
+    after = call.context_placement is ContextPlacement.AFTER_HISTORY and turns[0].role is Role.USER
+    blocks: list[Block] = []
+    if context and not after:
+        blocks = [Block(Layer.CONTEXT, BlockKind.TEXT, content, user) for content in context]
+    elif context and traits.binds_thinking:
+        # A context that has moved on is missing before the thinking of the turns it stood in.
+        turns = without_thinking_before(turns, current_turn(turns))
     shape: list[tuple[str, int]] = []
     turn_start = call.turn_start
-    turns = conversation.turns
     carried = len(blocks)
     if carried and turns[0].role is not Role.USER:
         shape.append((user, carried))
         carried = 0
+    _spell_turns(turns, bare, turn_start, blocks, shape, carried)
+    if not context or not after:
+        return blocks, tuple(shape), None
+    volatile = _place_context(blocks, shape, turns, context, model)
+    return blocks, tuple(shape), volatile
+
+
+def _spell_turns(
+    turns: list[Turn],
+    bare: Set[str],
+    turn_start: int,
+    blocks: list[Block],
+    shape: list[tuple[str, int]],
+    carried: int,
+) -> None:
+    """Append the turns to both lists; `carried` blocks before them belong to the first one's message."""
+    user, assistant = Role.USER.value, Role.ASSISTANT.value
     layer = Layer.HISTORY if turn_start else Layer.TURN
+    thinking, result = BlockKind.THINKING, BlockKind.TOOL_RESULT
     for turn in turns:
         role = user if turn.role is Role.USER else assistant
         for placed in turn.parts:
             if placed.message >= turn_start:
                 layer = Layer.TURN
-            kind, content = _spell(placed)
-            blocks.append(Block(layer, kind, content, role, kind is not BlockKind.THINKING))
+            kind, content = _spell(placed, bare)
+            if kind is result and _shows_image(placed.content):
+                blocks.append(Block(layer, kind, content, role, holds_image=True))
+            else:
+                blocks.append(Block(layer, kind, content, role, kind is not thinking))
         shape.append((role, len(turn.parts) + carried))
         carried = 0
-    return blocks, tuple(shape)
 
 
-def _spell(placed: Placed) -> tuple[BlockKind, bytes]:
+def _place_context(
+    blocks: list[Block], shape: list[tuple[str, int]], turns: list[Turn], context: list[bytes], model: str
+) -> range:
+    """Insert the context with the current turn, into both lists; return its positions."""
+    current = current_turn(turns)
+    role, count = shape[current]
+    position = sum([length for _, length in shape[:current]])
+    if rules_for(model).mid_conversation_system:
+        position += count
+        layer = blocks[position - 1].layer
+        role = "system"
+        shape.insert(current + 1, (role, len(context)))
+    else:
+        position += leading_result_count(turns[current])
+        layer = blocks[position].layer
+        shape[current] = (role, count + len(context))
+    blocks[position:position] = [Block(layer, BlockKind.TEXT, content, role) for content in context]
+    return range(position, position + len(context))
+
+
+def _shows_image(part: Part) -> bool:
+    return isinstance(part, ToolResult) and any(isinstance(inner, Image) for inner in part.content)
+
+
+def _spell(placed: Placed, bare: Set[str]) -> tuple[BlockKind, bytes]:
     part = placed.content
     if type(part) is Text:  # most parts are
         return BlockKind.TEXT, _text(part.text)
@@ -190,9 +334,13 @@ def _spell(placed: Placed) -> tuple[BlockKind, bytes]:
             if part.arguments_json:
                 arguments = json_object(part.arguments_json, f"{placed.field}.tool_call.arguments_json")
             content = b'{"type":"tool_use","id":%b,"name":%b,"input":%b}'
-            return BlockKind.TOOL_CALL, content % (quoted(wire_id(part.id)), quoted(part.name), arguments)
+            return BlockKind.TOOL_CALL, content % (
+                quoted(wire_id(part.id, bare)),
+                quoted(part.name),
+                arguments,
+            )
         case ToolResult():
-            return BlockKind.TOOL_RESULT, _tool_result(part, placed)
+            return BlockKind.TOOL_RESULT, _tool_result(part, placed, bare)
         case Thinking(text=text, signature=signature, redacted=redacted):
             if redacted:
                 return BlockKind.THINKING, b'{"type":"redacted_thinking","data":%b}' % quoted(signature)
@@ -206,9 +354,14 @@ def _spell(placed: Placed) -> tuple[BlockKind, bytes]:
             return BlockKind.TEXT, _text(text)
 
 
-def wire_id(call_id: str) -> str:
-    """Return `call_id` if Anthropic takes its letters, else a digest of it."""
-    if _WIRE_ID.fullmatch(call_id):
+def wire_id(call_id: str, bare: Set[str] = frozenset()) -> str:
+    """Return `call_id` if Anthropic takes it, else a digest of it.
+
+    It takes its own letters, and a call of its own making only beside the thinking that led to it (A-THINK,
+    2026-11). A caller may have lost that, and a call without any may have been made without: nobody can tell, so
+    every call of Anthropic's among `bare` goes out as another model's does, under a digest, always the same.
+    """
+    if _WIRE_ID.fullmatch(call_id) and not (call_id in bare and call_id.startswith(_OWN_ID)):
         return call_id
     return "call_" + blake2b(call_id.encode(), digest_size=16).hexdigest()
 
@@ -217,8 +370,8 @@ def _text(text: str) -> bytes:
     return b'{"type":"text","text":%b}' % quoted(text)
 
 
-def _tool_result(part: ToolResult, placed: Placed) -> bytes:
-    head = b'{"type":"tool_result","tool_use_id":%b' % quoted(wire_id(part.call_id))
+def _tool_result(part: ToolResult, placed: Placed, bare: Set[str]) -> bytes:
+    head = b'{"type":"tool_result","tool_use_id":%b' % quoted(wire_id(part.call_id, bare))
     error = b',"is_error":true' if part.is_error else b""
     inner = b",".join(_result_content(part.content, placed))
     return b"%b%b%b}" % (head, b',"content":[%b]' % inner if inner else b"", error)
@@ -229,7 +382,7 @@ def _result_content(content: tuple[Part, ...], placed: Placed) -> Iterator[bytes
         field = f"{placed.field}.tool_result.content[{index}]"
         match inner:
             case Text(text):
-                if text:
+                if not is_blank(text):  # a tool may have printed nothing; the provider takes no such block
                     yield _text(text)
             case Image():
                 yield _image(inner, field)
@@ -241,7 +394,9 @@ def _result_content(content: tuple[Part, ...], placed: Placed) -> Iterator[bytes
 
 def _image(part: Image, field: str) -> bytes:
     if part.media_type not in IMAGE_TYPES:
-        raise NotSupported(f"{field}: Anthropic takes no image of type {part.media_type!r}")
+        raise InvalidRequest(
+            f"{field}.image.media_type", f"Anthropic takes no image of type {part.media_type!r}"
+        )
     source = b'{"type":"image","source":{"type":"base64","media_type":%b,"data":%b}}'
     return source % (quoted(part.media_type), base64_quoted(part.data))
 
@@ -257,7 +412,9 @@ def _document(part: Document, field: str) -> bytes:
             raise InvalidRequest(f"{field}.document.data", "a text/plain document must be UTF-8") from error
         source = b'{"type":"text","media_type":"text/plain","data":%b}' % quoted(text)
     else:
-        raise NotSupported(f"{field}: Anthropic takes no document of type {part.media_type!r}")
+        raise InvalidRequest(
+            f"{field}.document.media_type", f"Anthropic takes no document of type {part.media_type!r}"
+        )
     return b'{"type":"document","source":%b%b}' % (source, title)
 
 
@@ -281,9 +438,7 @@ def _parameters(call: Call, model: str, traits: Traits, options: Options) -> tup
     effort = traits.effort(call.effort)
     if effort:
         deep_keys.append(f"effort={effort.value}")
-    schema, digest = (
-        schema_object(call.output_schema_json, "output_schema_json") if call.output_schema_json else (b"", "")
-    )
+    schema, digest = _format_schema(call.output_schema_json) if call.output_schema_json else (b"", "")
     if schema and not call.max_output_tokens:
         raise InvalidRequest("max_output_tokens", "a warming call (0 tokens) cannot ask for an output schema")
     if digest:
@@ -303,6 +458,66 @@ def _parameters(call: Call, model: str, traits: Traits, options: Options) -> tup
     )
 
 
+@lru_cache(maxsize=256)
+def _format_schema(text: str) -> tuple[bytes, str]:
+    """Bytes of a schema Anthropic compiles, and their digest; an application's schema repeats.
+
+    Raises:
+        InvalidRequest: It is not one JSON object, or leaves what structured outputs take (A-STRUCT, 2026-11).
+    """
+    field = "output_schema_json"
+    content, digest = schema_object(text, field)
+    try:
+        optional_count = _optional_count(msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidRequest(field, f"must be one JSON object: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest(field, "is nested too deeply") from error
+    if optional_count is None:
+        raise InvalidRequest(
+            field,
+            "every object in it must set additionalProperties to false; Anthropic takes no open objects",
+        )
+    if optional_count > OPTIONAL_PROPERTY_LIMIT:
+        raise InvalidRequest(
+            field,
+            f"has {optional_count} optional properties; Anthropic takes at most {OPTIONAL_PROPERTY_LIMIT}",
+        )
+    return content, digest
+
+
+def _optional_count(node: object) -> int | None:
+    """Properties of all objects below that are not required; None when one of the objects is open."""
+    if isinstance(node, list):
+        children = node
+    elif isinstance(node, dict):
+        children = []
+        for key, child in node.items():
+            if key in _NAMED_SCHEMAS and isinstance(child, dict):
+                children.extend(child.values())
+            elif key not in _VALUES:
+                children.append(child)
+    else:
+        return 0
+    count = 0
+    if isinstance(node, dict) and ("properties" in node or _is_object(node.get("type"))):
+        if node.get("additionalProperties") is not False:
+            return None
+        properties, required = node.get("properties"), node.get("required")
+        names = properties.keys() if isinstance(properties, dict) else set()
+        count = len(names - set(required if isinstance(required, list) else ()))
+    for child in children:
+        below = _optional_count(child)
+        if below is None:
+            return None
+        count += below
+    return count
+
+
+def _is_object(kind: object) -> bool:
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
+
+
 def _option_fields(options: Options) -> Iterator[bytes]:
     named: Mapping[bytes, str] = {
         b"speed": options.speed,
@@ -313,7 +528,7 @@ def _option_fields(options: Options) -> Iterator[bytes]:
         if value:
             yield b',"%b":%b' % (name, quoted(value))
     if options.diagnostics:
-        yield b',"diagnostics":{"previous_message_id":null}'
+        yield _NO_PREVIOUS
 
 
 def _tool_choice(call: Call, model: str, traits: Traits) -> bytes:
@@ -325,6 +540,8 @@ def _tool_choice(call: Call, model: str, traits: Traits) -> bytes:
         raise InvalidRequest(
             "tool_choice.mode", f"{model} cannot be forced to call a tool; use 'auto' or 'none'"
         )
+    if choice.mode in (ToolChoiceMode.ANY, ToolChoiceMode.TOOL) and not call.max_output_tokens:
+        raise InvalidRequest("tool_choice.mode", "a warming call (0 tokens) cannot be forced to call a tool")
     parallel = b',"disable_parallel_tool_use":true' if choice.disable_parallel else b""
     match choice.mode:
         case ToolChoiceMode.AUTO:

@@ -4,6 +4,9 @@ The rule: decode only what routing, billing and the caller need; unknown fields,
 odd kinds never fail (see `wire`). An error under HTTP 200 is that error. Usage becomes inclusive: input = uncached +
 read + written (A-CACHE, 2026-11). Parts carry the id that was asked for, because they may only go back to that
 upstream; the Reply carries the id that answered, because prices go by it.
+
+What no request may hold is no part of a Reply, or an answer sent back as it came would be refused: blank text
+(A-ERR), and a call whose arguments broke off.
 """
 
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from router.call import FinishReason, Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Reply
 from router.upstreams.anthropic_errors import NAME, from_body
+from router.upstreams.conversation import is_blank
 from router.upstreams.parameters import compact
 from router.upstreams.wire import MAX_COUNT, WireObject, decoder
 from router.usage import Usage
@@ -157,7 +161,12 @@ def parse_reply(body: bytes, model: str, request_id: str, secret: str = "") -> R
     usage = normal_usage(wire.usage, complete=True)
     if wire.type != "message" or not (wire.stop_reason or wire.content):
         raise _no_message(model, request_id, usage)
-    return reply_of(wire, parts, usage, model, request_id)
+    broken = sum(block.type == "tool_use" for block in wire.content) != sum(map(_is_call, parts))
+    return reply_of(wire, parts, usage, model, request_id, broken_call=broken)
+
+
+def _is_call(part: Part) -> bool:
+    return isinstance(part, ToolCall)
 
 
 def _no_message(model: str, request_id: str, usage: Usage | None) -> UpstreamMalformed:
@@ -180,13 +189,27 @@ def fault_of(error: WireError, model: str, request_id: str, secret: str) -> Upst
 
 
 def reply_of(
-    wire: WireMessage, parts: tuple[Part, ...], usage: Usage | None, model: str, request_id: str
+    wire: WireMessage,
+    parts: tuple[Part, ...],
+    usage: Usage | None,
+    model: str,
+    request_id: str,
+    *,
+    broken_call: bool = False,
 ) -> Reply:
-    """Build the Reply from a message whose stop fields are final."""
+    """Build the Reply from a message whose stop fields are final.
+
+    Args:
+        broken_call: Whether a call was left out of `parts`. Where the tokens ran out, that is why; an answer that
+            says it waits for the call's result is malformed.
+    """
     reason = wire.diagnostics.cache_miss_reason if wire.diagnostics else None
+    finish = FINISH.get(wire.stop_reason or "", FinishReason.OTHER)
+    if broken_call and finish is FinishReason.TOOL_CALL:
+        finish = FinishReason.MALFORMED
     return Reply(
         parts=parts,
-        finish_reason=FINISH.get(wire.stop_reason or "", FinishReason.OTHER),
+        finish_reason=finish,
         stop_sequence=wire.stop_sequence or "",
         refusal_category=(wire.stop_details.category or "") if wire.stop_details else "",
         usage=usage,
@@ -201,13 +224,16 @@ def reply_of(
 def _part(block: WireBlock, model: str) -> Part | None:
     match block.type:
         case "text":
-            return Text(block.text) if block.text else None
+            return None if is_blank(block.text or "") else Text(block.text or "")
         case "thinking":
             return Thinking(model, block.thinking or "", block.signature or "")
         case "redacted_thinking":
             return Thinking(model, "", block.data or "", redacted=True)
         case "tool_use":
-            return ToolCall(block.id or "", block.name or "", compact(block.input), model=model)
+            arguments = compact(block.input)
+            if not arguments.startswith("{"):
+                return None
+            return ToolCall(block.id or "", block.name or "", arguments, model=model)
         case _:  # blocks of server tools, which we never ask for
             return None
 

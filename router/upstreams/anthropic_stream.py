@@ -2,8 +2,9 @@
 
 The rule: counts replace, never add; pings and unknown events are skipped; an error event is a fault, told
 after what came before it. Deltas that arrive in one read are joined, so that fewer and larger chunks go on. A
-block gets its index when its first content comes, so an empty text block takes none and indices match the
-Reply's parts.
+block gets its index when its first content comes, so a text block that stays blank takes none and indices match
+the Reply's parts: white space that opens a block is held back until a word follows it. A call whose arguments broke off
+is the last block, and no part of the Reply: its deltas are void.
 
 Events: A-STREAM (platform.claude.com/docs/en/build-with-claude/streaming), 2026-11.
 """
@@ -15,7 +16,7 @@ import msgspec
 
 from router.call import Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
-from router.reply import Chunk, Finished, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.upstreams.anthropic_errors import NAME
 from router.upstreams.anthropic_reply import (
     BLOCKS,
@@ -29,7 +30,8 @@ from router.upstreams.anthropic_reply import (
     normal_usage,
     reply_of,
 )
-from router.upstreams.parameters import compact
+from router.upstreams.conversation import is_blank
+from router.upstreams.parameters import compact, is_object
 from router.upstreams.sse import SseSplitter
 from router.upstreams.wire import LOST, WireObject, decoder, is_half, seamed
 from router.usage import Usage
@@ -187,13 +189,25 @@ class AnthropicFold:
                     self._stop_block(index, out)
                 self._flush(out)
                 self.done = True
-                parts = tuple(block.part(self._model) for block in self._blocks)
-                reply = reply_of(self._message, parts, self.usage, self._model, self._request_id)
-                out.append(Finished(reply))
+                out.append(Finished(self._reply()))
             case "error":
                 self.fault = fault_of(event.error or WireError(), self._model, self._request_id, self._secret)
             case _:
                 pass
+
+    def _reply(self) -> Reply:
+        parts = [block.part(self._model) for block in self._blocks]
+        whole = tuple(
+            part for part in parts if not isinstance(part, ToolCall) or is_object(part.arguments_json)
+        )
+        return reply_of(
+            self._message,
+            whole,
+            self.usage,
+            self._model,
+            self._request_id,
+            broken_call=len(whole) != len(parts),
+        )
 
     def _start(self, message: WireMessage, out: list[Chunk]) -> None:
         self._message = message
@@ -207,9 +221,10 @@ class AnthropicFold:
         if wire.type not in BLOCKS:
             return
         block = self._open[index] = _Block(wire)
-        if block.kind != "text" or block.pieces:
+        said = "".join(block.pieces)
+        if block.kind != "text" or not is_blank(said):
             self._number(block)
-            self._hold(block, "".join(block.pieces), out, opens_call=block.kind == "tool_use")
+            self._hold(block, said, out, opens_call=block.kind == "tool_use")
 
     def _delta(self, event: _Event, out: list[Chunk]) -> None:
         block, delta = self._open.get(event.index), event.delta
@@ -238,9 +253,12 @@ class AnthropicFold:
     def _say(self, block: _Block, piece: str, out: list[Chunk]) -> None:
         if not piece:
             return
-        if block.index < 0:
-            self._number(block)
         block.pieces.append(piece)
+        if block.index < 0:
+            if is_blank(piece):
+                return
+            self._number(block)
+            piece = "".join(block.pieces)
         self._hold(block, piece, out)
 
     def _number(self, block: _Block) -> None:

@@ -5,7 +5,7 @@ and gives the blocks whose bytes will be sent, so that the cache plans over exac
 """
 
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -49,8 +49,8 @@ class Upstream(Protocol):
         """Spell `call` for this provider. Pure.
 
         Raises:
-            InvalidRequest: A parameter the model does not take, naming the proto field.
-            NotSupported: Content this provider has no counterpart for.
+            InvalidRequest: A parameter or content the model does not take; `field` is its path within the proto's
+                `prompt`.
         """
         ...
 
@@ -72,10 +72,37 @@ class Upstream(Protocol):
         """
         ...
 
+    async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:
+        """Count tokens of the blocks of `rendered` by the provider's free counter; None when it cannot say.
+
+        Parameters (effort, tool choice, output format) are left out, so what they add is not in the count; what the
+        provider adds for having tools or a message at all is.
+
+        Raises:
+            UpstreamError: As `generate`; nothing is ever billed.
+        """
+        ...
+
     async def count_output(self, reply_text: str, timeout_s: float) -> int | None:
         """Count tokens of a broken-off answer by the provider's free counter; None when it cannot say."""
         ...
 
     async def close(self) -> None:
         """Close the connection pool."""
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """An adapter that can spell a conversation's next turn without spelling its history again."""
+
+    def render_continued(self, previous: Rendered, call: Call) -> Rendered | None:
+        """Spell `call`, whose messages begin with those of `previous`, in time linear in what it adds. Pure.
+
+        Returns:
+            What `render(call)` gives; None when only that can tell.
+
+        Raises:
+            InvalidRequest, NotSupported: As `Upstream.render`.
+        """
         ...

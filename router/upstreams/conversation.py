@@ -5,10 +5,14 @@ model is left out. Adjacent messages of one role become one turn, because both p
 Tool results come first in their turn and in the order of their calls: Anthropic demands the first (A-TOOLS,
 2026-11), and the second keeps the bytes equal when parallel tools finish in another order.
 
+A context that is not to stand before the history stands with the current turn: the last user turn that is not only
+tool results, so that it stays where it is while a tool loop runs.
+
 This module does not know how a part is spelled on a wire.
 """
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -41,10 +45,11 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Conversation(msgspec.Struct, frozen=True, gc=False):
-    """Turns in order, and the tool name behind each call id."""
+    """Turns in order, the tool name behind each call id, and the ids of calls whose message holds no thinking."""
 
     turns: list[Turn]
     call_names: dict[str, str]
+    bare_calls: set[str]
 
 
 def same_model(one: str, other: str) -> bool:
@@ -52,10 +57,57 @@ def same_model(one: str, other: str) -> bool:
     return one == other or _DATE_SUFFIX.sub("", one) == _DATE_SUFFIX.sub("", other)
 
 
-def converse(call: Call, model: str) -> Conversation:
+def is_blank(text: str) -> bool:
+    """Whether a provider would refuse it as a text block: nothing but white space (A-ERR, 2026-11)."""
+    return not text or text.isspace()
+
+
+def current_turn(turns: Sequence[Turn]) -> int:
+    """Index of the turn that is being answered: the last user turn that is not only tool results.
+
+    Args:
+        turns: As `converse` gives them, beginning with the user's.
+    """
+    for index in range(len(turns) - 1, 0, -1):
+        turn = turns[index]
+        if turn.role is Role.USER and not isinstance(turn.parts[-1].content, ToolResult):
+            return index
+    return 0
+
+
+def leading_result_count(turn: Turn) -> int:
+    """Tool results at the head of a turn, where providers want them."""
+    count = 0
+    for placed in turn.parts:
+        if not isinstance(placed.content, ToolResult):
+            break
+        count += 1
+    return count
+
+
+def without_thinking_before(turns: Sequence[Turn], end: int) -> list[Turn]:
+    """The turns, those before `end` without thinking; neighbours of one role that then meet are merged."""
+    kept: list[Turn] = []
+    for index, turn in enumerate(turns):
+        parts = turn.parts
+        if index < end and turn.role is Role.ASSISTANT:
+            parts = [placed for placed in parts if not isinstance(placed.content, Thinking)]
+            if not parts:
+                continue
+        if kept and kept[-1].role is turn.role:
+            kept[-1] = Turn(turn.role, [*kept[-1].parts, *parts])
+        else:
+            kept.append(Turn(turn.role, parts))
+    return kept
+
+
+def converse(call: Call, model: str, *, signed_text: bool = False) -> Conversation:
     """Merge, order and check the messages of `call` for `model`.
 
-    Left out: empty text, and thinking of another model or without its signature (A-THINK, 2026-11: foreign
+    Args:
+        signed_text: Whether the provider signs text, so that blank text with its signature goes back.
+
+    Left out: blank text, and thinking of another model or without its signature (A-THINK, 2026-11: foreign
     thinking is dropped by the provider anyway, unsigned thinking is refused). An assistant message that held
     nothing else disappears.
 
@@ -63,12 +115,34 @@ def converse(call: Call, model: str) -> Conversation:
         InvalidRequest: If the conversation does not start and end with the user, if calls and results do not
             pair, or if a part stands in a message of the wrong role.
     """
+    turns = _turns(call, model, signed_text, 0)
+    _check_ends(call, turns)
+    return Conversation(turns, *_pair(turns))
+
+
+def converse_on(call: Call, model: str, start: int) -> Conversation | None:
+    """The turns of `call.messages[start:]`, where those before are known to be whole and to end with the user's.
+
+    None when they do not stand by themselves: nothing of the assistant's message at `start` can be sent, so that the
+    user's before it and after it become one turn.
+
+    Raises:
+        InvalidRequest: As `converse`.
+    """
+    turns = _turns(call, model, False, start)
+    if not turns or turns[0].role is Role.USER or turns[-1].role is not Role.USER:
+        return None
+    return Conversation(turns, *_pair(turns))
+
+
+def _turns(call: Call, model: str, signed_text: bool, start: int) -> list[Turn]:
     turns: list[Turn] = []
-    for index, message in enumerate(call.messages):
+    for index in range(start, len(call.messages)):
+        message = call.messages[index]
         kept = [
             Placed(index, position, part)
             for position, part in enumerate(message.parts)
-            if (type(part) is Text and part.text) or _is_kept(part, model)
+            if (type(part) is Text and not is_blank(part.text)) or _is_kept(part, model, signed_text)
         ]
         if not kept:
             continue
@@ -76,13 +150,12 @@ def converse(call: Call, model: str) -> Conversation:
             turns[-1].parts.extend(kept)
         else:
             turns.append(Turn(message.role, kept))
-    _check_ends(call, turns)
-    return Conversation(turns, _pair(turns))
+    return turns
 
 
-def _is_kept(part: Part, model: str) -> bool:
-    if isinstance(part, Text):
-        return bool(part.text) or (bool(part.signature) and same_model(part.model, model))
+def _is_kept(part: Part, model: str, signed_text: bool) -> bool:
+    if isinstance(part, Text):  # blank, or it would not be asked
+        return signed_text and bool(part.signature) and same_model(part.model, model)
     if isinstance(part, Thinking):
         return bool(part.signature) and same_model(part.model, model)
     return True
@@ -102,13 +175,14 @@ def _check_ends(call: Call, turns: list[Turn]) -> None:
         )
 
 
-def _pair(turns: list[Turn]) -> dict[str, str]:
-    """Check that every call has its result in the next turn, put results first; return names by call id."""
+def _pair(turns: list[Turn]) -> tuple[dict[str, str], set[str]]:
+    """Check that every call has its result in the next turn, put results first; return names and bare calls."""
     names: dict[str, str] = {}
+    bare: set[str] = set()
     awaited: dict[str, Placed] = {}
     for turn in turns:
         if turn.role is Role.ASSISTANT:
-            awaited = _calls(turn)
+            awaited = _calls(turn, bare)
             names.update(
                 (id_, placed.content.name)
                 for id_, placed in awaited.items()
@@ -117,11 +191,12 @@ def _pair(turns: list[Turn]) -> dict[str, str]:
         else:
             _answer(turn, awaited)
             awaited = {}
-    return names
+    return names, bare
 
 
-def _calls(turn: Turn) -> dict[str, Placed]:
+def _calls(turn: Turn, bare: set[str]) -> dict[str, Placed]:
     calls: dict[str, Placed] = {}
+    thoughtful = -1
     for placed in turn.parts:
         part = placed.content
         if type(part) is Text:
@@ -132,6 +207,10 @@ def _calls(turn: Turn) -> dict[str, Placed]:
                     f"{placed.field}.tool_call.id", f"{part.id!r} names two calls of one turn"
                 )
             calls[part.id] = placed
+            if placed.message != thoughtful:
+                bare.add(part.id)
+        elif isinstance(part, Thinking):
+            thoughtful = placed.message
         elif isinstance(part, _USER_ONLY):
             raise InvalidRequest(placed.field, f"an assistant message cannot hold {_kind(part)}")
     return calls

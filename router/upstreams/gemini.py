@@ -29,10 +29,19 @@ from router.upstreams.gemini_render import render, request_body
 from router.upstreams.gemini_reply import Answer, decode_frames
 from router.upstreams.gemini_stream import GeminiFold, fault_of
 from router.upstreams.gemini_transport import transport_for
+from router.upstreams.parameters import quoted
 from router.upstreams.relay import KEEP_ALIVE_S, Fold, Source, relay
+from router.upstreams.wire import WireObject, decoder
 
 BASE_URL = "https://generativelanguage.googleapis.com/"
 API_VERSION = "v1"
+
+
+class _Count(WireObject, rename="camel"):
+    total_tokens: int | None = None
+
+
+_decode_count = decoder(_Count)
 
 
 class GeminiUpstream:
@@ -148,6 +157,25 @@ class GeminiUpstream:
             self.model,
             timeout_s,
         )
+
+    async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:
+        """Count tokens of the blocks of `rendered` by countTokens; see `Upstream.count_prompt`.
+
+        None as well where the SDK's request layer is not the known one: its public method refuses to count system
+        text and tools.
+        """
+        envelope = msgspec.structs.replace(rendered.envelope, tail=b"")
+        request = request_body(msgspec.structs.replace(rendered, envelope=envelope))
+        body = b'{"generateContentRequest":{"model":%b,%b}' % (quoted(f"models/{self.model}"), request[1:])
+        try:
+            async with asyncio.timeout(timeout_s):
+                content = await self._transport.count(body, timeout_s)
+        except gemini_errors.CAUGHT as error:
+            raise self._named(error, timeout_s) from error
+        try:
+            return _decode_count(content).total_tokens
+        except msgspec.DecodeError:
+            return None
 
     async def count_output(self, reply_text: str, timeout_s: float) -> int | None:
         """Count the tokens of `reply_text` by countTokens (free, G-GEN); None when it does not answer."""

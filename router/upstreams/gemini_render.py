@@ -6,6 +6,9 @@ the model that made them; a step whose first call another model made gets the du
 for injected calls (G-SIG, 2026-11), in every turn, so that a growing conversation keeps its bytes. Thinking
 goes back only signed: summaries are for people.
 
+A context that stands after the history is text at the head of the current turn, after its function responses: no
+turn before it changes with it.
+
 This module does no I/O.
 """
 
@@ -17,6 +20,7 @@ import msgspec
 from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
 from router.call import (
     Call,
+    ContextPlacement,
     Document,
     Image,
     Role,
@@ -27,9 +31,18 @@ from router.call import (
     ToolChoiceMode,
     ToolResult,
 )
-from router.errors import InvalidRequest, NotSupported
+from router.errors import InvalidRequest
 from router.upstreams.base import Rendered
-from router.upstreams.conversation import Conversation, Placed, Turn, converse, same_model
+from router.upstreams.conversation import (
+    Conversation,
+    Placed,
+    Turn,
+    converse,
+    current_turn,
+    is_blank,
+    leading_result_count,
+    same_model,
+)
 from router.upstreams.gemini_models import Traits
 from router.upstreams.parameters import base64_quoted, check_call, json_object, quoted, schema_object
 
@@ -38,6 +51,8 @@ MAX_STOP_SEQUENCES = 5
 """G-GEN, GenerationConfig.stopSequences, 2026-11."""
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"})
 DOCUMENT_TYPES = frozenset({"application/pdf", "text/plain"})
+_NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions"})
+_VALUES = frozenset({"enum", "const", "default", "examples", "required"})
 _USER, _MODEL = "user", "model"
 _MODES = {
     ToolChoiceMode.NONE: b'"mode":"NONE"',
@@ -66,13 +81,19 @@ def render(call: Call, model: str, traits: Traits, *, store: bool | None) -> Ren
     """Spell `call` for `model`; see `Upstream.render`. `store` None leaves the project's setting."""
     check_call(call, traits.max_output_tokens, model)
     _check(call, model)
-    conversation = converse(call, model)
+    conversation = converse(call, model, signed_text=True)
     tools = _tool_blocks(call.tools)
     system = _system_blocks(call.system)
-    contents, shape = _content_blocks(call, conversation, model, traits)
+    contents, shape, volatile = _content_blocks(call, conversation, model, traits)
     tail, parameters = _parameters(call, traits, store)
     envelope = Envelope(len(tools), len(system), shape, tail)
-    prompt = Prompt((*tools, *system, *contents), parameters)
+    if volatile is None:
+        prompt = Prompt((*tools, *system, *contents), parameters)
+    else:
+        start = len(tools) + len(system)
+        prompt = Prompt(
+            (*tools, *system, *contents), parameters, start + volatile.start, start + volatile.stop - 1
+        )
     return Rendered(call=call, model=model, prompt=prompt, envelope=envelope)
 
 
@@ -132,27 +153,33 @@ def _tool_block(index: int, tool: Tool) -> Block:
 @lru_cache(maxsize=256)
 def _system_blocks(system: tuple[str, ...]) -> tuple[Block, ...]:
     """Spell the system prompt once per distinct text, as for tools."""
-    return tuple(Block(Layer.SYSTEM, BlockKind.TEXT, _text(text), markable=False) for text in system if text)
+    return tuple(
+        Block(Layer.SYSTEM, BlockKind.TEXT, _text(text), markable=False)
+        for text in system
+        if not is_blank(text)
+    )
 
 
 def _content_blocks(
     call: Call, conversation: Conversation, model: str, traits: Traits
-) -> tuple[list[Block], tuple[tuple[str, int], ...]]:
-    """Spell context and conversation; return the blocks and the shape of the wire contents."""
+) -> tuple[list[Block], tuple[tuple[str, int], ...], range | None]:
+    """Spell context and conversation; return blocks, shape of the wire contents, positions of a volatile context."""
+    turns = conversation.turns
+    context = [_text(text) for text in call.context if not is_blank(text)]
+    after = call.context_placement is ContextPlacement.AFTER_HISTORY and turns[0].role is Role.USER
     blocks = [
-        Block(Layer.CONTEXT, BlockKind.TEXT, _text(text), _USER, markable=False)
-        for text in call.context
-        if text
+        Block(Layer.CONTEXT, BlockKind.TEXT, content, _USER, markable=False)
+        for content in (() if after else context)
     ]
     shape: list[tuple[str, int]] = []
     turn_start = call.turn_start
     carried = len(blocks)
-    if carried and conversation.turns[0].role is not Role.USER:
+    if carried and turns[0].role is not Role.USER:
         shape.append((_USER, carried))
         carried = 0
     layer = Layer.HISTORY if turn_start else Layer.TURN
     speller = _Speller(conversation.call_names, model, traits)
-    for turn in conversation.turns:
+    for turn in turns:
         role = _USER if turn.role is Role.USER else _MODEL
         for placed, kind, content in speller.spell(turn):
             if placed.message >= turn_start:
@@ -160,7 +187,17 @@ def _content_blocks(
             blocks.append(Block(layer, kind, content, role, markable=False))
         shape.append((role, len(turn.parts) + carried))
         carried = 0
-    return blocks, tuple(shape)
+    if not context or not after:
+        return blocks, tuple(shape), None
+    current = current_turn(turns)
+    role, count = shape[current]
+    shape[current] = (role, count + len(context))
+    position = sum([length for _, length in shape[:current]]) + leading_result_count(turns[current])
+    layer = blocks[position].layer
+    blocks[position:position] = [
+        Block(layer, BlockKind.TEXT, content, role, markable=False) for content in context
+    ]
+    return blocks, tuple(shape), range(position, position + len(context))
 
 
 class _Speller:
@@ -194,21 +231,19 @@ class _Speller:
                     content = b'{"text":%b,"thought":true,"thoughtSignature":%b}'
                     yield placed, BlockKind.THINKING, content % (quoted(text), quoted(signature))
                 case Image():
-                    yield placed, BlockKind.IMAGE, _inline(part, IMAGE_TYPES, placed.field)
+                    yield placed, BlockKind.IMAGE, _inline(part, placed.field)
                 case Document():
-                    yield placed, BlockKind.DOCUMENT, _inline(part, DOCUMENT_TYPES, placed.field)
+                    yield placed, BlockKind.DOCUMENT, _inline(part, placed.field)
 
     def _own(self, signature: str, model: str) -> str:
         return signature if signature and same_model(model, self._model) else ""
 
     def _function_response(self, part: ToolResult, field: str) -> bytes:
         texts = [inner.text for inner in part.content if isinstance(inner, Text)]
-        media = [inner for inner in part.content if not isinstance(inner, Text)]
-        if media and not self._traits.takes_media_results:
-            raise NotSupported(f"{field}: {self._model} takes only text in tool results")
         inlined = [
-            _inline(inner, IMAGE_TYPES if isinstance(inner, Image) else DOCUMENT_TYPES, field)
-            for inner in media
+            self._result_media(inner, f"{field}.tool_result.content[{index}]")
+            for index, inner in enumerate(part.content)
+            if not isinstance(inner, Text)
         ]
         name = part.name or self._names[part.call_id]
         # "output" and "error" are the keys Gemini reads as result and failure (G-SDK types, 2026-11)
@@ -220,6 +255,11 @@ class _Speller:
             quoted("\n".join(texts)),
             b',"parts":[%b]' % b",".join(inlined) if inlined else b"",
         )
+
+    def _result_media(self, part: Image | Document, field: str) -> bytes:
+        if not self._traits.takes_media_results:
+            raise InvalidRequest(field, f"{self._model} takes only text in tool results")
+        return _inline(part, field)
 
 
 def _text(text: str, signature: str = "") -> bytes:
@@ -237,11 +277,52 @@ def _function_call(part: ToolCall, field: str, signature: str) -> bytes:
     return content % (quoted(part.id), quoted(part.name), arguments, signed)
 
 
-def _inline(part: Image | Document, accepted: frozenset[str], field: str) -> bytes:
+def _inline(part: Image | Document, field: str) -> bytes:
     """Spell media by value; a document's title has no counterpart and is left out."""
+    kind, accepted = ("image", IMAGE_TYPES) if isinstance(part, Image) else ("document", DOCUMENT_TYPES)
     if part.media_type not in accepted:
-        raise NotSupported(f"{field}: Gemini takes no content of type {part.media_type!r} here")
+        raise InvalidRequest(
+            f"{field}.{kind}.media_type", f"Gemini takes no {kind} of type {part.media_type!r}"
+        )
     return b'{"inlineData":{"mimeType":%b,"data":%b}}' % (quoted(part.media_type), base64_quoted(part.data))
+
+
+@lru_cache(maxsize=256)
+def _response_schema(text: str) -> tuple[bytes, str]:
+    """Bytes of a schema and their digest; an application's schema repeats. What Gemini does not know in it, it
+    passes over.
+
+    Raises:
+        InvalidRequest: It is not one JSON object, or says more beside a `$ref`, which Gemini does not take
+            (G-SDK, GenerateContentConfig.response_json_schema, 2026-11).
+    """
+    field = "output_schema_json"
+    content, digest = schema_object(text, field)
+    try:
+        mixed = _mixed_reference(msgspec.json.decode(text))
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise InvalidRequest(field, f"must be one JSON object: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest(field, "is nested too deeply") from error
+    if mixed:
+        raise InvalidRequest(field, f"sets {mixed!r} beside a $ref; Gemini takes a $ref alone")
+    return content, digest
+
+
+def _mixed_reference(node: object, *, named: bool = False) -> str:
+    """A key that stands beside a `$ref`, "" when there is none. `named` objects hold schemas by name."""
+    if isinstance(node, list):
+        return next(filter(None, map(_mixed_reference, node)), "")
+    if not isinstance(node, dict):
+        return ""
+    if "$ref" in node and not named:
+        return next((key for key in node if not key.startswith("$")), "")
+    for key, child in node.items():
+        if named or key not in _VALUES:
+            found = _mixed_reference(child, named=not named and key in _NAMED_SCHEMAS)
+            if found:
+                return found
+    return ""
 
 
 def _parameters(call: Call, traits: Traits, store: bool | None) -> tuple[bytes, PromptParameters]:
@@ -259,7 +340,7 @@ def _parameters(call: Call, traits: Traits, store: bool | None) -> tuple[bytes, 
         config.append(b'"stopSequences":[%b]' % b",".join(map(quoted, call.stop_sequences)))
     digest = ""
     if call.output_schema_json:
-        schema, digest = schema_object(call.output_schema_json, "output_schema_json")
+        schema, digest = _response_schema(call.output_schema_json)
         config.append(b'"responseMimeType":"application/json","responseJsonSchema":' + schema)
     thinking: list[bytes] = []
     effort = traits.effort(call.effort)

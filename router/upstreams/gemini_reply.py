@@ -6,7 +6,8 @@ candidates, and the tool-use prompt is input beside the prompt (G-GEN, G-PRICE, 
 reasons never fail.
 
 Adjacent text pieces are one part until a signature closes it, so a streamed answer and a whole one give equal
-parts. A Reply's parts carry the id that was asked for, its `model` the id that answered.
+parts. Unsigned blank text is no part, nor is a call without an object of arguments: no request may hold them, and an
+answer must go back as it came. A Reply's parts carry the id that was asked for, its `model` the id that answered.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import msgspec
 
 from router.call import FinishReason, Part, Text, Thinking, ToolCall
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
+from router.upstreams.conversation import is_blank
 from router.upstreams.parameters import compact
 from router.upstreams.wire import LOST, MAX_COUNT, WireObject, fitted, is_half, loads, seamed
 from router.usage import Usage
@@ -31,6 +33,9 @@ FINISH = {
     "PROHIBITED_CONTENT": FinishReason.REFUSAL,
     "SPII": FinishReason.REFUSAL,
     "MODEL_ARMOR": FinishReason.REFUSAL,
+    "LANGUAGE": FinishReason.REFUSAL,
+    "ESCALATION": FinishReason.REFUSAL,
+    "PUP_LIMITED_DISABLED": FinishReason.REFUSAL,
     "IMAGE_SAFETY": FinishReason.REFUSAL,
     "IMAGE_PROHIBITED_CONTENT": FinishReason.REFUSAL,
     "IMAGE_RECITATION": FinishReason.REFUSAL,
@@ -176,6 +181,9 @@ class Answer:
         """The newest usable counts, final if they came with the end or after it; None when none were given."""
         self._building: list[_Building] = []
         self._calls = 0
+        self._lead = ""
+        """White space that would open a text: held back until a word or a signature follows."""
+        self._has_broken_call = False
 
     @property
     def is_whole(self) -> bool:
@@ -220,8 +228,8 @@ class Answer:
         parts = tuple(building.part(self.model) for building in self._building)
         reason = FinishReason.REFUSAL if self.blocked else FINISH.get(self.finish, FinishReason.OTHER)
         category = (self.blocked or self.finish) if reason is FinishReason.REFUSAL else ""
-        if reason is FinishReason.END_TURN and self._calls:
-            reason = FinishReason.TOOL_CALL
+        if reason is FinishReason.END_TURN and (self._calls or self._has_broken_call):
+            reason = FinishReason.MALFORMED if self._has_broken_call else FinishReason.TOOL_CALL
         return Reply(
             parts=parts,
             finish_reason=reason,
@@ -243,6 +251,11 @@ class Answer:
         last = self._building[-1] if self._building else None
         is_thought = bool(part.thought)
         if last is None or last.call is not None or last.signature or last.is_thought is not is_thought:
+            lead, self._lead = ("" if is_thought else self._lead), ""
+            text = lead + text
+            if not (is_thought or signature) and is_blank(text):
+                self._lead = text
+                return
             self.end_text(deltas)
             last = _Building(is_thought=is_thought)
             self._building.append(last)
@@ -259,7 +272,11 @@ class Answer:
             _append_delta(deltas, delta)
 
     def _take_call(self, wire: FunctionCall, signature: str, deltas: list[Chunk]) -> None:
+        self._lead = ""
         arguments = compact(wire.args)
+        if not arguments.startswith("{"):
+            self._has_broken_call = True
+            return
         call = ToolCall(wire.id or self._made_id(), wire.name, arguments, signature, self.model)
         self._calls += 1
         self._building.append(_Building(call=call))

@@ -41,6 +41,10 @@ class Transport(Protocol):
         """Return the event stream, once headers are in, and the response's headers."""
         ...
 
+    async def count(self, body: bytes, timeout_s: float) -> bytes:
+        """Return countTokens' whole answer to its own body; b"" where there is no way to ask."""
+        ...
+
 
 def transport_for(client: genai.Client, model: str) -> Transport:
     """Choose the way for an SDK client: its request layer if it has the known shape."""
@@ -71,20 +75,14 @@ class RawTransport:
         self._layer: Any = client._api_client
         whole = self._layer._build_request("post", f"models/{model}:generateContent", {})
         streamed = self._layer._build_request("post", f"models/{model}:streamGenerateContent?alt=sse", {})
+        counted = self._layer._build_request("post", f"models/{model}:countTokens", {})
         self._make: Any = type(whole)
         self._headers = dict(whole.headers)
-        self._url, self._stream_url = str(whole.url), str(streamed.url)
+        self._url, self._stream_url, self._count_url = str(whole.url), str(streamed.url), str(counted.url)
 
     async def generate(self, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
         """Return the whole answer; see `Transport`."""
-        response = await self._send(self._url, body, timeout_s)
-        if isinstance(response, httpx2.Response):
-            try:
-                return await response.aread(), response.headers
-            finally:
-                await response.aclose()
-        async with response:
-            return await response.read(), response.headers
+        return await self._whole(self._url, body, timeout_s)
 
     async def stream(self, body: bytes, timeout_s: float) -> tuple[Source, Mapping[str, str]]:
         """Return the event stream; see `Transport`."""
@@ -92,6 +90,21 @@ class RawTransport:
         if isinstance(response, httpx2.Response):
             return HttpxSource(response), response.headers
         return AiohttpSource(response), response.headers
+
+    async def count(self, body: bytes, timeout_s: float) -> bytes:
+        """Return countTokens' whole answer; see `Transport`."""
+        content, _ = await self._whole(self._count_url, body, timeout_s)
+        return content
+
+    async def _whole(self, url: str, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
+        response = await self._send(url, body, timeout_s)
+        if isinstance(response, httpx2.Response):
+            try:
+                return await response.aread(), response.headers
+            finally:
+                await response.aclose()
+        async with response:
+            return await response.read(), response.headers
 
     async def _send(
         self, url: str, body: bytes, timeout_s: float
@@ -148,6 +161,10 @@ class PublicTransport:
             model=self._model, contents=_PLACEHOLDER, config=self._config(body, timeout_s)
         )
         return _ModelSource(frames), {}
+
+    async def count(self, body: bytes, timeout_s: float) -> bytes:
+        """Return nothing: the public method refuses system text and tools (google-genai 3.4); see `Transport`."""
+        return b""
 
     def _config(self, body: bytes, timeout_s: float) -> types.GenerateContentConfig:
         options = types.HttpOptions(extra_body=json.loads(body), timeout=math.ceil(timeout_s * 1000))

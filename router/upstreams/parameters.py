@@ -57,6 +57,15 @@ def compact(value: msgspec.Raw) -> str:
         raise msgspec.DecodeError("not UTF-8") from error
 
 
+def is_object(text: str) -> bool:
+    """Whether `text` is exactly one JSON object, as the arguments of a call are: a call that was cut off is none."""
+    try:
+        _OBJECT.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return False
+    return True
+
+
 @lru_cache(maxsize=256)
 def schema_object(text: str, field: str) -> tuple[bytes, str]:
     """Return the bytes of a JSON Schema and a short digest of them; an application's schema repeats."""

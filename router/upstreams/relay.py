@@ -145,7 +145,7 @@ def _broken(fold: Fold, cause: UpstreamError, upstream: str, model: str) -> Upst
     if not fold.started:
         return cause
     told = str(cause).removeprefix(f"{upstream}: ")
-    return UpstreamInterrupted(
+    interrupted = UpstreamInterrupted(
         upstream,
         f"the answer broke off: {told}",
         model=model,
@@ -154,3 +154,5 @@ def _broken(fold: Fold, cause: UpstreamError, upstream: str, model: str) -> Upst
         retry_after_s=cause.retry_after_s,
         usage=fold.usage,
     )
+    interrupted.cause = type(cause)
+    return interrupted

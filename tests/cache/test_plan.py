@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cache.belief import Belief, p_warm_by_layer
 from cache.economics import MarkState, Rates, cost_units, mark_set_cost
 from cache.forecast import Forecast
+from cache.outlook import Mark, TokenCounts, outlook, warm_entries
 from cache.plan import (
     Strategy,
     cold_cost_units,
@@ -53,6 +54,12 @@ def cases(draw):
         count = draw(st.integers(0, 30 if layer is Layer.HISTORY else 3))
         blocks.extend(draw(st.lists(blocks_of(layer, kinds), min_size=count, max_size=count)))
     prompt = Prompt(tuple(blocks))
+    first, last = prompt.stable_end + 1, len(blocks) - 1
+    if first <= last and draw(st.booleans()):
+        start = draw(st.integers(first, last))
+        prompt = Prompt(
+            tuple(blocks), volatile_from=start, volatile_end=min(last, start + draw(st.integers(0, 1)))
+        )
     counts, total = [], 0
     for b in blocks:
         total += b.token_count
@@ -420,6 +427,173 @@ def test_without_a_rescue_the_same_turn_misses_and_the_plan_knows(driver):
     driver.call(tool_turn(30), 0, forecasts=SOON)
     planned, usage, _ = driver.call(tool_turn(30, turns=2, apart=True), 20, Strategy.C)
     assert usage.read == planned.full_read_tokens == 2000
+
+
+# --- a context that stands after the history
+
+
+def volatile_turn(context, *, turns=1, rounds=0, calls=2, tokens=400):
+    """A conversation whose context follows the current turn's question; `rounds` of its tool loop have run."""
+    blocks = [Block(Layer.SYSTEM, BlockKind.TEXT, b"system", "", True, 2000)]
+    for turn in range(1, turns):
+        blocks.append(Block(Layer.HISTORY, BlockKind.TEXT, b"question %d" % turn, "user", True, 300))
+        blocks.append(Block(Layer.HISTORY, BlockKind.TEXT, b"answer %d" % turn, "assistant", True, 500))
+    layer = Layer.HISTORY if rounds else Layer.TURN
+    blocks.append(Block(layer, BlockKind.TEXT, b"question %d" % turns, "user", True, 300))
+    at = len(blocks)
+    blocks.append(Block(layer, BlockKind.TEXT, context, "system", True, tokens))
+    for number in range(rounds):
+        last = number == rounds - 1
+        for call in range(calls):
+            content = b"call %d %d" % (number, call)
+            blocks.append(Block(Layer.HISTORY, BlockKind.TOOL_CALL, content, "assistant", True, 20))
+        for call in range(calls):
+            layer, content = Layer.TURN if last else Layer.HISTORY, b"result %d %d" % (number, call)
+            blocks.append(Block(layer, BlockKind.TOOL_RESULT, content, "user", True, 100))
+    return Prompt(tuple(blocks), volatile_from=at, volatile_end=at)
+
+
+def test_a_changing_context_behind_the_question_leaves_history_and_question_warm(driver):
+    """The last mark stands before it: the next turn reads all of this one's question, and only the context is sent
+    anew.
+    """
+    for turn in range(1, 5):
+        prompt = volatile_turn(b"context %d" % turn, turns=turn)
+        planned, usage, _ = driver.call(prompt, 30 * turn, forecasts=SOON)
+        last = planned.breakpoints[-1]
+        assert last.position == prompt.volatile_from - 1
+        assert last.reason.startswith("before the context, which moves on with each turn: ")
+        assert usage.uncached == 400
+        if turn > 1:
+            assert usage.read == planned.full_read_tokens == 2000 + 300 + (turn - 2) * 800
+
+
+def test_within_a_tool_loop_the_last_block_is_marked_and_the_place_before_the_context_kept_warm(driver):
+    """The loop's next round begins with all of this one; the turn after it goes on from before the context."""
+    driver.call(volatile_turn(b"c1"), 0, forecasts=SOON)
+    for rounds in (1, 2, 3):
+        prompt = volatile_turn(b"c1", rounds=rounds)
+        planned, usage, _ = driver.call(prompt, 200 * rounds, forecasts=SOON)
+        assert planned.breakpoints[-1].position == len(prompt.blocks) - 1
+        assert usage.uncached == 0
+        assert (
+            usage.read
+            == planned.full_read_tokens
+            == (2300 if rounds == 1 else 2300 + 400 + (rounds - 1) * 240)
+        )
+    planned, usage, _ = driver.call(volatile_turn(b"c2", turns=2), 800, forecasts=SOON)
+    assert usage.read == planned.full_read_tokens == 2300
+    reasons = [
+        point.reason for point in driver.plan(volatile_turn(b"c1", rounds=2), 10, forecasts=SOON).breakpoints
+    ]
+    assert any(
+        reason.startswith("in a tool loop, in which the context before it stays: ") for reason in reasons
+    )
+
+
+@pytest.mark.parametrize("strategy", [Strategy.A, Strategy.B, Strategy.C, Strategy.AUTO])
+def test_a_context_after_the_history_is_left_out_with_its_reason(driver, strategy):
+    """No strategy marks it: it would be written each turn and never read."""
+    prompt = volatile_turn(b"c", turns=3)
+    planned = driver.plan(prompt, 0, strategy, forecasts=SOON)
+    (skipped,) = [left_out for left_out in planned.skipped if left_out.layer is Layer.CONTEXT]
+    assert skipped.position == prompt.volatile_end
+    assert "gone from there in the next one" in skipped.reason
+    assert Layer.CONTEXT not in layers_of(planned)
+    if strategy is Strategy.C:
+        assert planned.breakpoints[-1].position == prompt.ends[Layer.HISTORY] < prompt.volatile_from
+
+
+@given(cases(), MODELS)
+def test_auto_marks_nothing_that_does_not_recur(case, model):
+    """Past what recurs there is a mark only where something is believed warm already."""
+    prompt, _, beliefs, _ = case
+    for point in made(case, model, Strategy.AUTO).breakpoints:
+        assert point.position <= prompt.recurring_end or beliefs[point.position] is not None
+
+
+@st.composite
+def talks(draw):
+    """Requests of one session in order: turns with tool loops, with or without a context that changes."""
+    moving = draw(st.booleans())
+    sizes = st.sampled_from([20, 300, 900, 4000])
+    shared = [
+        Block(Layer.SYSTEM, BlockKind.TEXT, b"system", "", True, draw(st.sampled_from([300, 2000, 9000])))
+    ]
+    if draw(st.booleans()):
+        shared.insert(0, Block(Layer.TOOLS, BlockKind.TOOL, b"tools", "", True, draw(sizes)))
+    if not moving and draw(st.booleans()):
+        shared.append(Block(Layer.CONTEXT, BlockKind.TEXT, b"context", "user", True, draw(sizes)))
+    said, prompts = [], []
+
+    def add(kind, role, tokens):
+        content = b"%d" % len(said)
+        said.append((kind, content, role, tokens))
+
+    for turn in range(draw(st.integers(1, 4))):
+        add(BlockKind.TEXT, "user", draw(sizes))
+        place = len(said)
+        context = ((BlockKind.TEXT, b"c%d" % turn, "system", draw(sizes)),) if moving else ()
+        for rounds in range(draw(st.integers(0, 2)) + 1):
+            if rounds:
+                apart, calls = draw(st.booleans()), draw(st.sampled_from([1, 3, 25]))
+                for _ in range(calls):
+                    if apart:
+                        add(BlockKind.TEXT, "assistant", 10)
+                    add(BlockKind.TOOL_CALL, "assistant", 20)
+                before = len(said)
+                for _ in range(calls):
+                    add(BlockKind.TOOL_RESULT, "user", 60)
+            else:
+                before = len(said) - 1
+            history = [*said[:place], *context, *said[place:]]
+            edge = before + len(context) if before >= place else before
+            blocks = [
+                Block(Layer.TURN if i >= edge else Layer.HISTORY, kind, content, role, True, tokens)
+                for i, (kind, content, role, tokens) in enumerate(history)
+            ]
+            at = len(shared) + place if moving else -1
+            prompts.append(Prompt((*shared, *blocks), volatile_from=at, volatile_end=at))
+        add(BlockKind.TEXT, "assistant", draw(sizes))
+    return prompts
+
+
+def worth(prompt, marks, warm, forecasts, rules):
+    """Expected cost now, less what the entries are expected to save at their next use, in units."""
+    outlooks = outlook(prompt.blocks, marks, warm, sum(b.token_count for b in prompt.blocks), rules)
+    saved, start = 0.0, 0
+    for mark in marks:
+        forecast = forecasts[prompt.blocks[mark.position].layer]
+        p_next = forecast.p_1h if mark.ttl_s == 3600 else forecast.p_5m
+        saved += p_next * (R05.write(mark.ttl_s) - R05.read) * (mark.tokens - start)
+        start = mark.tokens
+    return cost_units(outlooks.expected, R05) - saved
+
+
+falling = st.lists(st.floats(0, 1), min_size=4, max_size=4).map(lambda chances: sorted(chances, reverse=True))
+
+
+@settings(max_examples=60)
+@given(talks(), falling, st.floats(0, 1), st.sampled_from([20.0, 280.0, 900.0]))
+def test_every_mark_of_auto_pays_for_itself(driver_for, prompts, chances, later, gap_s):
+    """Take any one mark out of any plan of a session: what is then expected to be paid, now and at the next use, is not
+    less, but for rounded tokens.
+    """
+    driver = driver_for()
+    fives = (*chances, chances[-1])
+    forecasts = tuple(Forecast(p, p + (1 - p) * later) for p in fives)
+    for number, prompt in enumerate(prompts):
+        now = number * gap_s
+        counts = driver.estimator.cumulative_tokens(prompt, driver.rules.model)
+        beliefs = driver.index.belief(driver.scope, prefix_digests(prompt))
+        warm = warm_entries(beliefs, TokenCounts(counts, beliefs), now)
+        planned, _, _ = driver.call(prompt, now, forecasts=forecasts)
+        marks = [Mark(p.position, p.prefix_tokens, p.ttl_s) for p in planned.breakpoints]
+        marks = [mark for mark in marks if mark.tokens >= driver.rules.minimum_tokens]
+        cost = worth(prompt, marks, warm, forecasts, driver.rules)
+        for left_out in marks:
+            others = [mark for mark in marks if mark is not left_out]
+            assert worth(prompt, others, warm, forecasts, driver.rules) >= cost - 6
 
 
 # --- what it costs

@@ -107,3 +107,29 @@ def test_a_model_outside_the_catalogue_has_no_tokenizer():
     """Unknown is an error, not a default family."""
     with pytest.raises(UnknownModel):
         TokenEstimator().cumulative_tokens(text(), "claude-opus-99")
+
+
+def test_a_medium_in_a_tool_result_is_not_counted_by_its_base64():
+    """An image or a PDF that a tool returned weighs what it weighs elsewhere, however long its bytes are."""
+    spelled = (
+        b'{"type":"tool_result","tool_use_id":"c","content":[{"type":"%b",'
+        b'"source":{"type":"base64","media_type":"%b","data":"%b"}}]}'
+    )
+    for kind, media_type, plain in (
+        (b"image", b"image/png", BlockKind.IMAGE),
+        (b"document", b"application/pdf", BlockKind.DOCUMENT),
+    ):
+        data = b"A" * 400_000
+        content = spelled % (kind, media_type, data)
+        source = b'{"type":"%b","source":{"type":"base64","media_type":"%b","data":"%b"}}' % (
+            kind,
+            media_type,
+            data,
+        )
+        result = Prompt((Block(Layer.TURN, BlockKind.TOOL_RESULT, content, "user"),))
+        alone = Prompt((Block(Layer.TURN, plain, source, "user"),))
+        for model in (OLD, NEW, GEMINI):
+            (inside,), (outside,) = (
+                TokenEstimator().cumulative_tokens(prompt, model) for prompt in (result, alone)
+            )
+            assert inside == pytest.approx(outside, abs=100)

@@ -122,6 +122,8 @@ async def serving(
             ) as app,
             grpc.aio.insecure_channel(app.address) as channel,
         ):
+            if app.token_counts is not None:
+                await asyncio.wait_for(app.token_counts.wait(), TIMEOUT_S)
             yield Service(
                 app, sandbox, clock, booked, channel, RouterServiceStub(channel), OperatorServiceStub(channel)
             )

@@ -354,7 +354,7 @@ async def test_unbuilt_calls_say_so(service: Service) -> None:
 
     sessions = SessionServiceStub(service.channel)
     for call in (
-        sessions.OpenSession(session_service_pb2.OpenSessionRequest(), timeout=TIMEOUT_S),
+        sessions.ReportAction(session_service_pb2.ReportActionRequest(), timeout=TIMEOUT_S),
         service.operator.WarmPrefix(operator_service_pb2.WarmPrefixRequest(), timeout=TIMEOUT_S),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -16,15 +16,16 @@ from router.app import sandbox_upstreams
 from router.applications import NO_APPLICATION
 from router.beliefs import Beliefs
 from router.call import Call, Identity, Message, Role, Text
+from router.circuit import Circuits, CircuitSettings
 from router.config import Config
 from router.estimate import OutputForecast
 from router.ledger import Ledger
-from router.memory import SessionMemory
 from router.misses import MissMemory
 from router.preparation import Preparation, Prepared, RoutingSettings
 from router.pricing import PriceTable
 from router.request import Demands, Request
 from router.sandbox import Sandbox, VirtualClock
+from router.session_book import SessionBook
 from router.settler import Settler
 from router.tasks import Tasks
 from router.telemetry import Telemetry
@@ -43,7 +44,7 @@ class Rig:
     upstreams: dict[Route, Upstream]
     ledger: Ledger
     tasks: Tasks
-    memory: SessionMemory
+    memory: SessionBook
     forecast: OutputForecast
     beliefs: Beliefs
     settler: Settler
@@ -60,7 +61,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(*, upstreams: dict[Route, Upstream] | None = None) -> AsyncIterator[Rig]:
+async def rigged(
+    *, upstreams: dict[Route, Upstream] | None = None, circuit: CircuitSettings | None = None
+) -> AsyncIterator[Rig]:
     """Wire the parts together; background work is drained at the end."""
     clock = VirtualClock(START_TIME_S)
     sandbox = Sandbox(clock=clock)
@@ -73,7 +76,9 @@ async def rigged(*, upstreams: dict[Route, Upstream] | None = None) -> AsyncIter
         demand=Demand(max_prefixes=1000, max_waiting=1000),
         estimator=TokenEstimator(),
     )
-    forecast, memory = OutputForecast(), SessionMemory(100)
+    forecast, memory = OutputForecast(), SessionBook(100)
+    targets = {route: (upstream.name, upstream.model) for route, upstream in upstreams.items()}
+    circuits = Circuits(targets, circuit or CircuitSettings(), draw=lambda: 0.0)
     preparation = Preparation(
         upstreams=upstreams,
         model=lambda: None,
@@ -88,6 +93,7 @@ async def rigged(*, upstreams: dict[Route, Upstream] | None = None) -> AsyncIter
             follow_ups=True,
             fallback=True,
         ),
+        circuits=circuits,
     )
     ledger = Ledger.temporary(clock=clock)
     try:
@@ -100,9 +106,10 @@ async def rigged(*, upstreams: dict[Route, Upstream] | None = None) -> AsyncIter
                 telemetry=telemetry,
                 tasks=tasks,
                 forecast=forecast,
-                memory=memory,
                 misses=MissMemory(100),
+                book=memory,
                 clock=clock,
+                circuits=circuits,
             )
             yield Rig(
                 clock, sandbox, upstreams, ledger, tasks, memory, forecast, beliefs, settler, preparation

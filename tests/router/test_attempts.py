@@ -26,6 +26,7 @@ states = st.fixed_dictionaries(
     {
         "tries_on_route": st.integers(min_value=1, max_value=8),
         "fallback": st.sampled_from([None, Route.FLASH, Route.OPUS]),
+        "held_back": st.booleans(),
         "answer_begun": st.booleans(),
         "remaining_s": st.floats(min_value=0, max_value=600),
         "jitter": st.floats(min_value=0, max_value=1),
@@ -51,6 +52,7 @@ def test_a_retry_is_allowed_useful_and_bounded(error, state):
     step = after_failure(error, **state)
     if step.next is Next.AGAIN:
         assert error.retryable
+        assert not state["held_back"]
         assert state["tries_on_route"] <= state["limits"].retry_limit
         assert 0 <= step.wait_s <= state["limits"].wait_limit_s
         assert step.wait_s + USEFUL_TIME_S <= state["remaining_s"]
@@ -98,6 +100,7 @@ def test_backoff_doubles_between_half_and_whole(tries, low_s, high_s):
             errors.UpstreamOverloaded("anthropic", "busy"),
             tries_on_route=tries,
             fallback=None,
+            held_back=False,
             answer_begun=False,
             remaining_s=60.0,
             jitter=jitter,
@@ -111,6 +114,7 @@ def test_a_wait_longer_than_allowed_is_not_waited_for():
     """A provider that asks for thirty seconds: the other route now, or the caller is told."""
     state = {
         "tries_on_route": 1,
+        "held_back": False,
         "answer_begun": False,
         "remaining_s": 60.0,
         "jitter": 0.0,
@@ -119,3 +123,22 @@ def test_a_wait_longer_than_allowed_is_not_waited_for():
     error = errors.UpstreamRateLimited("gemini", "slow down", retry_after_s=30.0)
     assert after_failure(error, fallback=Route.OPUS, **state).next is Next.OTHER_ROUTE
     assert after_failure(error, fallback=None, **state).next is Next.GIVE_UP
+
+
+@pytest.mark.parametrize(("jitter", "wait_s"), [(0.0, 1.0), (0.5, 1.125), (1.0, 1.25)])
+def test_a_wait_that_was_told_is_put_off_a_little(jitter: float, wait_s: float):
+    """Everybody a provider refused was told the same wait: they come back spread out, and never earlier than told."""
+    error = errors.UpstreamRateLimited("anthropic", "slow down", retry_after_s=1.0)
+    state = {"tries_on_route": 1, "fallback": None, "held_back": False, "answer_begun": False}
+    limits = RetryLimits(retry_limit=1, wait_limit_s=2.0)
+    step = after_failure(error, **state, remaining_s=60.0, jitter=jitter, limits=limits)
+    assert (step.next, step.wait_s) == (Next.AGAIN, wait_s)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.9])
+def test_the_longest_wait_allowed_is_not_lost_to_jitter(jitter: float):
+    """A provider that asks for exactly the limit is waited for, whatever the dice say."""
+    error = errors.UpstreamRateLimited("anthropic", "slow down", retry_after_s=2.0)
+    state = {"tries_on_route": 1, "fallback": None, "held_back": False, "answer_begun": False}
+    limits = RetryLimits(retry_limit=1, wait_limit_s=2.0)
+    assert after_failure(error, **state, remaining_s=60.0, jitter=jitter, limits=limits).wait_s == 2.0

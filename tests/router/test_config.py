@@ -112,3 +112,23 @@ def test_the_shown_tree_reads_back():
     """What `config show` prints is the whole tree, in the words of the file."""
     shown = json.loads(show_config(Config()))
     assert msgspec.convert(shown, Config) == Config()
+
+
+def test_circuits_and_hedging_are_set_in_routing():
+    """Every knob is a key of [routing], bounded; hedging names its routes."""
+    environ = {
+        "HYBRID_ROUTER__ROUTING__CIRCUIT": "false",
+        "HYBRID_ROUTER__ROUTING__CIRCUIT_OPEN_S": "2.5",
+        "HYBRID_ROUTER__ROUTING__HEDGE_AFTER_S": "1.5",
+        "HYBRID_ROUTER__ROUTING__HEDGE_ROUTES": '["flash", "opus"]',
+    }
+    routing = load_config(None, environ).routing
+    assert (routing.circuit, routing.circuit_open_s) == (False, 2.5)
+    assert (routing.hedge_after_s, routing.hedge_routes) == (1.5, ("flash", "opus"))
+    for key, value in (
+        ("CIRCUIT_FAILURE_SHARE", "0"),
+        ("CIRCUIT_PROBE_LIMIT", "0"),
+        ("HEDGE_ROUTES", '["x"]'),
+    ):
+        with pytest.raises(ConfigError, match=key.lower()):
+            load_config(None, {f"HYBRID_ROUTER__ROUTING__{key}": value})

@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from classifier.policy import Reason
 from classifier.route import Route
 from router import errors
 from router.app import sandbox_upstreams
 from router.attempts import RetryLimits
 from router.call import FinishReason, Text
+from router.circuit import CircuitSettings, State
 from router.config import Config
 from router.deadline import Deadline
 from router.dispatch import Decided, Dispatch, Life
+from router.hedge import Hedging
 from router.outcome import Answered
 from router.reply import Chunk, Finished, Reply, Started, TextDelta
 from router.sandbox import Sandbox
@@ -32,6 +35,7 @@ class Scripted:
     Attributes:
         asked: Times it was asked.
         left_open: Streams that were begun and not closed.
+        holding: Numbers of the unary calls, from 1, that are not answered before `let_go` is set.
     """
 
     def __init__(self, real, script: list[errors.UpstreamError | None]) -> None:
@@ -42,6 +46,8 @@ class Scripted:
         self.script = script
         self.asked = self.left_open = 0
         self.break_after: int | None = None
+        self.holding: set[int] = set()
+        self.let_go = asyncio.Event()
 
     def _next(self) -> None:
         self.asked += 1
@@ -51,6 +57,10 @@ class Scripted:
 
     async def generate(self, rendered, plan, timeout_s: float) -> Reply:
         await asyncio.sleep(0)
+        if self.asked + 1 in self.holding:
+            self.asked += 1
+            await self.let_go.wait()
+            self.asked -= 1
         self._next()
         await asyncio.sleep(0)
         return self._reply()
@@ -86,7 +96,7 @@ class Scripted:
 class Stage:
     """A dispatch over scripted providers; waits are noted, not waited."""
 
-    def __init__(self, rig: Rig, opus: Scripted, flash: Scripted) -> None:
+    def __init__(self, rig: Rig, opus: Scripted, flash: Scripted, hedging: Hedging) -> None:
         self.rig, self.opus, self.flash = rig, opus, flash
         self.waits: list[float] = []
         self.events: list = []
@@ -94,6 +104,7 @@ class Stage:
             preparation=rig.preparation,
             settler=rig.settler,
             limits=RetryLimits(retry_limit=1, wait_limit_s=2.0),
+            hedging=hedging,
             draw=lambda: 0.0,
             sleep=self._sleep,
         )
@@ -120,10 +131,18 @@ class Stage:
         await self.dispatch.stream(life, self.deadline(), "t", self.emit)
 
     async def closed(self, life: Life) -> list:
-        """All settlements, once background counting is done; each opened attempt must have exactly one."""
+        """All settlements, once background counting is done; each opened attempt must have exactly one, in order."""
+        settlements = await self.closed_in_any_order(life)
+        assert [each.intent.attempt for each in settlements] == [
+            attempt.intent.attempt for attempt in life.attempts
+        ]
+        return settlements
+
+    async def closed_in_any_order(self, life: Life) -> list:
+        """As `closed`, where two attempts were made at once."""
         await self.rig.tasks.drain(5.0)
         settlements = await self.rig.settlements()
-        assert [each.intent.attempt for each in settlements] == [
+        assert sorted(each.intent.attempt for each in settlements) == [
             attempt.intent.attempt for attempt in life.attempts
         ]
         stats = self.rig.ledger.stats()
@@ -137,16 +156,22 @@ async def make() -> AsyncIterator[Callable]:
     """Build a stage from what each provider is to do."""
     opened = []
 
-    async def build(opus=(), flash=()) -> Stage:
+    async def build(
+        opus=(),
+        flash=(),
+        *,
+        circuit: CircuitSettings = CircuitSettings(),  # noqa: B008 (frozen)
+        hedging: Hedging = Hedging(),  # noqa: B008 (frozen)
+    ) -> Stage:
         real = sandbox_upstreams(Config(), Sandbox())
         scripted = {
             Route.OPUS: Scripted(real[Route.OPUS], list(opus)),
             Route.FLASH: Scripted(real[Route.FLASH], list(flash)),
         }
-        context = rigged(upstreams=scripted)
+        context = rigged(upstreams=scripted, circuit=circuit)
         rig = await context.__aenter__()
         opened.append(context)
-        return Stage(rig, scripted[Route.OPUS], scripted[Route.FLASH])
+        return Stage(rig, scripted[Route.OPUS], scripted[Route.FLASH], hedging)
 
     yield build
     for context in opened:
@@ -313,3 +338,238 @@ async def test_a_caller_that_cannot_be_written_to_is_settled(make):
     (settlement,) = await stage.closed(life)
     assert settlement.outcome is Outcome.CANCELLED
     assert settlement.usage.input_tokens == 100
+
+
+EAGER = CircuitSettings(failures_in_a_row=2, open_s=10.0, probe_limit=1)
+"""A circuit that opens at two failures in a row and closes at one answer."""
+
+
+def state_of(stage: Stage, route: Route) -> State:
+    """Where the circuit of `route` stands now."""
+    reports = stage.rig.settler.circuits.snapshot(stage.rig.clock.now())
+    return next(report.state for report in reports if report.route is route)
+
+
+async def until_asked(upstream: Scripted, count: int) -> None:
+    """Give others turns until `upstream` has been asked so often; fails if that never comes."""
+    for _ in range(1000):
+        if upstream.asked >= count:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"asked {upstream.asked} times, not {count}")
+
+
+async def asked_once(stage: Stage, route: Route | None = None, **demands):
+    """One unary request from the decision on."""
+    life = stage.life(route, **demands)
+    return await stage.dispatch.generate(life, stage.deadline(), "t")
+
+
+async def test_an_open_circuit_sends_requests_the_other_way_until_a_probe_answers(make):
+    """The first request finds out, the next ones are decided by it, and after its time one request tries again."""
+    stage = await make(flash=[busy(), busy()], circuit=EAGER)
+    assert (await asked_once(stage)).fell_back
+    assert state_of(stage, Route.FLASH) is State.OPEN
+    prepared = stage.life().prepared
+    assert (prepared.decision.route, prepared.decision.reason) == (Route.OPUS, Reason.OPEN_CIRCUIT)
+    assert prepared.decision.fallback is None
+    assert "circuit is open" in prepared.estimates[Route.FLASH].unavailable
+    assert not (await asked_once(stage)).fell_back
+    assert (stage.flash.asked, stage.opus.asked) == (2, 2)
+    stage.rig.clock.advance(10.0)
+    assert state_of(stage, Route.FLASH) is State.HALF_OPEN
+    assert (await asked_once(stage, Route.FLASH)).route is Route.FLASH
+    assert state_of(stage, Route.FLASH) is State.CLOSED
+
+
+async def test_a_forced_route_that_is_held_back_is_refused_with_a_time(make):
+    """Nothing is journalled or sent; the wait is the time to the next probe."""
+    stage = await make(flash=[busy(), busy()], circuit=EAGER)
+    await asked_once(stage)
+    stage.rig.clock.advance(4.0)
+    with pytest.raises(errors.CircuitOpen) as caught:
+        stage.life(Route.FLASH)
+    assert caught.value.retry_after_s == pytest.approx(6.0)
+    assert stage.rig.ledger.stats().intents == 3
+
+
+async def test_both_circuits_open_names_both_and_the_sooner_probe(make):
+    """No route is left: the caller hears when the first of the two may be tried."""
+    stage = await make(opus=[busy()] * 2, flash=[busy()] * 2, circuit=EAGER)
+    with pytest.raises(errors.UpstreamOverloaded):
+        await asked_once(stage)
+    with pytest.raises(errors.CircuitOpen, match=r"anthropic .* and gemini|gemini .* and anthropic"):
+        stage.life()
+
+
+async def test_no_retry_is_waited_for_once_the_circuit_is_open(make):
+    """The second failure opens it: with retries left the request goes the other way at once."""
+    stage = await make(flash=[busy()] * 9, circuit=CircuitSettings(failures_in_a_row=1))
+    assert (await asked_once(stage)).fell_back
+    assert (stage.waits, stage.flash.asked) == ([], 1)
+
+
+@pytest.mark.parametrize("fallback_allowed", [True, False])
+async def test_a_circuit_that_opens_after_the_decision_holds_the_request_back(make, fallback_allowed: bool):
+    """Decided, then others fail: the request takes the other route, or is refused; it is not sent into the trouble."""
+    stage = await make(flash=[busy()] * 2, circuit=EAGER)
+    late = stage.life(fallback_allowed=fallback_allowed)
+    await asked_once(stage)
+    asked_before = stage.flash.asked
+    if fallback_allowed:
+        answered = await stage.dispatch.generate(late, stage.deadline(), "t")
+        assert (answered.route, answered.fell_back) == (Route.OPUS, True)
+    else:
+        with pytest.raises(errors.CircuitOpen):
+            await stage.dispatch.generate(late, stage.deadline(), "t")
+        assert late.attempts == []
+    assert stage.flash.asked == asked_before
+
+
+async def test_what_was_met_is_told_when_the_circuit_opens_under_a_retry(make):
+    """The first try failed, then others opened the circuit while it waited: its own failure is the answer."""
+    stage = await make(flash=[errors.UpstreamFailed("x", "mine"), busy(), busy()], circuit=EAGER)
+    life = stage.life(fallback_allowed=False)
+    circuits, clock = stage.rig.settler.circuits, stage.rig.clock
+
+    async def sleep(seconds: float) -> None:
+        for _ in range(2):
+            permit = circuits.admit(Route.FLASH, clock.now())
+            circuits.failed(Route.FLASH, permit, busy(), 0.1, clock.now())
+            if state_of(stage, Route.FLASH) is State.OPEN:
+                break
+
+    stage.dispatch._sleep = sleep
+    with pytest.raises(errors.UpstreamFailed, match="mine"):
+        await stage.dispatch.generate(life, stage.deadline(), "t")
+    assert len(await stage.closed(life)) == 1
+
+
+async def test_a_caller_that_leaves_gives_its_probe_back(make):
+    """Cancelled probes say nothing: the next request may probe."""
+    stage = await make(flash=[busy(), busy()], circuit=EAGER)
+    await asked_once(stage)
+    stage.rig.clock.advance(10.0)
+    stage.flash.holding = {3}
+    async with asyncio.TaskGroup() as group:
+        probe = group.create_task(asked_once(stage, Route.FLASH))
+        await until_asked(stage.flash, 3)
+        with pytest.raises(errors.CircuitOpen):
+            stage.life(Route.FLASH)  # its place is taken
+        probe.cancel()
+    assert (await asked_once(stage, Route.FLASH)).route is Route.FLASH
+    assert state_of(stage, Route.FLASH) is State.CLOSED
+
+
+async def test_a_ledger_that_refuses_gives_the_probe_back(make):
+    """The permit is asked before the intent is journalled; without an intent there is no attempt."""
+    stage = await make(flash=[busy(), busy()], circuit=EAGER)
+    await asked_once(stage)
+    stage.rig.clock.advance(10.0)
+    life = stage.life(Route.FLASH)
+    await stage.rig.ledger.close()
+    for _ in range(3):
+        with pytest.raises(errors.LedgerUnavailable):
+            await stage.dispatch.generate(life, stage.deadline(), "t")
+
+
+HEDGED = Hedging(after_s=0.5, routes=frozenset({Route.FLASH}))
+
+
+async def test_a_slow_call_is_asked_once_more_and_the_first_answer_is_taken(make):
+    """Two attempts, both on the bill: the winner with its cost, the one that was cancelled as unknown."""
+    stage = await make(hedging=HEDGED)
+    stage.flash.holding = {1}
+    life = stage.life()
+    answered = await stage.dispatch.generate(life, stage.deadline(), "t")
+    assert [(report.number, report.outcome) for report in answered.bill.attempts] == [
+        (1, "CANCELLED"),
+        (2, "ok"),
+    ]
+    assert answered.bill.usage == USAGE
+    assert answered.bill.total_nano_usd is None, "nobody knows whether the loser is billed"
+    first, second = sorted(await stage.closed_in_any_order(life), key=lambda each: each.intent.attempt)
+    assert (first.outcome, first.cost) == (Outcome.CANCELLED, None)
+    assert first.intent.cost_bound_nano_usd > 0
+    assert second.outcome is Outcome.OK
+    assert stage.waits == [0.5]
+
+
+async def test_the_first_call_may_still_win(make):
+    """The second is cancelled and booked."""
+    stage = await make(hedging=HEDGED)
+    stage.flash.holding = {1, 2}
+    life = stage.life()
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(stage.dispatch.generate(life, stage.deadline(), "t"))
+        await until_asked(stage.flash, 2)
+        stage.flash.holding = set()
+        stage.flash.let_go.set()
+    assert work.result().reply.parts
+    outcomes = {each.outcome for each in await stage.closed_in_any_order(life)}
+    assert Outcome.OK in outcomes
+    assert len(life.attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("route", "hedging"),
+    [(Route.OPUS, HEDGED), (Route.FLASH, Hedging()), (Route.FLASH, Hedging(after_s=0.5))],
+)
+async def test_only_what_the_operator_named_is_hedged(make, route: Route, hedging: Hedging):
+    """Off by default, and per route."""
+    stage = await make(hedging=hedging)
+    life = stage.life(route)
+    await stage.dispatch.generate(life, stage.deadline(), "t")
+    assert (len(life.attempts), stage.waits) == (1, [])
+
+
+async def test_streams_are_not_hedged(make):
+    """A stream that began cannot be exchanged."""
+    stage = await make(hedging=HEDGED)
+    life = stage.life(Route.FLASH)
+    await stage.stream(life)
+    assert (len(life.attempts), stage.waits) == (1, [])
+
+
+async def test_both_failing_is_one_failure_with_its_retry_spent(make):
+    """The second call was the further try: what follows is the other route."""
+    stage = await make(flash=[busy(), busy()], hedging=HEDGED)
+    stage.flash.holding = {1, 2}
+    life = stage.life()
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(stage.dispatch.generate(life, stage.deadline(), "t"))
+        await until_asked(stage.flash, 2)
+        stage.flash.let_go.set()
+    assert work.result().fell_back
+    assert stage.waits == [0.5], "no third try on the same route"
+    settlements = await stage.closed_in_any_order(life)
+    assert sorted(each.intent.route for each in settlements) == ["flash", "flash", "opus"]
+
+
+async def test_a_quick_failure_is_not_hedged(make):
+    """It is retried as ever."""
+    stage = await make(flash=[busy()], hedging=HEDGED)
+    stage.dispatch._sleep = lambda seconds: asyncio.Event().wait() if seconds == 0.5 else asyncio.sleep(0)
+    life = stage.life()
+    await stage.dispatch.generate(life, stage.deadline(), "t")
+    assert [each.outcome for each in await stage.closed(life)] == [Outcome.REFUSED, Outcome.OK]
+
+
+async def test_a_caller_may_leave_a_hedged_call_at_every_await(make):
+    """Both attempts are closed once, whatever turn it was."""
+    turn, finished = 1, False
+    while not finished:
+        stage = await make(hedging=HEDGED)
+        stage.flash.holding = {1}
+        life = stage.life()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(stage.dispatch.generate(life, stage.deadline(), "t"))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            finished = task.done()
+            task.cancel()
+        for each in await stage.closed_in_any_order(life):
+            assert each.outcome in (Outcome.CANCELLED, Outcome.OK)
+        turn += 1
+        assert turn < 60
+    assert turn > 5

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifier.route import Route
-from router.memory import Remembered, SessionMemory
+from router.memory import Remembered
+from router.session_book import SessionBook
 
 names = st.sampled_from(["", "a", "b", "c", "d"])
 
@@ -12,7 +13,7 @@ names = st.sampled_from(["", "a", "b", "c", "d"])
 @given(st.lists(st.tuples(names, names, st.sampled_from(Route))), st.integers(min_value=1, max_value=6))
 def test_it_recalls_the_last_route_of_the_newest_sessions(steps, limit):
     """At most `limit` sessions, the longest unused forgotten first; tenants are apart; no session, no memory."""
-    memory, model = SessionMemory(limit), {}
+    memory, model = SessionBook(limit), {}
     for tenant, session, route in steps:
         memory.remember(tenant, session, route)
         if session:
@@ -28,7 +29,7 @@ def test_it_recalls_the_last_route_of_the_newest_sessions(steps, limit):
 
 def test_recalling_is_not_using():
     """A session that is only looked at, as Explain does, ages like any other."""
-    memory = SessionMemory(2)
+    memory = SessionBook(2)
     for session in ("old", "new"):
         memory.remember("t", session, Route.OPUS)
     memory.recall("t", "old")

@@ -1,13 +1,22 @@
 """The error table: every error has one status, with details a client can act on, within HTTP/2's limits."""
 
+import json
+
 import grpc
+import httpx2
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router import errors
+from router.circuit import CircuitSettings, Signal, signal_of
 from router.status import DOMAIN, MESSAGE_BYTES, STATUS, code_of, incident_status, status_of
+from router.upstreams import anthropic_errors, gemini_errors
+from router.upstreams.anthropic import AnthropicUpstream
+from router.upstreams.gemini import GeminiUpstream
+from tests.golden.compare import DIRECTORY, assert_golden, table
+from tests.router.upstreams.samples import FLASH, OPUS, call, user
 
 BILLED_ON_RETRY = (errors.UpstreamTimeout, errors.UpstreamMalformed, errors.UpstreamInterrupted)
 
@@ -29,6 +38,8 @@ def example(cls, message="it broke", **more):
             return cls(0.05, 0.1)
         case errors.Overloaded:
             return cls(8, 1.5)
+        case errors.CircuitOpen:
+            return cls(message, 2.5)
         case _:
             return cls(message)
 
@@ -96,6 +107,7 @@ def test_not_found_names_the_resource():
         (errors.UpstreamRateLimited("anthropic", "slow down", retry_after_s=12.25), 12.25),
         (errors.UpstreamOverloaded("gemini", "busy", retry_after_s=0.5), 0.5),
         (errors.LedgerUnavailable("the ledger is full"), 1.0),
+        (errors.CircuitOpen("gemini (gemini-3.8-flash)", 7.5), 7.5),
     ],
 )
 def test_waiting_that_helps_is_advised(error, delay_s):
@@ -178,3 +190,166 @@ def test_a_connection_that_broke_after_the_request_left_is_not_retried_blindly()
     broke.may_be_billed = True
     assert code_of(never_stood) is grpc.StatusCode.UNAVAILABLE
     assert code_of(broke) is grpc.StatusCode.ABORTED
+
+
+REQUEST_ID = "req_1"
+QUOTA = "type.googleapis.com/google.rpc.QuotaFailure"
+RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}
+BAD_KEY = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+
+
+def said_by_anthropic(type_: str, message: str = "Told.", code: str | None = None) -> bytes:
+    """An error body of the Messages API."""
+    error = {"type": type_, "message": message, "details": {"error_code": code} if code else None}
+    return json.dumps({"type": "error", "error": error, "request_id": REQUEST_ID}).encode()
+
+
+def said_by_gemini(code: int, name: str, *details: dict[str, object]) -> bytes:
+    """An error body of generateContent."""
+    error = {"code": code, "status": name, "message": "Told.", "details": list(details)}
+    return json.dumps({"error": error}).encode()
+
+
+def quota(name: str) -> dict[str, object]:
+    """A quota that is used up."""
+    return {"@type": QUOTA, "violations": [{"quotaMetric": "m", "quotaId": name}]}
+
+
+SPENT = "You have reached your specified API usage limits. You will regain access on 2026-12-01."
+ANTHROPIC_ERRORS = (
+    ("400 invalid_request_error", 400, {}, said_by_anthropic("invalid_request_error")),
+    ("400 spend limit", 400, {}, said_by_anthropic("invalid_request_error", SPENT)),
+    (
+        "400 tool_name_conflict",
+        400,
+        {},
+        said_by_anthropic("invalid_request_error", code="tool_name_conflict"),
+    ),
+    ("401 authentication_error", 401, {}, said_by_anthropic("authentication_error")),
+    ("402 billing_error", 402, {}, said_by_anthropic("billing_error")),
+    ("403 permission_error", 403, {}, said_by_anthropic("permission_error")),
+    ("404 not_found_error", 404, {}, said_by_anthropic("not_found_error")),
+    ("409 conflict_error", 409, {}, said_by_anthropic("conflict_error")),
+    ("413 request_too_large", 413, {}, said_by_anthropic("request_too_large")),
+    ("413 from the edge, no JSON", 413, {}, b"<html>too large</html>"),
+    ("429, retry-after: 1", 429, {"retry-after": "1"}, said_by_anthropic("rate_limit_error")),
+    ("429, retry-after: 30", 429, {"retry-after": "30"}, said_by_anthropic("rate_limit_error")),
+    ("429, no retry-after", 429, {}, said_by_anthropic("rate_limit_error")),
+    (
+        "429 enforced_spend_limit_reached",
+        429,
+        {},
+        said_by_anthropic("rate_limit_error", code="enforced_spend_limit_reached"),
+    ),
+    (
+        "429 contract_spend_limit_reached",
+        429,
+        {},
+        said_by_anthropic("rate_limit_error", code="contract_spend_limit_reached"),
+    ),
+    ("429 ramp_limit_exceeded", 429, {}, said_by_anthropic("rate_limit_error", code="ramp_limit_exceeded")),
+    ("500 api_error", 500, {}, said_by_anthropic("api_error")),
+    ("502 from a proxy, no JSON", 502, {}, b"<html>bad gateway</html>"),
+    ("504 timeout_error", 504, {}, said_by_anthropic("timeout_error")),
+    ("529 overloaded_error", 529, {}, said_by_anthropic("overloaded_error")),
+    ("200 with an error body", 200, {}, said_by_anthropic("overloaded_error")),
+    ("200 with half a body", 200, {}, b'{"type":"message","content":[{"ty'),
+)
+BLOCKED = (
+    b'{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}'
+)
+GEMINI_ERRORS = (
+    ("400 INVALID_ARGUMENT", 400, {}, said_by_gemini(400, "INVALID_ARGUMENT")),
+    ("400 API_KEY_INVALID", 400, {}, said_by_gemini(400, "INVALID_ARGUMENT", BAD_KEY)),
+    ("400 FAILED_PRECONDITION", 400, {}, said_by_gemini(400, "FAILED_PRECONDITION")),
+    ("403 PERMISSION_DENIED", 403, {}, said_by_gemini(403, "PERMISSION_DENIED")),
+    ("404 NOT_FOUND", 404, {}, said_by_gemini(404, "NOT_FOUND")),
+    ("413 from the edge, no JSON", 413, {}, b"<html>too large</html>"),
+    ("429, RetryInfo 34 s", 429, {}, said_by_gemini(429, "RESOURCE_EXHAUSTED", quota("PerMinute"), RETRY)),
+    ("429, no RetryInfo", 429, {}, said_by_gemini(429, "RESOURCE_EXHAUSTED")),
+    (
+        "429, quota per day",
+        429,
+        {},
+        said_by_gemini(429, "RESOURCE_EXHAUSTED", quota("RequestsPerDay"), RETRY),
+    ),
+    ("429, quota of spend", 429, {}, said_by_gemini(429, "RESOURCE_EXHAUSTED", quota("SpendPer10Minutes"))),
+    ("500 INTERNAL", 500, {}, said_by_gemini(500, "INTERNAL")),
+    ("502 from a proxy, no JSON", 502, {}, b"<html>bad gateway</html>"),
+    ("503 UNAVAILABLE", 503, {}, said_by_gemini(503, "UNAVAILABLE")),
+    ("504 DEADLINE_EXCEEDED", 504, {}, said_by_gemini(504, "DEADLINE_EXCEEDED")),
+    ("200 with an error body", 200, {}, said_by_gemini(503, "UNAVAILABLE")),
+    ("200 with half a body", 200, {}, b'{"candidates":[{"con'),
+    ("200 promptFeedback block", 200, {}, BLOCKED),
+)
+TRANSPORT_ERRORS = (
+    ("no connection", httpx2.ConnectError("refused")),
+    ("connection broke", httpx2.ReadError("reset")),
+    ("silence", httpx2.ReadTimeout("late")),
+)
+
+
+async def outcome_of(kind: str, answer) -> errors.UpstreamError | str:
+    """What the real adapter, through its SDK, makes of one answer of its provider."""
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        make, model = {"anthropic": (AnthropicUpstream, OPUS), "gemini": (GeminiUpstream, FLASH)}[kind]
+        upstream = make(model=model, api_key="k", http_client=client)
+        try:
+            reply = await upstream.generate(upstream.render(call(user("Hello."))), None, 20.0)
+        except errors.UpstreamError as error:
+            return error
+        finally:
+            await upstream.close()
+        return reply.finish_reason.value
+
+
+def row_of(kind: str, what: str, outcome: errors.UpstreamError | str) -> tuple[str, ...]:
+    """One row of the printed table."""
+    if isinstance(outcome, str):
+        return (kind, what, f"no error: {outcome}", "OK", "", "", "", "", "")
+    _, details = details_of(status_of(outcome))
+    wait = details.get("RetryInfo")
+    more = sorted(details.keys() - {"ErrorInfo", "RetryInfo"}) + (
+        [f"RetryInfo {wait.retry_delay.seconds} s"] if wait is not None else []
+    )
+    signal = signal_of(outcome, 30.0, CircuitSettings())
+    yes = {True: "yes", False: "no"}
+    return (
+        kind,
+        what,
+        outcome.reason,
+        code_of(outcome).name,
+        ", ".join(["ErrorInfo", *more]),
+        yes[outcome.retryable],
+        yes[outcome.other_route_may_help],
+        details["ErrorInfo"].metadata["billed"],
+        yes[signal is Signal.ILL],
+    )
+
+
+async def test_the_printed_table_is_what_happens():
+    """Every documented error of both providers (A-ERR, G-ERR, 2026-11) through its real SDK to our status."""
+    rows = []
+    for kind, table_of_kind in (("anthropic", ANTHROPIC_ERRORS), ("gemini", GEMINI_ERRORS)):
+        for what, status, headers, body in table_of_kind:
+            response = httpx2.Response(status, headers={"request-id": REQUEST_ID, **headers}, content=body)
+            rows.append(row_of(kind, what, await outcome_of(kind, lambda _, response=response: response)))
+        for what, error in TRANSPORT_ERRORS:
+
+            def broken(_, error=error):
+                raise error
+
+            rows.append(row_of(kind, what, await outcome_of(kind, broken)))
+    header = ("provider", "says", "ErrorInfo.reason", "status", "details", "retried", "other route", "billed")
+    assert_golden("error_table.txt", table((*header, "opens circuit"), rows))
+
+
+def test_every_class_an_adapter_names_is_in_the_printed_table():
+    """No row of either adapter's tables is missing where people look it up."""
+    printed = (DIRECTORY / "error_table.txt").read_text(encoding="utf-8")
+    named = {*anthropic_errors.BY_TYPE.values(), *anthropic_errors.BY_CODE.values()}
+    named |= {*gemini_errors.BY_NAME.values(), *gemini_errors.BY_REASON.values()}
+    for kind in named:
+        assert kind.reason in printed
+    for type_ in (*anthropic_errors.BY_TYPE, *anthropic_errors.BY_CODE):
+        assert type_ in printed or type_ == "rate_limit_error", type_

@@ -19,12 +19,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.trace import INVALID_SPAN, use_span
 from prometheus_client.parser import text_string_to_metric_families
 
+from cache.diagnose import MissCause
+from cache.index import Calibration, CalibrationBin
 from router import attributes as names
 from router.call import Call, Effort, Identity, Message, Role, Text, Tool
 from router.cost import Cost, Counterfactuals
-from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
+from router.settlement import CacheRecord, DecisionRecord, Intent, MissRecord, Outcome, Purpose, Settlement
 from router.telemetry import Telemetry, TelemetrySettings, from_environ, spans
-from router.telemetry.aggregates import Counter, Distribution, Histogram
+from router.telemetry.aggregates import Counter, Distribution, Histogram, Observed
 from router.telemetry.metrics import ChunkTimer, Metrics
 from router.telemetry.providers import sampler_of
 from router.telemetry.settings import DEFAULT_SAMPLE_RATIO, GRPC, HTTP
@@ -159,18 +161,22 @@ async def exporting(sampler="always_on", old_cache_write_name=True, **environ):
 
 @asynccontextmanager
 async def scraped(**settings):
-    """Telemetry on a free port, and a function that scrapes it into {sample name: [(labels, value)]}."""
+    """Telemetry on a free port, and a function that scrapes it into {sample name: [(labels, value)]}.
+
+    Counters that stand at 0 are left out unless asked for: what is looked at here is what was counted.
+    """
     port = free_port()
     telemetry = Telemetry.build(TelemetrySettings(prometheus_port=port, **settings))
-    telemetry.add_target(Target())
-    telemetry.add_target(FLASH)
+    telemetry.add_target(Target(), "opus")
+    telemetry.add_target(FLASH, "flash")
 
-    async def scrape():
+    async def scrape(*, started=False):
         text = await asyncio.to_thread(_get, f"http://127.0.0.1:{port}/metrics")
         found = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+                if sample.value or started or not sample.name.endswith("_total"):
+                    found.setdefault(sample.name, []).append((sample.labels, sample.value))
         return found
 
     try:
@@ -708,7 +714,7 @@ async def test_failed_call_is_counted_with_its_error_and_without_tokens():
 
 
 async def test_cache_outcome_and_belief_are_counted():
-    """Hits, writes and misses by cause; what was believed and what was read."""
+    """Hits and writes; what was believed and what was read. A shortfall that nobody explained is no miss."""
     miss = settlement(usage=Usage(input_tokens=9_000, cache_write_5m_tokens=9_000))
     async with scraped() as (telemetry, scrape):
         telemetry.record_settlement(settlement())
@@ -718,10 +724,212 @@ async def test_cache_outcome_and_belief_are_counted():
     assert results == {"hit": 1.0, "write": 1.0}
     belief = {own["hybrid_router_kind"]: n for own, n in samples["hybrid_router_cache_belief_tokens_total"]}
     assert belief == {"expected": 18_000.0, "read": 8_000.0}
-    missed = value_of(
-        samples, "hybrid_router_cache_missed_tokens_total", hybrid_router_cache_miss_cause="layer_changed"
+    assert "hybrid_router_cache_missed_tokens_total" not in samples
+
+
+MISSED = CacheRecord(
+    strategy="auto",
+    breakpoint_count=3,
+    expected_read_tokens=9_000,
+    miss_cause="ttl_lapsed",
+    misses=(
+        MissRecord(cause="ttl_lapsed", layer="history", missed_tokens=3_000, lost_nano_usd=2_000_000_000),
+        MissRecord(cause="ttl_lapsed", layer="system", missed_tokens=1_000, lost_nano_usd=500_000_000),
+        MissRecord(cause="unknown", missed_tokens=70, lost_nano_usd=None),
+    ),
+    p_hit=0.97,
+    held=False,
+    padding_tokens=400,
+    padding_nano_usd=1_500_000,
+)
+
+
+async def test_misses_are_counted_in_tokens_and_dollars_by_cause_and_layer():
+    """As they were diagnosed, not as belief less read; a miss without a price is in the tokens and in no dollars."""
+    async with scraped() as (telemetry, scrape):
+        telemetry.record_settlement(settlement(cache=MISSED))
+        telemetry.record_settlement(settlement(cache=MISSED))
+        samples = await scrape()
+
+    def by(name):
+        return {
+            (own["hybrid_router_cache_miss_cause"], own["hybrid_router_cache_miss_layer"]): value
+            for own, value in samples[name]
+        }
+
+    history, system, unknown = ("ttl_lapsed", "history"), ("ttl_lapsed", "system"), ("unknown", "")
+    assert by("hybrid_router_cache_misses_total") == {history: 2, system: 2, unknown: 2}
+    assert by("hybrid_router_cache_missed_tokens_total") == {history: 6_000, system: 2_000, unknown: 140}
+    assert by("hybrid_router_cache_lost_cost_total") == {history: 4.0, system: 1.0}
+
+
+async def test_filler_is_on_the_bill_by_application():
+    """What the operator's own padding cost is a figure of its own; an unknown one adds nothing."""
+    async with scraped(applications=frozenset({"assistant"})) as (telemetry, scrape):
+        telemetry.record_settlement(settlement(cache=MISSED))
+        telemetry.record_settlement(settlement({"application": "else"}, cache=MISSED))
+        telemetry.record_settlement(settlement(cache=replace(MISSED, padding_nano_usd=None)))
+        samples = await scrape()
+    cost = {
+        own["hybrid_router_application"]: value
+        for own, value in samples["hybrid_router_cache_padding_cost_total"]
+    }
+    assert cost == {"assistant": 0.0015, "other": 0.0015}
+
+
+async def test_what_is_known_beforehand_starts_at_0():
+    """rate() and increase() see no first count of a series that it makes: settling makes none of a user's."""
+    settings = {"bucket_label": "team", "buckets": frozenset({"search"})}
+    async with scraped(**settings) as (telemetry, scrape):
+        before = await scrape(started=True)
+        telemetry.record_settlement(settlement(cache=MISSED))
+        telemetry.record_settlement(settlement({"labels": {"team": "search"}}, cache=MISSED))
+        telemetry.record_settlement(
+            settlement({"labels": {"team": "new"}}, **{**FAILED, "outcome": Outcome.UNKNOWN})
+        )
+        flash = {"route": "flash", "upstream": "gemini", "model": FLASH.model}
+        telemetry.record_settlement(settlement(flash, answered_model=FLASH.model, cache=None))
+        after = await scrape(started=True)
+
+    def series(samples):
+        return {
+            (name, tuple(sorted(own.items())))
+            for name, found in samples.items()
+            if name.startswith("hybrid_router") and name.endswith("_total")
+            for own, _ in found
+        }
+
+    new = {name for name, _ in series(after) - series(before)}
+    assert new == {"hybrid_router_booked_cost_total", "hybrid_router_cache_padding_cost_total"}
+    assert all(value == 0 for name, found in before.items() if name.endswith("_total") for _, value in found)
+    assert 200 <= len(series(before)) <= 300
+
+
+def test_every_cause_of_a_miss_starts_at_0_and_is_a_label_of_its_own():
+    """Also where so many odd words came before that the vocabulary is full; a cause of a change has its layers only."""
+    metrics = Metrics()
+    for number in range(1_000):
+        metrics.record_rpc("m", "OK", f"E{number}", 0.1)
+    started = {labels[2:] for labels in metrics.cache_lost._values}
+    assert {cause for cause, _ in started} == {cause.value for cause in MissCause}
+    assert {layer for cause, layer in started if cause == "system"} == {"system"}
+    for cause, layer in started:
+        miss = MissRecord(cause=cause, layer=layer, missed_tokens=10, lost_nano_usd=1)
+        metrics.record_settlement(settlement(cache=replace(MISSED, misses=(miss,))))
+    assert {labels[2:] for labels in metrics.cache_lost._values} == started
+    assert set(metrics.cache_lost._values.values()) == {1}
+
+
+def test_many_buckets_leave_room_for_what_is_counted():
+    """Beyond fifty, buckets begin with their first count; none is pushed into the overflow by empty ones."""
+    buckets = [f"b{number:03}" for number in range(240)]
+    metrics = Metrics(bucket_label="team", buckets=buckets)
+    assert len(metrics.bucket_calls._values) == 52 * 8
+    for bucket in buckets:
+        metrics.record_settlement(settlement({"labels": {"team": bucket}}))
+    assert all(metrics.bucket_calls.value((bucket, "opus", "hit")) == 1 for bucket in buckets)
+
+
+def test_a_series_started_twice_keeps_its_count():
+    """And one past the limit is not started, so that it takes no place from what is counted."""
+    counter = Counter("c", "1", "", ("a",), limit=1)
+    counter.start(("x",))
+    counter.add(("x",), 3)
+    counter.start(("x",))
+    counter.start(("y",))
+    assert counter._values == {("x",): 3}
+
+
+def test_a_span_tells_what_was_missed_and_how_sure_we_were():
+    """Tokens of all misses, dollars only when all are known, the dearest one's cause and layer."""
+    found = spans.inference_end(settlement(cache=MISSED), old_cache_write_name=False)
+    assert found[names.CACHE_MISS_CAUSE] == "ttl_lapsed"
+    assert found[names.CACHE_MISS_LAYER] == "history"
+    assert found[names.CACHE_MISS_TOKENS] == 4_070
+    assert names.CACHE_MISS_USD not in found
+    assert (found[names.CACHE_P_HIT], found[names.CACHE_HELD]) == (0.97, False)
+    assert found[names.CACHE_PADDING_TOKENS] == 400
+    priced = replace(MISSED, misses=MISSED.misses[:2])
+    found = spans.server_span(None, [settlement(cache=priced)])
+    assert (found[names.CACHE_MISS_TOKENS], found[names.CACHE_MISS_USD]) == (4_000, 2.5)
+
+
+def bucketed(samples, name, label):
+    """{(bucket, value of `label`): value} of one counter; `label` "" for none."""
+    return {(own["hybrid_router_bucket"], own.get(label, "")): value for own, value in samples.get(name, [])}
+
+
+async def test_buckets_hold_hit_rate_and_saving():
+    """By the configured label: calls, input tokens by kind, input cost and what it would have been uncached."""
+    telling = Counterfactuals(no_caching_nano_usd=62_500_000)
+    settings = {"bucket_label": "team", "buckets": frozenset({"search"})}
+    async with scraped(**settings) as (telemetry, scrape):
+        telemetry.record_settlement(settlement({"labels": {"team": "search"}}, counterfactuals=telling))
+        telemetry.record_settlement(
+            settlement({"labels": {"team": "search"}}, usage=Usage(input_tokens=5_000), counterfactuals=None)
+        )
+        telemetry.record_settlement(settlement({"labels": {"team": "unheard of"}}))
+        telemetry.record_settlement(settlement({"labels": {"other": "search"}}))
+        samples = await scrape()
+    kind, result = "hybrid_router_kind", "hybrid_router_cache_result"
+    tokens = bucketed(samples, "hybrid_router_bucket_input_tokens_total", kind)
+    assert {key: value for key, value in tokens.items() if key[0] == "search"} == {
+        ("search", "uncached_input"): 6_000,
+        ("search", "cache_write_5m"): 300,
+        ("search", "cache_write_1h"): 700,
+        ("search", "cache_read"): 8_000,
+    }
+    assert {bucket for bucket, _ in tokens} == {"search", "other", "none"}
+    calls = bucketed(samples, "hybrid_router_bucket_calls_total", result)
+    assert calls == {("search", "hit"): 1, ("search", "none"): 1, ("other", "hit"): 1, ("none", "hit"): 1}
+    paid = bucketed(samples, "hybrid_router_bucket_input_cost_total", "")
+    baseline = bucketed(samples, "hybrid_router_bucket_baseline_input_cost_total", "")
+    assert paid["search", ""] == COST.input_nano_usd / 1e9
+    assert baseline["search", ""] - paid["search", ""] == pytest.approx(
+        (62_500_000 - COST.total_nano_usd) / 1e9, abs=1e-12
     )
-    assert missed == 10_000.0
+
+
+async def test_buckets_leave_out_what_is_not_the_users():
+    """Our own calls and refused ones are in no hit rate; a call without usage is counted as unknown."""
+    async with scraped() as (telemetry, scrape):
+        telemetry.record_settlement(settlement({"purpose": Purpose.WARM}))
+        telemetry.record_settlement(settlement(**{**FAILED, "outcome": Outcome.REFUSED, "cost": Cost()}))
+        telemetry.record_settlement(settlement(**{**FAILED, "outcome": Outcome.UNKNOWN}))
+        samples = await scrape()
+    assert bucketed(samples, "hybrid_router_bucket_calls_total", "hybrid_router_cache_result") == {
+        ("none", "unknown"): 1.0
+    }
+    assert "hybrid_router_bucket_input_tokens_total" not in samples
+    assert "hybrid_router_bucket_input_cost_total" not in samples
+
+
+def test_buckets_without_a_label_are_refused():
+    """A list of values of nothing is a mistake, told at start."""
+    with pytest.raises(ValueError, match="bucket_label"):
+        TelemetrySettings(buckets=frozenset({"search"}))
+
+
+async def test_calibration_is_a_reliability_table_and_a_score():
+    """Per model and tenth: how many beliefs, the sum of their chances, how many held; the mean Brier score."""
+    bins = (CalibrationBin(),) * 5 + (CalibrationBin(4, 2.1, 3),) + (CalibrationBin(),) * 3
+    told = Calibration((*bins, CalibrationBin(6, 5.8, 6)), brier=1.5)
+    async with scraped() as (telemetry, scrape):
+        telemetry.watch_calibration(lambda: [("claude-opus-5-5", told), ("gemini-3.8-flash", Calibration())])
+        samples = await scrape(started=True)
+
+    def table(name):
+        return {
+            own["hybrid_router_bin"]: value
+            for own, value in samples[name]
+            if own["hybrid_router_model"] == "claude-opus-5-5" and value
+        }
+
+    assert table("hybrid_router_cache_belief_tested_total") == {"0.5": 4.0, "0.9": 6.0}
+    assert table("hybrid_router_cache_belief_predicted_total") == {"0.5": 2.1, "0.9": 5.8}
+    assert table("hybrid_router_cache_belief_held_total") == {"0.5": 3.0, "0.9": 6.0}
+    assert samples["hybrid_router_cache_belief_brier"] == [({"hybrid_router_model": "claude-opus-5-5"}, 0.15)]
+    assert len(samples["hybrid_router_cache_belief_tested_total"]) == 20
 
 
 async def test_our_own_calls_do_not_count_as_savings():
@@ -872,8 +1080,10 @@ def test_every_instrument_is_collected():
     chunks.tick(2.0)
     metrics.record_rpc("m", "OK", "", 0.1)
     metrics.record_decision(DECISION)
-    metrics.record_settlement(settlement(), chunks)
+    metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
-    instruments = [value for value in vars(metrics).values() if isinstance(value, Counter | Histogram)]
+    metrics.watch_calibration(lambda: [("m", Calibration((CalibrationBin(1, 0.9, 1),) * 10, 0.1))])
+    kinds = Counter | Histogram | Observed
+    instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 17
+    assert len(instruments) == 28

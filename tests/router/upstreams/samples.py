@@ -20,7 +20,7 @@ from router.call import (
 )
 
 OPUS, FLASH = "claude-opus-5-5", "gemini-3.8-flash"
-SCHEMA = '{"type": "object",  "properties": {"q": {"type": "string"}}, "required": ["q"]}'
+SCHEMA = '{"type": "object",  "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": false}'
 SEARCH = Tool("search", "Find documents.", SCHEMA)
 
 

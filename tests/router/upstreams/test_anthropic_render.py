@@ -23,11 +23,12 @@ from router.call import (
     ToolChoiceMode,
     ToolResult,
 )
-from router.errors import InvalidRequest, NotSupported
+from router.errors import InvalidRequest
 from router.upstreams.anthropic_models import MODELS, traits_of
 from router.upstreams.anthropic_render import Options, render, request_body
 from router.upstreams.base import Rendered
 from tests.router.upstreams.samples import (
+    FLASH,
     OPUS,
     SCHEMA,
     SEARCH,
@@ -182,11 +183,37 @@ def test_plain_text_documents_are_sent_as_text() -> None:
         rendered(call(user(Document("text/plain", b"\xff"))))
 
 
-@pytest.mark.parametrize("part", [Image("image/tiff", b"x"), Document("application/msword", b"x")])
-def test_media_without_counterpart_is_not_supported(part: Image | Document) -> None:
-    """The other route may take it, so it is NotSupported rather than the caller's fault."""
-    with pytest.raises(NotSupported):
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [(Image("image/tiff", b"x"), "image"), (Document("application/msword", b"x"), "document")],
+)
+def test_media_without_counterpart_are_refused_by_field(part: Image | Document, kind: str) -> None:
+    """Whether the other route may take them is the decision's to find; the field is what a caller can change."""
+    with pytest.raises(InvalidRequest) as caught:
         rendered(call(user(part, "What is it?")))
+    assert caught.value.field == f"messages[0].parts[0].{kind}.media_type"
+
+
+def test_a_call_goes_back_as_given_beside_its_thinking_and_as_anothers_without() -> None:
+    """A call of Anthropic's whose thinking was lost on the way would be refused; call and result change alike, and ids
+    of other makers never do.
+    """
+    thinking = Thinking(OPUS, "", "c2ln")
+    calls = (ToolCall("toolu_01a", "search", "{}", model=OPUS), ToolCall("other_1", "search", "{}"))
+    results = user(*(ToolResult(each.id, (Text("r"),)) for each in calls))
+
+    def ids(*said: Thinking | ToolCall) -> list[str]:
+        parsed = wire(call(user("a"), assistant(*said), results))
+        blocks = [block for message in parsed["messages"] for block in message["content"]]
+        return [
+            block.get("id") or block["tool_use_id"] for block in blocks if block["type"].startswith("tool_")
+        ]
+
+    assert ids(thinking, *calls) == ["toolu_01a", "other_1"] * 2
+    lost = ids(*calls)
+    assert lost == ids(Thinking(FLASH, "", "c2ln"), *calls) == lost[:2] * 2
+    assert lost[0].startswith("call_")
+    assert lost[1] == "other_1"
 
 
 @pytest.mark.parametrize(

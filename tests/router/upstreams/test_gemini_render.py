@@ -20,7 +20,7 @@ from router.call import (
     ToolChoiceMode,
     ToolResult,
 )
-from router.errors import InvalidRequest, NotSupported
+from router.errors import InvalidRequest
 from router.upstreams.base import Rendered
 from router.upstreams.gemini_models import traits_of
 from router.upstreams.gemini_render import DUMMY_SIGNATURE, render, request_body
@@ -168,10 +168,12 @@ def test_media_are_inline_data() -> None:
     response = wire(asked)["contents"][2]["parts"][0]["functionResponse"]
     assert response["response"] == {"output": "t"}
     assert response["parts"][0]["inlineData"]["mimeType"] == "image/png"
-    with pytest.raises(NotSupported):
+    with pytest.raises(InvalidRequest) as caught:
         rendered(asked, "gemini-2.5-flash")
-    with pytest.raises(NotSupported):
-        rendered(call(user(Image("image/gif", b"GIF"))))
+    assert caught.value.field == "messages[2].parts[0].tool_result.content[1]"
+    with pytest.raises(InvalidRequest) as caught:
+        rendered(call(user("What is it?", Image("image/gif", b"GIF"))))
+    assert caught.value.field == "messages[0].parts[1].image.media_type"
 
 
 EFFORTS: list[tuple[str, Effort, dict[str, Any] | None]] = [

@@ -107,7 +107,8 @@ FINISHES = [
     ("RECITATION", FinishReason.REFUSAL, "RECITATION"),
     ("MALFORMED_FUNCTION_CALL", FinishReason.MALFORMED, ""),
     ("CONTINUATION", FinishReason.PAUSED, ""),
-    ("LANGUAGE", FinishReason.OTHER, ""),
+    ("LANGUAGE", FinishReason.REFUSAL, "LANGUAGE"),
+    ("NO_IMAGE", FinishReason.OTHER, ""),
     ("A_NEW_REASON", FinishReason.OTHER, ""),
 ]
 

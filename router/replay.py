@@ -27,13 +27,16 @@ from router.replay_provider import ReferenceCache
 from router.replay_trace import PromptBuilder, TracePrompt, TraceRow
 
 MODEL = "claude-opus-4-5-20251101"
-"""Model whose limits hold, but for the minimum, which is a setting of the replay."""
+"""Model whose limits hold unless a replay names another; the minimum is a setting of its own."""
 NAMESPACE_GAP_S = 3600.0
 KEEP_ALIVE_SPACING_S = 285.0
 
 
 class Policy(StrEnum):
-    """How breakpoints are chosen: the planner's strategies, and the whole prompt at one TTL."""
+    """How breakpoints are chosen: the planner's strategies, and the whole prompt at one TTL.
+
+    Where a row knows its layers, the whole prompt at one TTL has breakpoints after system and context as well.
+    """
 
     AUTO = "auto"
     A = "a"
@@ -50,10 +53,12 @@ class Settings(NamedTuple):
     Attributes:
         minimum_tokens: Shorter prefixes are not cached.
         rates: Price of cached tokens relative to uncached ones.
+        model: Id in the catalogue; gives the other limits.
     """
 
     minimum_tokens: int = 1024
     rates: Rates = Rates(1.25, 2.0, 0.1)
+    model: str = MODEL
 
 
 class Served(NamedTuple):
@@ -95,7 +100,7 @@ class _Planner:
         self, found: TracePrompt, now_s: float, kind: str
     ) -> tuple[Plan, tuple[int, ...], Forecast | None]:
         """Plan, token counts and the forecast for the turn."""
-        counts = self.estimator.cumulative_tokens(found.prompt, MODEL)
+        counts = self.estimator.cumulative_tokens(found.prompt, self.settings.model)
         forecasts = None
         if self.strategy is Strategy.AUTO:
             forecasts = self.demand.forecasts(self.scope, found.prompt, found.digests, now_s, kind, counts)
@@ -146,10 +151,11 @@ def replay(
         timer: Nanoseconds of any clock; only differences are used.
     """
     settings = settings or Settings()
-    rules = replace(rules_for(MODEL), minimum_tokens=settings.minimum_tokens)
+    rules = replace(rules_for(settings.model), minimum_tokens=settings.minimum_tokens)
     planner = None
     if policy not in (Policy.TTL_5M, Policy.TTL_1H):
-        planner = _Planner(Strategy(policy.value), settings, rules, CacheScope("anthropic", "replay", MODEL))
+        scope = CacheScope("anthropic", "replay", rules.model)
+        planner = _Planner(Strategy(policy.value), settings, rules, scope)
     builder = PromptBuilder(settings.minimum_tokens)
     cache, namespace, offset_s, latest_s = ReferenceCache(settings.minimum_tokens), None, 0.0, 0.0
     for row in rows:
@@ -161,8 +167,7 @@ def replay(
         found = builder.prompt(row)
         started = timer()
         if planner is None:
-            ttl_s = TTL_1H_S if policy is Policy.TTL_1H else TTL_5M_S
-            marks: tuple[tuple[int, int], ...] = ((row.whole_blocks, ttl_s),)
+            marks = _whole(row, TTL_1H_S if policy is Policy.TTL_1H else TTL_5M_S)
         else:
             planned, counts, forecast = planner.decide(found, now_s, row.kind)
             marks = tuple([(found.ends[point.position], point.ttl_s) for point in planned.breakpoints])
@@ -207,6 +212,11 @@ def decision(served: Served) -> dict[str, object]:
 def cost(served: Served, rates: Rates) -> float:
     """Units of one request."""
     return cost_units(served.split, rates)
+
+
+def _whole(row: TraceRow, ttl_s: int) -> tuple[tuple[int, int], ...]:
+    ends = [end for end, layer in row.layers if layer is Layer.SYSTEM or layer is Layer.CONTEXT]
+    return tuple([(end, ttl_s) for end in (*ends, row.whole_blocks)])
 
 
 def _spelled(ttl_s: int) -> str:

@@ -1,14 +1,18 @@
 """The provider's cache as its documents describe it, for traces of block ids; a reference to judge plans by.
 
-The rule (prompt caching page, read 2026-11): an entry exists only where a request placed a mark; the longest live
-entry that is a prefix of the prompt is read, at no charge for the refresh; with A the hit, B the last 1h mark past
-it and C the last mark past it, the bill is read A, 1h write B - A, 5m write C - B, the rest plain. Entries form a
-chain: what is written past a live entry holds only the part past it, and can be read while every part before it
-lives, each by its own TTL, so a 1h part on top of a 5m part lapses with it (the cautious reading). TTLs run from
-the start of the request that last touched a part.
+The rule (prompt caching page, read 2026-11): an entry exists only where a request placed a mark, and is looked for
+from the marks back, so the longest live entry at or before the last mark is read, and nothing without a mark; with A
+the hit, B the last 1h mark past it and C the last mark past it, the bill is read A, 1h write B - A, 5m write C - B,
+the rest plain. An entry lives for less than its TTL from the start of the request that last touched it.
+
+Where the page is silent: entries form a chain; what is written past a live entry holds only the part past it, and can
+be read while every part before it lives, each by its own TTL, so a 1h part on top of a 5m part lapses with it (the
+cautious reading). A read refreshes every live entry of the prompt up to the hit, at no charge. Writing a part again
+for a shorter time does not take back the longer one. `Sandbox` with `layered_entries=True, refresh="all"` is the same
+world, token for token.
 
 It shares nothing with the planner, so that a plan's promises can be held against it. The 20 positions of lookback
-and the delay until an entry can be read are not modelled: a trace has neither messages nor first bytes.
+and the delay until an entry can be read are not modelled: a recorded trace has neither messages nor first bytes.
 """
 
 from bisect import bisect_left, insort
@@ -59,23 +63,19 @@ class ReferenceCache:
             whole_blocks: Blocks that are full; no entry ends past them.
             marks: (prefix in blocks, TTL in seconds) of each breakpoint, in any order.
         """
-        hit, hit_id = self._longest(runs, whole_blocks, now_s)
-        self._refresh(hit_id, now_s)
-        past = sorted(
-            (min(blocks, whole_blocks), ttl_s)
-            for blocks, ttl_s in marks
-            if min(blocks, whole_blocks) > hit
-            and min(blocks, whole_blocks) * block_tokens >= self._minimum_tokens
-        )
+        capped = sorted((min(blocks, whole_blocks), ttl_s) for blocks, ttl_s in marks)
+        hit, hit_id = self._read(runs, capped[-1][0], now_s) if capped else (0, None)
+        past = [
+            (blocks, ttl_s)
+            for blocks, ttl_s in capped
+            if blocks > hit and blocks * block_tokens >= self._minimum_tokens
+        ]
         hour_end = max([hit, *(blocks for blocks, ttl_s in past if ttl_s >= TTL_1H_S)])
         end = past[-1][0] if past else hit
         before = hit_id
         for blocks, _ in past:
             name = _id_at(runs, blocks)
-            ttl_s = TTL_1H_S if blocks <= hour_end else TTL_5M_S
-            if name not in self._parts:
-                insort(self._ids, name)
-            self._parts[name] = _Part(blocks, ttl_s, now_s + ttl_s, before)
+            self._write(name, blocks, TTL_1H_S if blocks <= hour_end else TTL_5M_S, now_s, before)
             before = name
         if len(self._parts) > self._sweep_at:
             self._sweep(now_s)
@@ -86,10 +86,12 @@ class ReferenceCache:
             uncached=input_tokens - end * block_tokens,
         )
 
-    def _longest(
-        self, runs: Sequence[tuple[int, int]], whole_blocks: int, now_s: float
-    ) -> tuple[int, int | None]:
-        """Blocks and id of the longest entry on the prompt's path whose every part lives."""
+    def _read(self, runs: Sequence[tuple[int, int]], reach: int, now_s: float) -> tuple[int, int | None]:
+        """Blocks and id of the longest entry on the prompt's path whose every part lives; they are refreshed.
+
+        Args:
+            reach: Blocks of the prefix that ends at the last mark; nothing past it is found.
+        """
         ids, parts = self._ids, self._parts
         readable: set[int] = set()
         best, best_id, start = 0, None, 0
@@ -99,23 +101,26 @@ class ReferenceCache:
                 name = ids[index]
                 blocks = start + name - first + 1
                 index += 1
-                if blocks > whole_blocks:
+                if blocks > reach:
                     return best, best_id
                 part = parts[name]
-                if part.expires_s >= now_s and (part.before is None or part.before in readable):
+                if part.expires_s > now_s and (part.before is None or part.before in readable):
+                    part.expires_s = now_s + part.ttl_s
                     readable.add(name)
                     best, best_id = blocks, name
             start += count
         return best, best_id
 
-    def _refresh(self, name: int | None, now_s: float) -> None:
-        while name is not None:
-            part = self._parts[name]
-            part.expires_s = now_s + part.ttl_s
-            name = part.before
+    def _write(self, name: int, blocks: int, ttl_s: int, now_s: float, before: int | None) -> None:
+        expires_s, known = now_s + ttl_s, self._parts.get(name)
+        if known is None:
+            insort(self._ids, name)
+        elif known.before == before and known.expires_s > expires_s:
+            expires_s, ttl_s = known.expires_s, max(ttl_s, known.ttl_s)
+        self._parts[name] = _Part(blocks, ttl_s, expires_s, before)
 
     def _sweep(self, now_s: float) -> None:
-        self._parts = {name: part for name, part in self._parts.items() if part.expires_s >= now_s}
+        self._parts = {name: part for name, part in self._parts.items() if part.expires_s > now_s}
         self._ids = sorted(self._parts)
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._parts))
 

@@ -4,7 +4,8 @@ The rule: figures are sums over requests, kept as they are served, so memory doe
 pair of numbers per session. Shares are of all input tokens. The interval is of the ratio of sums, by resampling whole
 sessions: requests of one session are not independent. Chances are judged two ways: P(warm) against whether what was
 believed warm was read, and P(return in 5 minutes) against what the trace then held; a turn whose window the trace
-does not close is left out.
+does not close is left out. With a price the bill is in money too, output included, as the ledger books it: exact per
+request, rounded to a nano-USD there.
 """
 
 from collections import deque
@@ -15,7 +16,10 @@ import numpy as np
 
 from cache.economics import Rates, TokenSplit, cost_units
 from cache.rules import TTL_5M_S
+from router.cost import total_nano_usd, uncached_nano_usd
+from router.pricing import Price
 from router.replay import Policy, Served
+from router.usage import Usage
 
 BINS = 10
 RESAMPLES = 1000
@@ -56,6 +60,8 @@ class Figures(NamedTuple):
         returns: Of the chance of a return within 5 minutes; without requests unless the policy forecasts.
         decision_p50_us: Median time of a decision in microseconds; None when it was not measured.
         decision_p99_us: Its 99 % point.
+        bill_nano_usd: Input and output; None without a price.
+        uncached_nano_usd: The same with nothing cached.
     """
 
     policy: str
@@ -69,6 +75,15 @@ class Figures(NamedTuple):
     returns: Reliability
     decision_p50_us: float | None
     decision_p99_us: float | None
+    bill_nano_usd: int | None = None
+    uncached_nano_usd: int | None = None
+
+    @property
+    def saving(self) -> float | None:
+        """Share of the bill that caching saved, output included; None without a price."""
+        if self.bill_nano_usd is None or not self.uncached_nano_usd:
+            return None
+        return 1 - self.bill_nano_usd / self.uncached_nano_usd
 
     def to_dict(self) -> dict[str, object]:
         """As a value for JSON."""
@@ -86,6 +101,9 @@ class Figures(NamedTuple):
             "p_warm": _reliability_dict(self.warm),
             "p_return_5m": _reliability_dict(self.returns),
             "decision_us": {"p50": self.decision_p50_us, "p99": self.decision_p99_us},
+            "bill_nano_usd": self.bill_nano_usd,
+            "uncached_nano_usd": self.uncached_nano_usd,
+            "saving": self.saving,
         }
 
 
@@ -118,8 +136,10 @@ class _Chances:
 class Tally:
     """Sums of one replay."""
 
-    def __init__(self, policy: Policy, rates: Rates) -> None:
-        """Start at zero."""
+    def __init__(self, policy: Policy, rates: Rates, price: Price | None = None) -> None:
+        """Start at zero; without a price there is no bill in money."""
+        self._price = price
+        self._bill_nano_usd = self._uncached_nano_usd = 0
         self._policy = policy
         self._rates = rates
         self._tokens = [0, 0, 0, 0]
@@ -138,6 +158,16 @@ class Tally:
         session = self._sessions.setdefault((row.namespace, row.session), [0.0, 0.0])
         session[0] += cost_units(served.split, self._rates)
         session[1] += row.input_tokens
+        if self._price is not None:
+            usage = Usage(
+                input_tokens=row.input_tokens,
+                cache_read_tokens=served.split.read,
+                cache_write_5m_tokens=served.split.write_5m,
+                cache_write_1h_tokens=served.split.write_1h,
+                output_tokens=row.output_tokens,
+            )
+            self._bill_nano_usd += total_nano_usd(usage, self._price)
+            self._uncached_nano_usd += uncached_nano_usd(usage, self._price)
         self._warm.add(served.p_hit, served.held)
         self._decision_ns.append(served.decision_ns)
         if served.forecast is not None:
@@ -168,6 +198,8 @@ class Tally:
             self._returns.reliability(),
             float(np.percentile(measured, 50)) if timed else None,
             float(np.percentile(measured, 99)) if timed else None,
+            self._bill_nano_usd if self._price is not None else None,
+            self._uncached_nano_usd if self._price is not None else None,
         )
 
     def _judge_returns(self, served: Served) -> None:

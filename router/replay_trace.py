@@ -10,6 +10,8 @@ are put where the past puts them:
     turn            the rest; the last `TAIL_TOKENS` are a block of their own, because recorded prompts often end in a
                     short piece that the next request replaces, and what fills no whole block takes no mark
 
+A row that knows its layers (`TraceRow.layers`) is laid out as it says instead.
+
 Nothing here looks past the row it is given. It does not know time, prices or plans.
 """
 
@@ -32,6 +34,13 @@ Runs = tuple[tuple[int, int], ...]
 """Block ids as (first id, count), ascending by one within a run."""
 
 
+class LayerEnd(NamedTuple):
+    """Where a block of a prompt ends, in whole trace blocks from the prompt's start, and the layer it stands in."""
+
+    blocks: int
+    layer: Layer
+
+
 class TraceRow(NamedTuple):
     """One recorded request.
 
@@ -45,6 +54,7 @@ class TraceRow(NamedTuple):
         added: Kinds of content since the previous request ("text", "tool_result", ...).
         tools_tokens: 0 where not recorded.
         system_tokens: 0 where not recorded.
+        layers: Ends of the prompt's blocks, ascending, the last at `whole_blocks`; empty where not known.
     """
 
     namespace: str
@@ -60,6 +70,7 @@ class TraceRow(NamedTuple):
     added: tuple[str, ...] = ()
     tools_tokens: int = 0
     system_tokens: int = 0
+    layers: tuple[LayerEnd, ...] = ()
 
     @property
     def whole_blocks(self) -> int:
@@ -166,6 +177,8 @@ class PromptBuilder:
         key = (row.namespace, row.session, row.stream)
         whole, size = row.whole_blocks, row.block_tokens
         number = self._namespaces.setdefault(row.namespace, len(self._namespaces))
+        if row.layers:
+            return self._laid_out(row, number, key)
         before = self._conversations.get(key)
         common = 0 if before is None else min(common_blocks(before.row.runs, row.runs), before.whole, whole)
         tail = max(1, ceil(TAIL_TOKENS / size))
@@ -201,17 +214,44 @@ class PromptBuilder:
             for block in now.blocks[kept:]
         ]
         names, ends = list(now.names), list(now.ends)
+        self._add_remainder(row, turn, names, ends, kind)
+        return (*now.blocks[:kept], *turn), tuple(names), tuple(ends)
+
+    def _add_remainder(
+        self, row: TraceRow, blocks: list[Block], names: list[bytes], ends: list[int], kind: BlockKind
+    ) -> None:
+        """Add what fills no whole block, which takes no mark and has no like."""
         remainder = row.input_tokens - (ends[-1] if ends else 0) * row.block_tokens
         if remainder > 0 or not ends:
             self._remainders += 1
             name = b"part" + self._remainders.to_bytes(12, "big")
-            turn.append(Block(Layer.TURN, kind, name, "user", False, max(0, remainder)))
+            blocks.append(Block(Layer.TURN, kind, name, "user", False, max(0, remainder)))
             names.append(name)
-            ends.append(whole)
-        return (*now.blocks[:kept], *turn), tuple(names), tuple(ends)
+            ends.append(row.whole_blocks)
+
+    def _laid_out(self, row: TraceRow, namespace: int, key: tuple[str, str, str]) -> TracePrompt:
+        """The prompt of a row that knows its layers; what it extends is the row before it of its stream."""
+        before = self._conversations.get(key)
+        now = self._conversations[key] = _Conversation(row, row.whole_blocks)
+        gap_s = None
+        if before is not None and common_blocks(before.row.runs, row.runs) >= before.whole:
+            gap_s = row.time_s - before.row.time_s
+        for end, layer in row.layers:
+            self._append(now, namespace, end, layer, minimum_tokens=0)
+        blocks, names, ends = now.blocks, now.names, now.ends
+        now.blocks, now.names, now.ends = [], [], []
+        self._add_remainder(row, blocks, names, ends, BlockKind.TEXT)
+        return TracePrompt(Prompt(tuple(blocks)), tuple(names), tuple(ends), gap_s)
 
     def _append(
-        self, now: _Conversation, namespace: int, end: int, layer: Layer, kind: BlockKind = BlockKind.TEXT
+        self,
+        now: _Conversation,
+        namespace: int,
+        end: int,
+        layer: Layer,
+        kind: BlockKind = BlockKind.TEXT,
+        *,
+        minimum_tokens: int | None = None,
     ) -> None:
         """Add the block that ends there, unless nothing is left for it."""
         start, size = now.ends[-1] if now.ends else 0, now.row.block_tokens
@@ -220,7 +260,7 @@ class PromptBuilder:
         name = namespace.to_bytes(6, "big") + block_at(now.row.runs, end).to_bytes(10, "big", signed=True)
         role = "" if layer <= Layer.SYSTEM else "user"
         kind = BlockKind.TOOL if layer is Layer.TOOLS else kind
-        markable = end * size >= self._minimum_tokens
+        markable = end * size >= (self._minimum_tokens if minimum_tokens is None else minimum_tokens)
         now.blocks.append(Block(layer, kind, name, role, markable, (end - start) * size))
         now.names.append(name)
         now.ends.append(end)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cache.economics import Rates, cost_units
 from cache.prompt import Layer
 from router.cli import app
+from router.cli.fault import reported
 from router.replay import Policy, Settings, decision, replay
 from router.replay_provider import ReferenceCache
 from router.replay_report import Tally
@@ -115,24 +116,27 @@ def slow_bill(rows, marks_of, minimum_tokens=1024):
         if served.namespace != namespace:
             entries, namespace = {}, served.namespace
         ids = [first + i for first, count in served.runs for i in range(count)][: served.whole_blocks]
-        live = [0]
-        for end in range(1, len(ids) + 1):
+        live, now = [0], served.time_s
+        reach = max([blocks for blocks, _ in marks_of(served)], default=0)
+        for end in range(1, min(reach, len(ids)) + 1):
             entry = entries.get(tuple(ids[:end]))
-            if entry and entry["expires"] >= served.time_s and entry["before"] in live:
+            if entry and entry["expires"] > now and entry["before"] in live:
                 live.append(end)
+                entry["expires"] = now + entry["ttl"]
         hit = live[-1]
-        end = hit
-        while end:
-            entry = entries[tuple(ids[:end])]
-            entry["expires"] = served.time_s + entry["ttl"]
-            end = entry["before"]
         marks = sorted(m for m in marks_of(served) if m[0] > hit and m[0] * SIZE >= minimum_tokens)
         b = max([hit] + [blocks for blocks, ttl in marks if ttl == 3600])
         c = max([hit] + [blocks for blocks, _ in marks])
         before = hit
         for blocks, _ in marks:
             ttl = 3600 if blocks <= b else 300
-            entries[tuple(ids[:blocks])] = {"ttl": ttl, "expires": served.time_s + ttl, "before": before}
+            entry, known = (
+                {"ttl": ttl, "expires": now + ttl, "before": before},
+                entries.get(tuple(ids[:blocks])),
+            )
+            if known and known["before"] == before and known["expires"] > entry["expires"]:
+                entry |= {"ttl": max(ttl, known["ttl"]), "expires": known["expires"]}
+            entries[tuple(ids[:blocks])] = entry
             before = blocks
         total.append((hit * SIZE, (c - b) * SIZE, (b - hit) * SIZE, served.input_tokens - c * SIZE))
     return total
@@ -178,8 +182,8 @@ def test_any_marks_are_billed_alike(data):
 
 
 def test_an_entry_lives_its_ttl_from_the_latest_use():
-    """300 seconds after the start it is read, and its clock restarts; 301 after that it is gone."""
-    rows = [row("s", i, t, [(1, 40)]) for i, t in enumerate((0.0, 300.0, 601.0))]
+    """299 seconds after the start it is read, and its clock restarts; 300 after that it is gone."""
+    rows = [row("s", i, t, [(1, 40)]) for i, t in enumerate((0.0, 299.0, 599.0))]
     splits = [served.split for served in replay(rows, Policy.TTL_5M)]
     assert [split.read for split in splits] == [0, 40 * SIZE, 0]
     assert [split.write_5m for split in splits] == [40 * SIZE, 0, 40 * SIZE]
@@ -322,6 +326,30 @@ def test_policies_are_compared_in_one_table(trace):
     result = CliRunner().invoke(app, ["replay", str(trace), "--policy", "none", "--policy", "1h"])
     assert result.exit_code == 0
     assert "1.0000" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--model", "nope"), "--model"),
+        (("--requests-per-day", "inf"), "--requests-per-day"),
+        (("--requests-per-day", "nan"), "--requests-per-day"),
+        (("--days", "inf"), "--days"),
+        (("--days", "nan"), "--days"),
+        (("--days", "1e300"), "--days"),
+        (("--read", "nan"), "--read"),
+        (("--write-1h", "inf"), "--write-1h"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_by_its_option(options, named, capsys):
+    """One line of ours, or the parser's own words; exit code 2, never a traceback."""
+    with pytest.raises(SystemExit) as ended, reported():
+        app(["replay", "--workload", "saas", *options])
+    written = capsys.readouterr()
+    assert ended.value.code == 2
+    assert named in written.err
+    assert "Traceback" not in written.err
+    assert written.out == ""
 
 
 def test_a_broken_line_is_named(tmp_path):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from router.doctor import Diagnosis, Finding, finding_groups
 from router.money import UNKNOWN, percent, ratio, usd
 from router.report import COST_PARTS, COUNTERFACTUALS, PERCENTS, TOKEN_KINDS, Reconciliation, Summary
 
@@ -46,15 +48,16 @@ def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
     tokens = _table(f"Tokens{by}", [key, "input", "read", "written", "output", "unknown"])
     total = response.total.cost.total_nano_usd
     for row in response.rows:
-        costs.add_row(*_cost_cells(row, row.key or "(none)", total))
-        tokens.add_row(*_token_cells(row, row.key or "(none)"))
+        # As Text: a tenant may be called "[red]".
+        costs.add_row(*map(Text, _cost_cells(row, row.key or "(none)", total)))
+        tokens.add_row(*map(Text, _token_cells(row, row.key or "(none)")))
     if len(response.rows) != 1:
         for table, cells in (
             (costs, _cost_cells(response.total, "total", total)),
             (tokens, _token_cells(response.total, "total")),
         ):
             table.add_section()
-            table.add_row(*cells, style="bold")
+            table.add_row(*map(Text, cells), style="bold")
     note = Text(
         "saved by caching: against the same calls, all input uncached; saved in all: against all calls on "
     )
@@ -65,6 +68,40 @@ def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
     if response.total.unknown_cost_count or response.total.incomplete_count:
         note.append("\n" + _unseen_note(response.total))
     return Group(costs, tokens, note)
+
+
+def diagnosis_tables(diagnosis: Diagnosis) -> RenderableType:
+    """Lay out what cache misses cost: the totals, the findings, and for each what to do and which calls to look at."""
+    if not diagnosis.calls:
+        return Text("No calls on Opus in this selection of the ledger: nothing to diagnose.")
+    head = _caching(diagnosis)
+    if not diagnosis.findings:
+        return Group(head, Text("No cache misses: every read that was expected came."))
+    by_cause = diagnosis.by == "cause"
+    unknown = any(finding.unknown_loss_calls for finding in diagnosis.findings)
+    keys = [name.removeprefix("label:").replace("_", " ") for name in finding_groups(diagnosis.by)]
+    words = [*keys, *([] if by_cause else ["cause"]), "layer"]
+    figures = ["calls", "tokens", "lost", "share", *(["unknown"] if unknown else [])]
+    table = _table(f"Cache misses on Opus by {keys[-1]}", [*words, *figures], words=len(words))
+    notes = Text()
+    for finding in diagnosis.findings:
+        key = _spelled(finding.key) if by_cause else finding.key or "(none)"
+        named = [key] if by_cause else [value or "(none)" for value in finding.group.values()]
+        cells = (*named, *([] if by_cause else [_spelled(finding.cause)]), *_finding_cells(finding))
+        # As Text: a tenant may be called "[red]".
+        table.add_row(*(Text(cell) for cell in (cells if unknown else cells[:-1])))
+        notes.append(f"{key}: ", style="bold").append(finding.advice + "\n")
+        requests = ", ".join(f"{each.request_id} ({usd(each.lost_nano_usd)})" for each in finding.examples)
+        notes.append(f"  dearest: {requests}\n", style="dim")
+    if diagnosis.more_count:
+        notes.append(
+            f"{diagnosis.more_count:,} more with {usd(diagnosis.more_lost_nano_usd)} lost: --top shows them.\n"
+        )
+    notes.append(
+        "tokens: missed; lost: billed beyond what it would have been had they been read; share: of what all input on "
+        "Opus cost, the router's own calls included; unknown: calls of unknown loss, which are not in the sums."
+    )
+    return Group(head, table, notes)
 
 
 def render(renderable: RenderableType, *, width: int = 120) -> str:
@@ -124,11 +161,53 @@ def _unseen_note(total: CostRow) -> str:
     return "; ".join(parts) + "."
 
 
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    # On a narrow terminal the words wrap; a figure is never cut.
-    table.add_column(columns[0])
-    for column in columns[1:]:
+def _caching(diagnosis: Diagnosis) -> Text:
+    """Say what caching did on Opus in all, each rate with its definition."""
+    user, lost = diagnosis.user, diagnosis.lost
+    lines = [f"{_calls(diagnosis.calls)} on Opus"]
+    if user is not None:
+        lines[0] += (
+            f", {user.calls:,} of users. Read share: {percent(diagnosis.read_share)} of input tokens were cache reads "
+            f"({user.cache_read_tokens:,} of {user.input_tokens:,}, {_calls(user.usage_calls)} with usage)"
+        )
+        saved = f"Saved by caching: {usd(diagnosis.saved_nano_usd)}, over {_calls(user.no_caching.calls)} of users"
+        lines.append(f"{saved} where both costs are known, against all input uncached")
+        if diagnosis.overhead:
+            lines[-1] += f"; the router's own calls ({usd(diagnosis.overhead_nano_usd)}) are taken off"
+        if user.padding_tokens:
+            lines.append(
+                f"Padding: {user.padding_tokens:,} tokens, {usd(user.padding_nano_usd)}, within the cost"
+            )
+    missed = f"Lost to misses: {usd(diagnosis.lost_nano_usd)} in {_calls(lost.calls if lost else 0)}"
+    if lost is not None and lost.unknown_loss_calls:
+        missed += f"; {_calls(lost.unknown_loss_calls)} of unknown loss beside it"
+    lines.append(missed)
+    return Text("".join(f"{line}.\n" for line in lines))
+
+
+def _finding_cells(finding: Finding) -> tuple[str, ...]:
+    return (
+        ", ".join(map(_spelled, finding.layers)) or UNKNOWN,
+        f"{finding.calls:,}",
+        UNKNOWN if finding.unknown_token_misses == finding.misses else f"{finding.missed_tokens:,}",
+        UNKNOWN if finding.unknown_loss_calls == finding.calls else usd(finding.lost_nano_usd),
+        percent(finding.share),
+        f"{finding.unknown_loss_calls:,}",
+    )
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", " ") or "(none)"
+
+
+def _table(title: str, columns: list[str], *, words: int = 1) -> Table:
+    """Make a table whose first `words` columns hold words, the others figures."""
+    # A label's key may be "[red]", too.
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    # On a narrow terminal the words wrap, a long name too; nothing is cut.
+    for column in columns[:words]:
+        table.add_column(escape(column), overflow="fold")
+    for column in columns[words:]:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 

@@ -8,7 +8,7 @@ inside its function, and --help stays quick.
 
 import typer
 
-from router.cli import check, costs, demo, explain, replay, sandbox, serve, train
+from router.cli import advise, check, costs, demo, doctor, explain, replay, sandbox, serve, train
 from router.cli.fault import reported
 
 app = typer.Typer(
@@ -23,9 +23,11 @@ app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(explain.explain)
 app.command()(costs.costs)
+app.command()(doctor.doctor)
 app.command()(sandbox.sandbox)
 app.command()(train.train)
 app.command()(replay.replay)
+app.command()(advise.advise)
 app.add_typer(check.app, name="config")
 
 

@@ -1,7 +1,6 @@
 """`hybrid-router costs`: sum the ledger, from its file or from a running router."""
 
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,9 @@ import typer
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
+from router.cli.instant import instant
 from router.cli.loop import run
-from router.config import ConfigError, load_config
+from router.config import load_config
 from router.ledger import DATABASE, LedgerReader
 from router.money import usd
 from router.operator_service import costs_response
@@ -76,9 +76,9 @@ def costs(
         dimension=_DIMENSIONS[by], label_key=label, tenant=tenant, application=application
     )
     if since:
-        request.start_time.FromDatetime(_instant("--since", since))
+        request.start_time.FromDatetime(instant("--since", since))
     if until:
-        request.end_time.FromDatetime(_instant("--until", until))
+        request.end_time.FromDatetime(instant("--until", until))
     interrupted = []
     if target:
         response = run(_ask(target, request))
@@ -99,15 +99,8 @@ def costs(
             f"started {_shown(intent.started_time_s)}, cost unknown, "
             f"at most {usd(intent.cost_bound_nano_usd)}",
             highlight=False,
+            markup=False,
         )
-
-
-def _instant(option: str, text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option}: {text!r} is not a date or time such as 2026-11-22T10:00") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _shown(epoch_s: float) -> str:

@@ -13,6 +13,7 @@ from google.protobuf.json_format import Parse
 from classifier.model import DEFAULT_DIRECTORY, Model
 from router.cli import app, main
 from router.config import RoutingConfig
+from router.ledger import DATABASE
 from router.v1 import operator_service_pb2, router_service_pb2
 from tests.e2e.builders import config as settings
 from tests.e2e.builders import generate, user
@@ -94,10 +95,10 @@ def test_the_sample_settings_are_good(hybrid_router: Callable[..., Ended]) -> No
 
 
 WRONG = {
-    '[server]\nlissten = "x"': ("lissten", "$.server"),
-    '[cache]\nstrategy = "z"': ("$.cache.strategy", "'z'"),
-    "[routing]\nthreshold = 1.5": ("$.routing.threshold", "1.0"),
-    "[server]\nin_flight_limit = 0": ("$.server.in_flight_limit", "1"),
+    '[server]\nlissten = "x"': ("lissten", "server"),
+    '[cache]\nstrategy = "z"': ("cache.strategy", "'z'"),
+    "[routing]\nthreshold = 1.5": ("routing.threshold", "1.0"),
+    "[server]\nin_flight_limit = 0": ("server.in_flight_limit", "1"),
     '[opus]\nmodel = "claude-opus-99"': ("opus.model", "claude-opus-99"),
     '[flash]\nmodel = "claude-opus-5-5"': ("flash.model", "claude-opus-5-5", "gemini"),
     '[applications.desk]\nsystem = [" "]': ("applications.desk.system[0]", "empty"),
@@ -265,6 +266,22 @@ def test_costs_filters_and_refuses(hybrid_router: Callable[..., Ended], booked: 
     missing = hybrid_router("costs", "--ledger", "nowhere")
     assert missing.code == 2
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 100], ids=["empty", "garbage"])
+@pytest.mark.parametrize(
+    "asked", [("costs",), ("doctor",), ("advise", "desk", "--config", "router.toml")], ids=" ".join
+)
+def test_a_ledger_that_cannot_be_read_is_one_line(
+    hybrid_router: Callable[..., Ended], tmp_path: Path, asked: tuple[str, ...], content: bytes
+) -> None:
+    """Exit code 2 and the file's name, nothing on standard output."""
+    (tmp_path / DATABASE).write_bytes(content)
+    (tmp_path / "router.toml").write_text('[applications.desk]\nsystem = ["Be brief."]\n', encoding="utf-8")
+    ended = hybrid_router(*asked, "--ledger", str(tmp_path))
+    assert (ended.code, ended.out) == (2, "")
+    assert DATABASE in ended.err
+    assert len(ended.err.splitlines()) == 1
 
 
 @pytest.mark.slow

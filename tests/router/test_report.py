@@ -298,3 +298,14 @@ def test_empty_summary_has_every_key():
     empty: Summary = summarise([])
     assert summary_json(empty)["cost"]["total_nano_usd"] == 0
     assert summary_json(empty)["routes"] == []
+
+
+def test_costs_by_tenant_show_names_as_they_are() -> None:
+    """A tenant or a label called "[red]" is a name and no markup, in cells, headings and title."""
+    row = operator_service_pb2.CostRow(key="[red]", call_count=3)
+    response = operator_service_pb2.GetCostsResponse(rows=[row], total=row)
+    lines = [line.split() for line in render(costs_table(response, "[/team]"), width=200).splitlines()]
+    assert sum(line[:2] == ["[red]", "3"] for line in lines) == 1
+    assert sum(line[:1] == ["[red]"] for line in lines) == 2
+    assert sum(line[:2] == ["[/team]", "calls"] for line in lines) == 1
+    assert ["Costs", "by", "[/team]"] in lines

@@ -9,8 +9,8 @@ This module does not retry, choose, price or remember.
 """
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable
+from copy import copy
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -48,6 +48,8 @@ class _Count(WireObject):
 _decode_count = decoder(_Count)
 
 
+_OPTIONS = {"timeout"}
+"""What `_options` sets; a call with other options is built by the SDK itself."""
 _PER_CALL = frozenset({b"content-length", b"x-stainless-timeout", b"x-stainless-read-timeout"})
 """Headers of a request that differ from call to call; all others are constant."""
 
@@ -63,7 +65,36 @@ class _Client(anthropic.AsyncAnthropic):
         super().__init__(**options)
         self._custom_headers = {}
         self._headers: dict[str, Any] = {}
+        self._blanks: dict[str, Any] = {}
         self._forms: dict[str, tuple[httpx2.URL, dict[str, Any], list[tuple[bytes, bytes]]]] = {}
+
+    async def post(
+        self, path: str, *, cast_to: Any, content: Any = None, options: Any = None, **others: Any
+    ) -> Any:
+        """Post as the SDK does, with a copy of the options of its own first call to the same path.
+
+        It builds its options, a pydantic model of 21 fields of which we set four, by deep-copying every default
+        (measured: 40 us of a call's 325).
+        """
+        blank, given = self._blanks.get(path), options or {}
+        if blank is None or not content or given.keys() != _OPTIONS:
+            return await super().post(path, cast_to=cast_to, content=content, options=given, **others)
+        final = copy(blank)
+        final.content = content
+        final.timeout = given["timeout"]
+        if self._idempotency_header is None:
+            final.idempotency_key = (
+                "unsent"  # else the SDK makes a UUID for every call, which is not sent either
+            )
+        return await self.request(cast_to, final, **others)
+
+    async def request(self, cast_to: Any, options: Any, **others: Any) -> Any:
+        """Send, and keep the options of a path's first call, less what belongs to the call."""
+        if options.url not in self._blanks and type(options.content) is bytes:
+            blank = copy(options)
+            blank.content = blank.timeout = blank.idempotency_key = None
+            self._blanks[options.url] = blank
+        return await super().request(cast_to, options, **others)
 
     async def _copy_and_prepare(self, options: Any) -> Any:
         """Take options that hold bytes as they are: there is nothing in them to walk or to copy for a retry."""
@@ -117,6 +148,30 @@ class _Client(anthropic.AsyncAnthropic):
         return self._headers
 
 
+class _Pool(anthropic.DefaultAioHttpClient):
+    """The SDK's own pool of connections, less what no call of ours uses."""
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **others: Any) -> httpx2.Response:
+        """Hand the request to the SDK's transport and read the answer.
+
+        Between the two stand authentication, hooks, cookies and a log line (measured: 30 us of a call's 325), of which
+        the SDK uses none: its credential is a header. A redirect is left to the SDK's way, from the start.
+        """
+        if self.is_closed or others or self._mounts:
+            return await super().send(request, stream=stream, **others)
+        response: httpx2.Response = await self._transport.handle_async_request(request)
+        if response.has_redirect_location:
+            await response.aclose()
+            return await super().send(request, stream=stream)
+        if not stream:
+            try:
+                await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
+        return response
+
+
 class AnthropicUpstream:
     """One Claude model behind `router.upstreams.base.Upstream`.
 
@@ -160,7 +215,7 @@ class AnthropicUpstream:
         self._previous: Callable[[Identity], str] | None = None
         self._owned = None
         if http_client is None:
-            self._owned = anthropic.DefaultAioHttpClient(limits=_LIMITS, proxy=proxy, trust_env=False)
+            self._owned = _Pool(limits=_LIMITS, proxy=proxy, trust_env=False)
         self._client = _Client(
             api_key=api_key,
             base_url=base_url or BASE_URL,
@@ -297,8 +352,4 @@ class AnthropicUpstream:
 
 
 def _options(timeout_s: float) -> anthropic.RequestOptions:
-    # A key of its own for every call, as the SDK makes (and does not send), without the price of a UUID.
-    return {
-        "timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
-        "idempotency_key": secrets.token_hex(16),
-    }
+    return {"timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))}

@@ -12,11 +12,11 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from time import process_time
 from typing import Any
 
 import grpc
-from msgspec.structs import replace
 from opentelemetry.trace import use_span
 
 from router.cost import Cost, Counterfactuals

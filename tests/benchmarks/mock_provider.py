@@ -83,8 +83,9 @@ class Canned:
 class Connection(asyncio.Protocol):
     """One keep-alive HTTP/1.1 connection; requests carry a content-length."""
 
-    def __init__(self, canned: Canned) -> None:
+    def __init__(self, canned: Canned, hold_after: int = 0) -> None:
         self._canned = canned
+        self._hold_after = hold_after
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
@@ -135,6 +136,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._transport.is_closing():
             return
+        if self._hold_after and index == self._hold_after:
+            return  # begun and never ended: the client has to leave
         event = events[index]
         self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
         if index + 1 < len(events):
@@ -163,10 +166,10 @@ def _dump(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-async def serve(host: str, port: int, canned: Canned) -> None:
+async def serve(host: str, port: int, canned: Canned, hold_after: int = 0) -> None:
     """Serve until standard input ends; print the port first."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(canned), host, port)
+    server = await loop.create_server(lambda: Connection(canned, hold_after), host, port)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
         await loop.run_in_executor(None, sys.stdin.read)
@@ -179,8 +182,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--bytes", type=int, default=2000, dest="size")
+    parser.add_argument(
+        "--hold-after", type=int, default=0, help="send so many events of a stream, then no more"
+    )
     options = parser.parse_args()
-    asyncio.run(serve(options.host, options.port, Canned(options.chunks, options.size)))
+    canned = Canned(options.chunks, options.size)
+    asyncio.run(serve(options.host, options.port, canned, options.hold_after))
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ def _router(stack: AsyncExitStack, provider_url: str) -> Any:
 
 async def _opened(channels: list[grpc.aio.Channel], requests: list[bytes]) -> list[Any]:
     """Streams that have given their first text and go on."""
-    calls: list[Any] = [
-        channels[number % len(channels)].unary_stream(_METHOD)(request, timeout=300.0)
-        for number, request in enumerate(requests)
+    methods: list[Any] = [channel.unary_stream(_METHOD) for channel in channels]
+    calls = [
+        methods[number % len(methods)](request, timeout=300.0) for number, request in enumerate(requests)
     ]
 
     async def begun(call: Any) -> None:

@@ -20,7 +20,10 @@ from router.call import (
 )
 
 OPUS, FLASH = "claude-opus-5-5", "gemini-3.8-flash"
-SCHEMA = '{"type": "object",  "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": false}'
+SCHEMA = (
+    '{"type": "object",  "properties": {"q": {"type": "string"}}, "required": ["q"], '
+    '"additionalProperties": false}'
+)
 SEARCH = Tool("search", "Find documents.", SCHEMA)
 
 

@@ -200,7 +200,8 @@ def _messages(messages: str | content_pb2.Message | Iterable[Any]) -> list[conte
 
 def _named(enum: Any, prefix: str, name: str) -> Any:
     """Return the enum's value of a short name, e.g. ROUTE_OPUS of "opus"."""
-    key, known = f"{prefix}_{name.upper()}", enum.keys()[1:]
+    known = enum.keys()[1:]
+    key = f"{prefix}_{name.upper()}" if isinstance(name, str) else ""
     if key not in known:
         raise ValueError(f"{name!r} is none of {', '.join(_short(each, prefix) for each in known)}")
     return enum.Value(key)

@@ -457,3 +457,9 @@ def test_event_kinds_of_a_later_server_are_passed_over() -> None:
     assert event_of(router_service_pb2.StreamGenerateResponse(delta={"part_index": 1})) is None
     known = router_service_pb2.StreamGenerateResponse(delta={"part_index": 1, "text": "a"})
     assert event_of(known) == TextDelta(1, "a")
+
+
+def test_an_enums_number_is_no_name() -> None:
+    """Names are taken, and what is none is answered with those there are."""
+    with pytest.raises(ValueError, match="2 is none of flash, opus"):
+        request_of(router_service_pb2.GenerateRequest, "hi", {}, {"route": 2})  # type: ignore[typeddict-item]

@@ -351,10 +351,13 @@ def _no_forced_route(route: Route, rule: Reason, costs: RouteCosts, constraints:
     """The error for a forced route that is barred."""
     match rule:
         case Reason.CAPABILITY:
+            why_other = constraints.why_incapable(route.other)
+            advice = f"force {route.other} or leave the route open"
+            if why_other:
+                advice = f"nor can {route.other}: {why_other}"
             return NoRoute(
                 NoRouteReason.FORCED_INCAPABLE,
-                f"the forced route {route} cannot take this request: {constraints.why_incapable(route)}; "
-                f"force {route.other} or leave the route open",
+                f"the forced route {route} cannot take this request: {constraints.why_incapable(route)}; {advice}",
             )
         case Reason.OPEN_CIRCUIT:
             return NoRoute(

@@ -60,8 +60,8 @@ class UpstreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     model: str
     """Full model id, one of the catalogue's."""
-    base_url: str = ""
-    """Other address than the provider's own, e.g. a regional proxy."""
+    base_url: Annotated[str, Meta(pattern=r"^(https?://[^\s/?#]+\S*)?$")] = ""
+    """Other address than the provider's own, e.g. a regional proxy: http://... or https://..."""
     api_key_file: str = ""
     """File that holds the key; the environment variable wins when both are set."""
     workspace: str = "default"
@@ -102,7 +102,7 @@ class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Take the other route when the chosen one fails before it answers."""
     circuit: bool = True
     """Hold calls back from an upstream that keeps failing; the other route takes them where it may."""
-    circuit_window_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    circuit_window_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     """Recent time whose outcomes are counted."""
     circuit_minimum_calls: Annotated[int, Meta(ge=1, le=100_000)] = 20
     """Outcomes in it below which the share of failures says nothing."""
@@ -281,6 +281,12 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path or 'settings'}: {located(tree, str(error), _is_wrong)}") from error
+    routing = config.routing
+    if routing.circuit_open_limit_s < routing.circuit_open_s:
+        raise ConfigError(
+            f"routing.circuit_open_limit_s: is {routing.circuit_open_limit_s:g}; it must be at least "
+            f"routing.circuit_open_s, which is {routing.circuit_open_s:g}"
+        )
     base = path.parent if path else Path.cwd()
     return _with_filler(_with_system_files(config, base), base)
 

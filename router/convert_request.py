@@ -213,9 +213,10 @@ def _check_layers_are_held(prompt: router_service_pb2.Prompt, held: Held) -> Non
         )
     for field, given in (("system", prompt.system), ("tools", prompt.tools)):
         if given:
-            raise InvalidRequest(
-                f"prompt.{field}", "is given by the application the session was opened with; leave it empty"
-            )
+            problem = "is given by the application the session was opened with; leave it empty"
+            if not held.application:
+                problem = "a held session without an application has none; register one, or send whole conversations"
+            raise InvalidRequest(f"prompt.{field}", problem)
 
 
 def _turn_messages(protos: Sequence[content_pb2.Message], held: Held) -> tuple[Message, ...]:

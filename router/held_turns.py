@@ -9,8 +9,9 @@ It does not know how a turn is decided or answered.
 """
 
 from classifier.route import Route
+from router.call import FinishReason, ToolCall
 from router.clock import Clock
-from router.convert_request import AnyRequest
+from router.convert_request import IDENTIFIER_CHARACTER_LIMIT, AnyRequest
 from router.errors import InvalidRequest, NotFound, SessionTooLarge
 from router.held_session import MESSAGE_OVERHEAD_BYTES, Held, Planned
 from router.preparation import Prepared
@@ -71,6 +72,8 @@ class HeldTurns:
         if not caller.session:
             return None
         tenant, session, now_s = caller.tenant, caller.session, self._clock.now()
+        if len(session) > IDENTIFIER_CHARACTER_LIMIT or not session.isprintable():
+            return None  # no session has such a name; converting the request says so
         held = await self._store.find(tenant, session, now_s)
         if held is not None:  # most requests are of no held session, and are spared being measured
             byte_count = sum([message.ByteSize() + MESSAGE_OVERHEAD_BYTES for message in prompt.messages])
@@ -95,6 +98,8 @@ class HeldTurns:
         caller = request.caller
         if not caller.session:
             return None
+        if len(caller.session) > IDENTIFIER_CHARACTER_LIMIT or not caller.session.isprintable():
+            return None
         held = await self._store.find(caller.tenant, caller.session, self._clock.now())
         if held is None:
             _require_stateless(caller.session, version)
@@ -103,8 +108,14 @@ class HeldTurns:
         return held
 
     async def finish(self, turn: HeldTurn, prepared: Prepared, reply: Reply) -> int:
-        """Make the answered turn history; give the session's new version."""
+        """Make the answered turn history; give the session's version after it.
+
+        A turn that was refused, or whose answer the provider could not parse, leaves the history as it was: kept, it
+        would be refused again with every turn after it, or ask for results of calls that were never meant.
+        """
         held, call = turn.held, prepared.request.call
+        if not _is_kept(reply):
+            return held.version
         spelled, rolling = prepared.rendered.get(Route.OPUS), prepared.rolling
         after = held.answered(
             call.messages[len(held.messages) :],
@@ -142,6 +153,16 @@ class HeldTurns:
                 f"turn adds {message_count}; at most {self._session_message_limit} are allowed: close it and open a "
                 "shorter one"
             )
+
+
+def _is_kept(reply: Reply) -> bool:
+    match reply.finish_reason:
+        case FinishReason.REFUSAL | FinishReason.MALFORMED:
+            return False
+        case FinishReason.OTHER:
+            return not any(isinstance(part, ToolCall) for part in reply.parts)
+        case _:
+            return True
 
 
 def _require_stateless(session: str, version: int | None) -> None:

@@ -100,7 +100,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
             raise NotFound(
                 "session",
                 request.session,
-                f"no request of tenant {request.tenant!r} has named it, or it was forgotten since",
+                f"no request of tenant {request.tenant!r} has named it, or it was forgotten since or lost in a restart",
             )
         return pb.GetSessionResponse(
             session=stateless_session(
@@ -176,6 +176,8 @@ def _check_names(tenant: str, session: str) -> None:
             "session", "is empty; name the session that the requests carry in caller.session"
         )
     for field, name in (("session", session), ("tenant", tenant)):
+        if not name.isprintable():
+            raise InvalidRequest(field, f"{name[:80]!r} holds a character that cannot be printed")
         if len(name) > IDENTIFIER_CHARACTER_LIMIT:
             raise InvalidRequest(
                 field, f"has {len(name)} characters; at most {IDENTIFIER_CHARACTER_LIMIT} are allowed"

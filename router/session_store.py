@@ -221,5 +221,6 @@ def check_version(held: Held, version: int | None) -> None:
     if version is not None and version != held.version:
         raise Conflict(
             f"session {held.session!r} is at version {held.version}, and the turn continues version {version}; "
-            "nothing was sent: read the session again (GetSession) and send the turn with its version"
+            "nothing was sent: read the session again (GetSession); unless its last messages are this turn and its "
+            "answer already, send the turn with its version"
         )

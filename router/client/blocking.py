@@ -160,9 +160,9 @@ class Client:
         self,
         session: str = "",
         *,
-        application: str = "",
-        tenant: str = "",
-        user: str = "",
+        application: str | None = None,
+        tenant: str | None = None,
+        user: str | None = None,
         user_context: str | Sequence[str] = (),
         messages: Iterable[content_pb2.Message] = (),
         idle_ttl_s: float | None = None,
@@ -191,22 +191,24 @@ class Client:
         self,
         session: str,
         *,
-        tenant: str = "",
+        tenant: str | None = None,
         include_messages: bool = False,
         timeout_s: float | None = None,
     ) -> session_service_pb2.GetSessionResponse:
         """Return what is known of a session: totals, what is believed warm, and the messages held if asked for."""
         request = session_service_pb2.GetSessionRequest(
-            session=session, tenant=tenant or self._habits.tenant, include_messages=include_messages
+            session=session,
+            tenant=self._habits.tenant if tenant is None else tenant,
+            include_messages=include_messages,
         )
         return _unary(self._session.GetSession, request, self._habits.options(timeout_s))
 
     def close_session(
-        self, session: str, *, tenant: str = "", timeout_s: float | None = None
+        self, session: str, *, tenant: str | None = None, timeout_s: float | None = None
     ) -> session_service_pb2.CloseSessionResponse:
         """Close a session the server holds, and forget its content. Never retried."""
         request = session_service_pb2.CloseSessionRequest(
-            session=session, tenant=tenant or self._habits.tenant
+            session=session, tenant=self._habits.tenant if tenant is None else tenant
         )
         return _unary(self._session.CloseSession, request, self._habits.options(timeout_s))
 

@@ -152,10 +152,12 @@ def open_request(
     messages: Iterable[content_pb2.Message],
     idle_ttl_s: float | None,
     defaults: Fields,
-    given: Mapping[str, str],
+    given: Mapping[str, str | None],
 ) -> session_service_pb2.OpenSessionRequest:
-    """Make an OpenSessionRequest; `given` holds application, tenant and user, "" for the client's own."""
-    identity = {name: value or str(defaults.get(name, "")) for name, value in given.items()}
+    """Make an OpenSessionRequest; `given` holds application, tenant and user, None for the client's own."""
+    identity = {
+        name: str(defaults.get(name, "")) if value is None else value for name, value in given.items()
+    }
     return session_service_pb2.OpenSessionRequest(
         session=session,
         user_context=[user_context] if isinstance(user_context, str) else user_context,

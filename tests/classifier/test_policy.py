@@ -324,3 +324,14 @@ def test_scores_and_settings_outside_their_range_are_refused(value: float) -> No
         PolicySettings(threshold=value)
     with pytest.raises(ValueError, match="quality_floor"):
         Constraints(quality_floor=value)
+
+
+def test_a_forced_route_that_cannot_is_not_sent_to_one_that_cannot_either() -> None:
+    """The advice is one that helps; where none does, both reasons are told."""
+    opus = Incapable(route=OPUS, why="too long for Opus")
+    for incapable, words in (
+        ((opus,), "force flash or leave"),
+        ((opus, Incapable(route=FLASH, why="too long for Flash")), "nor can flash: too long for Flash"),
+    ):
+        with pytest.raises(NoRoute, match=words):
+            decide(scored(0.5), COSTS, Constraints(forced_route=OPUS, incapable=incapable), NEW, SETTINGS)

@@ -500,6 +500,31 @@ async def test_a_turn_that_fails_leaves_the_session_usable():
         assert (await service.generate(turn(user("One"), version=1))).session_version == 2
 
 
+@pytest.mark.parametrize(
+    ("asks", "route"),
+    [
+        ("BAD [[sandbox block=SAFETY]]", FLASH),
+        ('[[sandbox stop=refusal thinking=20 tool=search_tickets args={"account":"a"}]]', OPUS),
+        ('[[sandbox stop=MALFORMED_FUNCTION_CALL tool=search_tickets args={"account":"a"}]]', FLASH),
+        ('[[sandbox stop=LANGUAGE tool=search_tickets args={"account":"a"}]]', FLASH),
+    ],
+)
+async def test_a_refused_turn_does_not_brick_the_session(asks, route):
+    """What was refused is no history: the version stays, the answer is given and billed, and the next turn goes on."""
+    async with serving() as service:
+        await opened(service)
+        refused_turn = await service.generate(turn(user(asks), version=1, route=route))
+        assert refused_turn.answer.finish_reason in (
+            content_pb2.FINISH_REASON_REFUSAL,
+            content_pb2.FINISH_REASON_MALFORMED,
+        )
+        assert refused_turn.session_version == 1
+        assert refused_turn.accounting.total_nano_usd > 0
+        assert len((await got(service)).messages) == 0
+        nice = await service.generate(turn(user("nice"), version=1, route=route))
+        assert (nice.session_version, nice.answer.finish_reason) == (2, content_pb2.FINISH_REASON_END_TURN)
+
+
 async def test_explaining_a_turn_changes_nothing():
     """It explains over the whole history, what the turn then does; the session and its expiry are as before."""
     async with serving() as service:

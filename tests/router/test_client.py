@@ -220,7 +220,7 @@ class TestRequests:
             messages=[user("Hello")],
             idle_ttl_s=1.5,
             defaults={"tenant": "acme", "application": "support", "route": "opus"},
-            given={"tenant": "", "application": "other", "user": "u"},
+            given={"tenant": None, "application": "other", "user": "u"},
         )
         assert made == session_service_pb2.OpenSessionRequest(
             session="s",
@@ -463,3 +463,16 @@ def test_an_enums_number_is_no_name() -> None:
     """Names are taken, and what is none is answered with those there are."""
     with pytest.raises(ValueError, match="2 is none of flash, opus"):
         request_of(router_service_pb2.GenerateRequest, "hi", {}, {"route": 2})  # type: ignore[typeddict-item]
+
+
+def test_an_empty_application_of_a_session_is_none_of_the_clients() -> None:
+    """Like a request's: "" is an answer, None leaves the client's own."""
+    made = open_request(
+        session="s",
+        user_context=(),
+        messages=[],
+        idle_ttl_s=None,
+        defaults={"tenant": "acme", "application": "support"},
+        given={"tenant": None, "application": "", "user": None},
+    )
+    assert (made.tenant, made.application, made.user) == ("acme", "", "")

@@ -132,3 +132,19 @@ def test_circuits_and_hedging_are_set_in_routing():
     ):
         with pytest.raises(ConfigError, match=key.lower()):
             load_config(None, {f"HYBRID_ROUTER__ROUTING__{key}": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPUS__BASE_URL", "notaurl"),
+        ("FLASH__BASE_URL", "https://"),
+        ("ROUTING__CIRCUIT_OPEN_LIMIT_S", "1"),
+        ("ROUTING__CIRCUIT_WINDOW_S", "1e-300"),
+    ],
+)
+def test_what_would_fail_every_call_is_refused_before_the_first(name: str, value: str) -> None:
+    """The key is named."""
+    with pytest.raises(ConfigError, match=name.rpartition("__")[2].lower()):
+        load_config(None, {f"HYBRID_ROUTER__{name}": value})
+    assert load_config(None, {"HYBRID_ROUTER__OPUS__BASE_URL": "http://proxy:8080/claude"}).opus.base_url

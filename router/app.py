@@ -324,8 +324,6 @@ _STATE_NUMBERS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 def _circuits(config: Config, upstreams: Mapping[Route, Upstream], draw: Callable[[], float]) -> Circuits:
     routing = config.routing
-    if routing.circuit_open_limit_s < routing.circuit_open_s:
-        raise ConfigError("routing.circuit_open_limit_s must be at least routing.circuit_open_s")
     settings = CircuitSettings(
         enabled=routing.circuit,
         window_s=routing.circuit_window_s,

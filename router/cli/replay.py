@@ -207,7 +207,9 @@ def _bills(found: "list[Figures]", source: _Source, model: str | None) -> Table:
     money = ["$", "saving"] if source.per_month is None else ["$ / 30 days", "saving"]
     columns = ["policy", *(money if priced else []), "cost / no cache", "95 %", "read", "written"]
     title = f"{source.name}, {model}" if model else None
-    table = Table(*columns, "us p50", "us p99", title=title)
+    # Beside dollars there is no room for the planner's own time in 80 columns, and a cut figure is worse than none.
+    timing = [] if priced else ["us p50", "us p99"]
+    table = Table(*columns, *timing, title=title)
     for figures in found:
         low, high = figures.interval
         split = figures.split
@@ -217,6 +219,7 @@ def _bills(found: "list[Figures]", source: _Source, model: str | None) -> Table:
             monthly = _monthly_usd(figures.bill_nano_usd, figures, source)
             dollars = figures.bill_nano_usd / 1e9 if monthly is None else monthly
             usd = [f"{dollars:,.2f}", "-" if figures.saving is None else f"{figures.saving:.1%}"]
+        times_us = (figures.decision_p50_us, figures.decision_p99_us)
         table.add_row(
             figures.policy,
             *usd,
@@ -224,8 +227,7 @@ def _bills(found: "list[Figures]", source: _Source, model: str | None) -> Table:
             f"{low:.3f}-{high:.3f}",
             f"{split.read / max(1, split.total):.1%}",
             f"{written:.1%}",
-            "-" if figures.decision_p50_us is None else f"{figures.decision_p50_us:.0f}",
-            "-" if figures.decision_p99_us is None else f"{figures.decision_p99_us:.0f}",
+            *([] if priced else ["-" if time is None else f"{time:.0f}" for time in times_us]),
         )
     return table
 

@@ -293,6 +293,8 @@ def _demands(constraints: routing_pb2.Constraints) -> Demands:
         cost_ceiling_nano_usd=ceiling,
         expected_follow_ups=follow_ups,
         fallback_allowed=not constraints.no_fallback,
+        exploration_allowed=not constraints.no_exploration,
+        escalation_allowed=not constraints.no_escalation,
     )
 
 

@@ -188,6 +188,8 @@ def _constraints(constraints: RequestConstraints) -> routing_pb2.Constraints:
         no_cache=constraints.no_cache,
         expected_follow_up_count=constraints.expected_follow_up_count,
         no_fallback=constraints.no_fallback,
+        no_exploration=constraints.no_exploration,
+        no_escalation=constraints.no_escalation,
     )
 
 

@@ -16,6 +16,8 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         cost_ceiling_nano_usd: Most the expected cost may be; None for no ceiling.
         expected_follow_ups: Requests expected with the same prefix within five minutes; None: learned.
         fallback_allowed: Whether the other route may answer when the chosen one fails.
+        exploration_allowed: Whether the route may be drawn at random.
+        escalation_allowed: Whether Opus may be asked again when Flash's answer shows a failure.
     """
 
     forced_route: Route | None = None
@@ -23,6 +25,8 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost_ceiling_nano_usd: int | None = None
     expected_follow_ups: int | None = None
     fallback_allowed: bool = True
+    exploration_allowed: bool = True
+    escalation_allowed: bool = True
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -82,7 +82,12 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         score: Calibrated chance that Opus is needed, None when no model scored.
         propensity: Probability with which the policy took this route.
         expected_flash_nano_usd: Expected cost of Flash when deciding, None unknown; likewise Opus.
-        features: Hashed features as compact JSON, "" when not kept.
+        features: Hashed features (`classifier.features`), packed as text, "" when not kept; no text of the request.
+        explored: Whether the route was drawn at random.
+        answer_value_nano_usd: What a needed Opus answer was taken to be worth, None under a fixed threshold.
+        opus_leaves_nano_usd: Expected value of the cache that Opus would leave warm.
+        shadow_score: Score of the shadow model, None without one.
+        shadow_digest: Digest of the shadow model, "" without one.
     """
 
     route: str
@@ -94,6 +99,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expected_flash_nano_usd: int | None
     expected_opus_nano_usd: int | None
     features: str = ""
+    explored: bool = False
+    answer_value_nano_usd: int | None = None
+    opus_leaves_nano_usd: int = 0
+    shadow_score: float | None = None
+    shadow_digest: str = ""
 
 
 class MissRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -156,6 +166,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         first_byte_s: Seconds from the start to the first byte of the answer, None when none came.
         duration_s: Seconds from the start to the end.
         error: Stable reason of the error, "" when none.
+        discarded: Failure for which an answer was discarded and Opus asked instead, "" when it was handed on.
     """
 
     intent: Intent
@@ -171,6 +182,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     upstream_request_id: str = ""
     finish_reason: str = ""
     error: str = ""
+    discarded: str = ""
     decision: DecisionRecord | None = None
     cache: CacheRecord | None = None
     extra: Mapping[str, str] = msgspec.field(default_factory=dict)

@@ -32,6 +32,8 @@ class RequestConstraints:
     no_cache: bool = False
     expected_follow_up_count: int | None = None
     no_fallback: bool = False
+    no_exploration: bool = False
+    no_escalation: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ A request has these fields; all but one of `turn` and `messages` may be left out
     effort               low, medium, high, xhigh or max
     cache_strategy       none, a, b, c or auto
     constraints          {forced_route, quality_floor, cost_ceiling_nano_usd, no_cache,
-                         expected_follow_up_count, no_fallback}
+                         expected_follow_up_count, no_fallback, no_exploration, no_escalation}
     labels               cost buckets, text to text
     action               what the user did before, e.g. "open_analysis_page"
     tool_results         results by tool name, over those of the header
@@ -200,6 +200,8 @@ class _Constraints(Struct, frozen=True, forbid_unknown_fields=True):
     no_cache: bool = False
     expected_follow_up_count: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     no_fallback: bool = False
+    no_exploration: bool = False
+    no_escalation: bool = False
 
 
 class _Header(Struct, frozen=True, forbid_unknown_fields=True):

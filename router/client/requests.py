@@ -39,7 +39,7 @@ class Fields(TypedDict, total=False):
     `effort`, `output_schema` (JSON text or a mapping), `include_thinking`, `cache_strategy`, `session_version`.
     Caller: `tenant`, `user`, `session`, `labels`, `action`.
     Constraints: `route` (take this one and no other), `quality_floor` (0 to 1), `cost_ceiling_nano_usd`, `no_cache`,
-    `expected_follow_up_count`, `no_fallback`.
+    `expected_follow_up_count`, `no_fallback`, `no_exploration`, `no_escalation`.
     """
 
     application: str
@@ -65,6 +65,8 @@ class Fields(TypedDict, total=False):
     no_cache: bool
     expected_follow_up_count: int
     no_fallback: bool
+    no_exploration: bool
+    no_escalation: bool
 
 
 class _Request(Protocol):
@@ -98,6 +100,8 @@ _PLAIN = {
         "no_cache",
         "expected_follow_up_count",
         "no_fallback",
+        "no_exploration",
+        "no_escalation",
     ),
 }
 """Keywords that are fields as they stand."""

@@ -203,23 +203,25 @@ class CacheReport(_message.Message):
     def __init__(self, plan: _Optional[_Union[CachePlan, _Mapping]] = ..., read_tokens: _Optional[int] = ..., write_tokens: _Optional[int] = ..., misses: _Optional[_Iterable[_Union[CacheMiss, _Mapping]]] = ..., padding_tokens: _Optional[int] = ..., padding_nano_usd: _Optional[int] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("number", "route", "model", "outcome", "duration", "cost_nano_usd")
+    __slots__ = ("number", "route", "model", "outcome", "duration", "cost_nano_usd", "discarded")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
     number: int
     route: _routing_pb2.Route
     model: str
     outcome: str
     duration: _duration_pb2.Duration
     cost_nano_usd: int
-    def __init__(self, number: _Optional[int] = ..., route: _Optional[_Union[_routing_pb2.Route, str]] = ..., model: _Optional[str] = ..., outcome: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ...) -> None: ...
+    discarded: bool
+    def __init__(self, number: _Optional[int] = ..., route: _Optional[_Union[_routing_pb2.Route, str]] = ..., model: _Optional[str] = ..., outcome: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., discarded: _Optional[bool] = ...) -> None: ...
 
 class Accounting(_message.Message):
-    __slots__ = ("usage", "cost", "counterfactuals", "cache_report", "attempts", "total_nano_usd", "first_byte_duration", "duration")
+    __slots__ = ("usage", "cost", "counterfactuals", "cache_report", "attempts", "total_nano_usd", "first_byte_duration", "duration", "flight_wait")
     USAGE_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     COUNTERFACTUALS_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +230,7 @@ class Accounting(_message.Message):
     TOTAL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     FIRST_BYTE_DURATION_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
+    FLIGHT_WAIT_FIELD_NUMBER: _ClassVar[int]
     usage: Usage
     cost: Cost
     counterfactuals: Counterfactuals
@@ -236,4 +239,5 @@ class Accounting(_message.Message):
     total_nano_usd: int
     first_byte_duration: _duration_pb2.Duration
     duration: _duration_pb2.Duration
-    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., counterfactuals: _Optional[_Union[Counterfactuals, _Mapping]] = ..., cache_report: _Optional[_Union[CacheReport, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., total_nano_usd: _Optional[int] = ..., first_byte_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    flight_wait: _duration_pb2.Duration
+    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., counterfactuals: _Optional[_Union[Counterfactuals, _Mapping]] = ..., cache_report: _Optional[_Union[CacheReport, _Mapping]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., total_nano_usd: _Optional[int] = ..., first_byte_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., flight_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

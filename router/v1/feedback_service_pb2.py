@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n router/v1/feedback_service.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\tB\x08\n\x06_score\"[\n\x16SubmitFeedbackResponse\x12/\n\x0brecord_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replaced\x18\x02 \x01(\x08*\xaf\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kVerdict\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_VERDICT_GOOD\x10\x01\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_VERDICT_BAD\x10\x02\x12#\n\x1f\x46\x45\x45\x44\x42\x41\x43K_VERDICT_FLASH_SUFFICED\x10\x03\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_OPUS_NEEDED\x10\x04\x32h\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eSubmitFeedback\x12 .router.v1.SubmitFeedbackRequest\x1a!.router.v1.SubmitFeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n router/v1/feedback_service.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.router.v1.FeedbackVerdict\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\tB\x08\n\x06_score\"[\n\x16SubmitFeedbackResponse\x12/\n\x0brecord_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replaced\x18\x02 \x01(\x08*\xaf\x01\n\x0f\x46\x65\x65\x64\x62\x61\x63kVerdict\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x46\x45\x45\x44\x42\x41\x43K_VERDICT_GOOD\x10\x01\x12\x18\n\x14\x46\x45\x45\x44\x42\x41\x43K_VERDICT_BAD\x10\x02\x12#\n\x1f\x46\x45\x45\x44\x42\x41\x43K_VERDICT_FLASH_SUFFICED\x10\x03\x12 \n\x1c\x46\x45\x45\x44\x42\x41\x43K_VERDICT_OPUS_NEEDED\x10\x04\x32h\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12U\n\x0eSubmitFeedback\x12 .router.v1.SubmitFeedbackRequest\x1a!.router.v1.SubmitFeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.v1.feedback_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEEDBACKVERDICT']._serialized_start=311
-  _globals['_FEEDBACKVERDICT']._serialized_end=486
+  _globals['_FEEDBACKVERDICT']._serialized_start=327
+  _globals['_FEEDBACKVERDICT']._serialized_end=502
   _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=81
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=215
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=217
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=308
-  _globals['_FEEDBACKSERVICE']._serialized_start=488
-  _globals['_FEEDBACKSERVICE']._serialized_end=592
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=231
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=233
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=324
+  _globals['_FEEDBACKSERVICE']._serialized_start=504
+  _globals['_FEEDBACKSERVICE']._serialized_end=608
 # @@protoc_insertion_point(module_scope)

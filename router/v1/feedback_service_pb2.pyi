@@ -23,16 +23,18 @@ FEEDBACK_VERDICT_FLASH_SUFFICED: FeedbackVerdict
 FEEDBACK_VERDICT_OPUS_NEEDED: FeedbackVerdict
 
 class SubmitFeedbackRequest(_message.Message):
-    __slots__ = ("request_id", "verdict", "score", "source")
+    __slots__ = ("request_id", "verdict", "score", "source", "tenant")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     verdict: FeedbackVerdict
     score: float
     source: str
-    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., score: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, request_id: _Optional[str] = ..., verdict: _Optional[_Union[FeedbackVerdict, str]] = ..., score: _Optional[float] = ..., source: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class SubmitFeedbackResponse(_message.Message):
     __slots__ = ("record_time", "replaced")

@@ -47,7 +47,8 @@ class FeedbackServiceServicer:
     """
 
     def SubmitFeedback(self, request, context):
-        """Say how a request turned out; kept with its decision. UNIMPLEMENTED in this release.
+        """Say how a request turned out; kept with its decision. Feedback may come before the request is in the ledger, and
+        long after. NOT_FOUND when no request of that id was ever made or it is past retention.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

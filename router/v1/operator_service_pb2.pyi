@@ -23,6 +23,7 @@ class CostDimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COST_DIMENSION_LABEL: _ClassVar[CostDimension]
     COST_DIMENSION_DAY: _ClassVar[CostDimension]
     COST_DIMENSION_PURPOSE: _ClassVar[CostDimension]
+    COST_DIMENSION_SESSION: _ClassVar[CostDimension]
 COST_DIMENSION_UNSPECIFIED: CostDimension
 COST_DIMENSION_ROUTE: CostDimension
 COST_DIMENSION_MODEL: CostDimension
@@ -31,6 +32,7 @@ COST_DIMENSION_APPLICATION: CostDimension
 COST_DIMENSION_LABEL: CostDimension
 COST_DIMENSION_DAY: CostDimension
 COST_DIMENSION_PURPOSE: CostDimension
+COST_DIMENSION_SESSION: CostDimension
 
 class GetCostsRequest(_message.Message):
     __slots__ = ("dimension", "label_key", "start_time", "end_time", "tenant", "application")
@@ -91,12 +93,38 @@ class CostComparison(_message.Message):
     def __init__(self, call_count: _Optional[int] = ..., baseline_nano_usd: _Optional[int] = ..., cost_nano_usd: _Optional[int] = ...) -> None: ...
 
 class GetCostsResponse(_message.Message):
-    __slots__ = ("rows", "total")
+    __slots__ = ("rows", "total", "warms")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    WARMS_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[CostRow]
     total: CostRow
-    def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ...) -> None: ...
+    warms: WarmReport
+    def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ..., warms: _Optional[_Union[WarmReport, _Mapping]] = ...) -> None: ...
+
+class WarmReport(_message.Message):
+    __slots__ = ("used_count", "wasted_count", "superfluous_count", "open_count", "held_out_count", "spent_nano_usd", "benefit_nano_usd", "benefit_low_nano_usd", "benefit_high_nano_usd", "first_token_gain")
+    USED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WASTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SUPERFLUOUS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SPENT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BENEFIT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BENEFIT_LOW_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    BENEFIT_HIGH_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_GAIN_FIELD_NUMBER: _ClassVar[int]
+    used_count: int
+    wasted_count: int
+    superfluous_count: int
+    open_count: int
+    held_out_count: int
+    spent_nano_usd: int
+    benefit_nano_usd: int
+    benefit_low_nano_usd: int
+    benefit_high_nano_usd: int
+    first_token_gain: _duration_pb2.Duration
+    def __init__(self, used_count: _Optional[int] = ..., wasted_count: _Optional[int] = ..., superfluous_count: _Optional[int] = ..., open_count: _Optional[int] = ..., held_out_count: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., benefit_nano_usd: _Optional[int] = ..., benefit_low_nano_usd: _Optional[int] = ..., benefit_high_nano_usd: _Optional[int] = ..., first_token_gain: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListPrefixesRequest(_message.Message):
     __slots__ = ("page_size",)
@@ -196,10 +224,40 @@ class GetClassifierRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetClassifierResponse(_message.Message):
-    __slots__ = ("classifier",)
+    __slots__ = ("classifier", "shadow", "drift")
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
     classifier: Classifier
-    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ...) -> None: ...
+    shadow: ShadowReport
+    drift: _containers.RepeatedCompositeFieldContainer[DriftFigure]
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., shadow: _Optional[_Union[ShadowReport, _Mapping]] = ..., drift: _Optional[_Iterable[_Union[DriftFigure, _Mapping]]] = ...) -> None: ...
+
+class ShadowReport(_message.Message):
+    __slots__ = ("classifier", "scored_count", "disagreement_count", "mean_score_difference")
+    CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
+    SCORED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DISAGREEMENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEAN_SCORE_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    classifier: Classifier
+    scored_count: int
+    disagreement_count: int
+    mean_score_difference: float
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., scored_count: _Optional[int] = ..., disagreement_count: _Optional[int] = ..., mean_score_difference: _Optional[float] = ...) -> None: ...
+
+class DriftFigure(_message.Message):
+    __slots__ = ("name", "psi", "alarm_psi", "sample_count", "alarming")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PSI_FIELD_NUMBER: _ClassVar[int]
+    ALARM_PSI_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ALARMING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    psi: float
+    alarm_psi: float
+    sample_count: int
+    alarming: bool
+    def __init__(self, name: _Optional[str] = ..., psi: _Optional[float] = ..., alarm_psi: _Optional[float] = ..., sample_count: _Optional[int] = ..., alarming: _Optional[bool] = ...) -> None: ...
 
 class ReloadClassifierRequest(_message.Message):
     __slots__ = ()
@@ -220,12 +278,14 @@ class PromoteClassifierRequest(_message.Message):
     def __init__(self, digest: _Optional[str] = ...) -> None: ...
 
 class PromoteClassifierResponse(_message.Message):
-    __slots__ = ("classifier", "expected_shares")
+    __slots__ = ("classifier", "expected_shares", "previous_digest")
     CLASSIFIER_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_SHARES_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     classifier: Classifier
     expected_shares: _containers.RepeatedCompositeFieldContainer[RouteShare]
-    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., expected_shares: _Optional[_Iterable[_Union[RouteShare, _Mapping]]] = ...) -> None: ...
+    previous_digest: str
+    def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., expected_shares: _Optional[_Iterable[_Union[RouteShare, _Mapping]]] = ..., previous_digest: _Optional[str] = ...) -> None: ...
 
 class RouteShare(_message.Message):
     __slots__ = ("route", "share")

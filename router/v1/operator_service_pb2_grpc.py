@@ -107,7 +107,7 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteClassifier(self, request, context):
-        """Make a candidate the classifier that scores. UNIMPLEMENTED in this release.
+        """Make a classifier of the registry, candidate or former champion, the one that scores.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,7 @@ class OperatorServiceStub:
     ReloadClassifier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ReloadClassifierRequest, _operator_service_pb2.ReloadClassifierResponse]
     """Load the classifier from its file again and swap it in."""
     PromoteClassifier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.PromoteClassifierRequest, _operator_service_pb2.PromoteClassifierResponse]
-    """Make a candidate the classifier that scores. UNIMPLEMENTED in this release."""
+    """Make a classifier of the registry, candidate or former champion, the one that scores."""
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -62,7 +62,7 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ReloadClassifier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ReloadClassifierRequest, _operator_service_pb2.ReloadClassifierResponse]  # type: ignore[assignment]
     """Load the classifier from its file again and swap it in."""
     PromoteClassifier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.PromoteClassifierRequest, _operator_service_pb2.PromoteClassifierResponse]  # type: ignore[assignment]
-    """Make a candidate the classifier that scores. UNIMPLEMENTED in this release."""
+    """Make a classifier of the registry, candidate or former champion, the one that scores."""
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows and steers a running router."""
@@ -113,6 +113,6 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.PromoteClassifierRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.PromoteClassifierResponse, _abc.Awaitable[_operator_service_pb2.PromoteClassifierResponse]]:
-        """Make a candidate the classifier that scores. UNIMPLEMENTED in this release."""
+        """Make a classifier of the registry, candidate or former champion, the one that scores."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,6 +29,7 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_BUDGET: _ClassVar[DecisionReason]
     DECISION_REASON_EXPLORATION: _ClassVar[DecisionReason]
     DECISION_REASON_FALLBACK: _ClassVar[DecisionReason]
+    DECISION_REASON_ESCALATION: _ClassVar[DecisionReason]
 ROUTE_UNSPECIFIED: Route
 ROUTE_FLASH: Route
 ROUTE_OPUS: Route
@@ -46,6 +47,7 @@ DECISION_REASON_NO_SCORE: DecisionReason
 DECISION_REASON_BUDGET: DecisionReason
 DECISION_REASON_EXPLORATION: DecisionReason
 DECISION_REASON_FALLBACK: DecisionReason
+DECISION_REASON_ESCALATION: DecisionReason
 
 class RouteEstimate(_message.Message):
     __slots__ = ("route", "model", "available", "unavailable_reason", "expected_cost_nano_usd", "cold_cost_nano_usd", "input_tokens", "output_tokens")
@@ -68,7 +70,7 @@ class RouteEstimate(_message.Message):
     def __init__(self, route: _Optional[_Union[Route, str]] = ..., model: _Optional[str] = ..., available: _Optional[bool] = ..., unavailable_reason: _Optional[str] = ..., expected_cost_nano_usd: _Optional[int] = ..., cold_cost_nano_usd: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("route", "reason", "score", "threshold", "margin", "propensity", "fallback_route", "classifier_digest", "estimates", "flips", "model")
+    __slots__ = ("route", "reason", "score", "threshold", "margin", "propensity", "fallback_route", "classifier_digest", "estimates", "flips", "model", "opus_leaves_warm_nano_usd", "answer_value_nano_usd", "shadow_score")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,9 @@ class Decision(_message.Message):
     ESTIMATES_FIELD_NUMBER: _ClassVar[int]
     FLIPS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    OPUS_LEAVES_WARM_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_VALUE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SCORE_FIELD_NUMBER: _ClassVar[int]
     route: Route
     reason: DecisionReason
     score: float
@@ -91,20 +96,27 @@ class Decision(_message.Message):
     estimates: _containers.RepeatedCompositeFieldContainer[RouteEstimate]
     flips: _containers.RepeatedScalarFieldContainer[str]
     model: str
-    def __init__(self, route: _Optional[_Union[Route, str]] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., propensity: _Optional[float] = ..., fallback_route: _Optional[_Union[Route, str]] = ..., classifier_digest: _Optional[str] = ..., estimates: _Optional[_Iterable[_Union[RouteEstimate, _Mapping]]] = ..., flips: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
+    opus_leaves_warm_nano_usd: int
+    answer_value_nano_usd: int
+    shadow_score: float
+    def __init__(self, route: _Optional[_Union[Route, str]] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., margin: _Optional[float] = ..., propensity: _Optional[float] = ..., fallback_route: _Optional[_Union[Route, str]] = ..., classifier_digest: _Optional[str] = ..., estimates: _Optional[_Iterable[_Union[RouteEstimate, _Mapping]]] = ..., flips: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., opus_leaves_warm_nano_usd: _Optional[int] = ..., answer_value_nano_usd: _Optional[int] = ..., shadow_score: _Optional[float] = ...) -> None: ...
 
 class Constraints(_message.Message):
-    __slots__ = ("forced_route", "quality_floor", "cost_ceiling_nano_usd", "no_cache", "expected_follow_up_count", "no_fallback")
+    __slots__ = ("forced_route", "quality_floor", "cost_ceiling_nano_usd", "no_cache", "expected_follow_up_count", "no_fallback", "no_exploration", "no_escalation")
     FORCED_ROUTE_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FLOOR_FIELD_NUMBER: _ClassVar[int]
     COST_CEILING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     NO_CACHE_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FOLLOW_UP_COUNT_FIELD_NUMBER: _ClassVar[int]
     NO_FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    NO_EXPLORATION_FIELD_NUMBER: _ClassVar[int]
+    NO_ESCALATION_FIELD_NUMBER: _ClassVar[int]
     forced_route: Route
     quality_floor: float
     cost_ceiling_nano_usd: int
     no_cache: bool
     expected_follow_up_count: int
     no_fallback: bool
-    def __init__(self, forced_route: _Optional[_Union[Route, str]] = ..., quality_floor: _Optional[float] = ..., cost_ceiling_nano_usd: _Optional[int] = ..., no_cache: _Optional[bool] = ..., expected_follow_up_count: _Optional[int] = ..., no_fallback: _Optional[bool] = ...) -> None: ...
+    no_exploration: bool
+    no_escalation: bool
+    def __init__(self, forced_route: _Optional[_Union[Route, str]] = ..., quality_floor: _Optional[float] = ..., cost_ceiling_nano_usd: _Optional[int] = ..., no_cache: _Optional[bool] = ..., expected_follow_up_count: _Optional[int] = ..., no_fallback: _Optional[bool] = ..., no_exploration: _Optional[bool] = ..., no_escalation: _Optional[bool] = ...) -> None: ...

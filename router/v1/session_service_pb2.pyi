@@ -124,12 +124,14 @@ class CloseSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class ReportActionRequest(_message.Message):
-    __slots__ = ("session", "action")
+    __slots__ = ("session", "action", "tenant")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     session: str
     action: str
-    def __init__(self, session: _Optional[str] = ..., action: _Optional[str] = ...) -> None: ...
+    tenant: str
+    def __init__(self, session: _Optional[str] = ..., action: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class ReportActionResponse(_message.Message):
     __slots__ = ("warm",)

@@ -112,6 +112,8 @@ class TestRequests:
             no_cache=True,
             expected_follow_up_count=0,
             no_fallback=True,
+            no_exploration=True,
+            no_escalation=True,
         )
         assert made == router_service_pb2.GenerateRequest(
             prompt=router_service_pb2.Prompt(
@@ -145,6 +147,8 @@ class TestRequests:
                 no_cache=True,
                 expected_follow_up_count=0,
                 no_fallback=True,
+                no_exploration=True,
+                no_escalation=True,
             ),
         )
 

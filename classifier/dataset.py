@@ -13,6 +13,9 @@ One JSON object per line, plain or gzip-compressed (`.gz`). Fields:
     flash_quality, opus_quality   measured quality in [0, 1] of both routes' answers, where known
     and every field of `classifier.sample.Sample` but `text`
 
+or, where a ledger kept no text, the same with `features` (what `Features.pack` wrote) instead of `text` and the fields
+of a sample.
+
 Rule: a file is read whole or refused with the line, the field, the value and the limit of its first fault; an
 unknown field is a fault, because a misspelt one would silently train on nothing. Values of text are never
 quoted in errors.
@@ -28,12 +31,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import expm1, isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import msgspec
 
+from classifier.features import STRUCTURE_NAMES, Features, extract
 from classifier.sample import Sample
 
 MAX_LINE_BYTES: Final = 1 << 20
@@ -48,6 +52,12 @@ _OWN_FIELDS: Final = frozenset(
         "opus_quality",
     }
 )  # fmt: skip
+
+
+_DESCRIBING: Final = frozenset(
+    {"id", "label", "weight", "group", "kind", "flash_quality", "opus_quality", "features"}
+)
+_LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
 
 class DatasetError(Exception):
@@ -71,22 +81,55 @@ class LabelledSample:
     flash_quality: float | None = None
     opus_quality: float | None = None
 
+    def extracted(self) -> Features:
+        """What the model sees of it."""
+        return extract(self.sample)
+
+    @property
+    def text_characters(self) -> float:
+        """Characters of the text the model saw."""
+        return float(len(self.sample.text))
+
     def to_row(self) -> dict[str, Any]:
         """A JSON-ready row that reads back equal."""
-        row: dict[str, Any] = {"id": self.id, "label": self.label, "group": self.group}
-        if self.weight != 1.0:
-            row["weight"] = self.weight
-        for name in ("kind", "flash_quality", "opus_quality"):
-            if (value := getattr(self, name)) is not None:
-                row[name] = value
-        return row | self.sample.to_row()
+        return _described(self) | self.sample.to_row()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFeatures:
+    """One labelled request of which only the features were kept; fields as in the module's format."""
+
+    id: str
+    features: Features
+    label: int
+    weight: float = 1.0
+    group: str
+    kind: str | None = None
+    flash_quality: float | None = None
+    opus_quality: float | None = None
+
+    def extracted(self) -> Features:
+        """What the model sees of it."""
+        return self.features
+
+    @property
+    def text_characters(self) -> float:
+        """Characters of the text the model saw."""
+        return expm1(self.features.structure[_LENGTH])
+
+    def to_row(self) -> dict[str, Any]:
+        """A JSON-ready row that reads back equal."""
+        return _described(self) | {"features": self.features.pack()}
+
+
+Labelled = LabelledSample | LabelledFeatures
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Labelled requests in file order; ids are unique."""
 
-    rows: tuple[LabelledSample, ...]
+    rows: tuple[Labelled, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,6 +183,17 @@ class Dataset:
         )
 
 
+def _described(row: Labelled) -> dict[str, Any]:
+    """What a row says beside its sample or features."""
+    described: dict[str, Any] = {"id": row.id, "label": row.label, "group": row.group}
+    if row.weight != 1.0:
+        described["weight"] = row.weight
+    for name in ("kind", "flash_quality", "opus_quality"):
+        if (value := getattr(row, name)) is not None:
+            described[name] = value
+    return described
+
+
 def read(path: Path) -> Dataset:
     """Read a label file.
 
@@ -163,7 +217,7 @@ def parse(lines: Iterable[bytes], where: str) -> Dataset:
     Raises:
         DatasetError: A line is wrong, an id repeats, or there are no rows.
     """
-    rows: list[LabelledSample] = []
+    rows: list[Labelled] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -181,7 +235,7 @@ def parse(lines: Iterable[bytes], where: str) -> Dataset:
     return Dataset(tuple(rows))
 
 
-def write(path: Path, rows: Sequence[LabelledSample]) -> None:
+def write(path: Path, rows: Sequence[Labelled]) -> None:
     """Write rows as a label file; compressed if the name ends in `.gz`."""
     encoded = b"".join(msgspec.json.encode(row.to_row()) + b"\n" for row in rows)
     path.write_bytes(gzip.compress(encoded, mtime=0) if path.suffix == ".gz" else encoded)
@@ -200,7 +254,7 @@ def _lines(file: BinaryIO, where: str) -> Iterator[bytes]:
         yield line
 
 
-def _row(line: bytes) -> LabelledSample:
+def _row(line: bytes) -> Labelled:
     try:
         row = msgspec.json.decode(line)
     except msgspec.MsgspecError as error:
@@ -214,16 +268,30 @@ def _row(line: bytes) -> LabelledSample:
     weight = _number(row, "weight", 1.0)
     if weight is None or weight <= 0.0:
         raise ValueError(f"weight must be a number > 0, got {row['weight']!r:.40}")
-    return LabelledSample(
-        id=identity,
-        sample=_sample(row),
-        label=int(label),
-        weight=weight,
-        group=_name(row, "group") if "group" in row else identity,
-        kind=_name(row, "kind") if row.get("kind") is not None else None,
-        flash_quality=_quality(row, "flash_quality"),
-        opus_quality=_quality(row, "opus_quality"),
-    )
+    described: dict[str, Any] = {
+        "id": identity,
+        "label": int(label),
+        "weight": weight,
+        "group": _name(row, "group") if "group" in row else identity,
+        "kind": _name(row, "kind") if row.get("kind") is not None else None,
+        "flash_quality": _quality(row, "flash_quality"),
+        "opus_quality": _quality(row, "opus_quality"),
+    }
+    if "features" in row:
+        return LabelledFeatures(features=_features(row), **described)
+    return LabelledSample(sample=_sample(row), **described)
+
+
+def _features(row: Mapping[str, Any]) -> Features:
+    """The row's packed features; beside them nothing of a sample may stand."""
+    strange = sorted(set(row) - _DESCRIBING)
+    if strange:
+        raise ValueError(
+            f"has features and {strange[0]:.40}; features take the place of every field of a sample"
+        )
+    if not isinstance(row["features"], str):
+        raise ValueError(f"features must be text, got {type(row['features']).__name__}")
+    return Features.unpack(row["features"])
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from classifier.artifact import Array
-from classifier.dataset import Dataset, LabelledSample
+from classifier.dataset import Dataset, Labelled
 
 ECE_BINS: Final = 15
 """Bins of equal mass for the calibration error."""
@@ -95,7 +95,7 @@ class Evaluation:
 
 
 def evaluate(
-    rows: Sequence[LabelledSample], scores: Sequence[float], threshold: float, *, seed: int, draws: int = 200
+    rows: Sequence[Labelled], scores: Sequence[float], threshold: float, *, seed: int, draws: int = 200
 ) -> Evaluation:
     """Judge `scores` against the labels of `rows`.
 
@@ -120,7 +120,7 @@ def evaluate(
         auroc=auroc(values, needed),
         auroc_low=low,
         auroc_high=high,
-        length_auroc=auroc(np.asarray([float(len(row.sample.text)) for row in rows]), needed),
+        length_auroc=auroc(np.asarray([row.text_characters for row in rows]), needed),
         brier=float(np.mean((values - needed) ** 2)),
         base_brier=share * (1.0 - share),
         log_loss=float(-np.mean(np.where(needed, np.log(clipped), np.log1p(-clipped)))),
@@ -185,7 +185,7 @@ def apgr(scores: Array, flash_quality: Array, opus_quality: Array) -> float | No
     return float(np.trapezoid(recovered, shares))
 
 
-def _apgr_of(rows: Sequence[LabelledSample], scores: Array) -> float | None:
+def _apgr_of(rows: Sequence[Labelled], scores: Array) -> float | None:
     flash = [row.flash_quality for row in rows]
     opus = [row.opus_quality for row in rows]
     if None in flash or None in opus:
@@ -213,7 +213,7 @@ def _auroc_interval(
     return float(low), float(high)
 
 
-def _kinds(rows: Sequence[LabelledSample], scores: Array, threshold: float) -> tuple[KindFigures, ...]:
+def _kinds(rows: Sequence[Labelled], scores: Array, threshold: float) -> tuple[KindFigures, ...]:
     kinds = np.asarray([row.kind or "" for row in rows])
     needed = np.asarray([row.label for row in rows], dtype=np.float64)
     figures = []

@@ -16,12 +16,14 @@ It does not know weights, labels or scikit-learn: `pipeline` turns features into
 
 from __future__ import annotations
 
+import binascii
 from array import array
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
-from math import log1p
-from typing import Any, Final
+from math import isfinite, log1p
+from struct import Struct
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -92,6 +94,19 @@ class Features:
             "structure": list(self.structure),
         }
 
+    def pack(self) -> str:
+        """The features as short ASCII text, for a ledger; see `packed`."""
+        return packed(np.array(sorted(self.ngrams), np.uint16), self.structure, self.names)
+
+    @classmethod
+    def unpack(cls, text: str) -> Features:
+        """Read what `pack` wrote.
+
+        Raises:
+            ValueError: Another feature version, or text that `pack` did not write.
+        """
+        return _unpacked(text)
+
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Features:
         """Read a row of `to_row`.
@@ -114,6 +129,76 @@ class Features:
 
 Buckets = npt.NDArray[np.uint16]
 """Word and pair buckets in ascending order, repeated ones included; shape (occurrences,)."""
+
+
+class Measures(NamedTuple):
+    """What one sample measures, as the score takes it; `features` makes a record of it.
+
+    Attributes:
+        ngrams: Buckets of words and word pairs, ascending, each as often as it occurs.
+        structure: One finite number per `STRUCTURE_NAMES`.
+        names: Distinct buckets of the application and action names, ascending.
+    """
+
+    ngrams: Buckets
+    structure: tuple[float, ...]
+    names: tuple[int, ...]
+
+    def features(self) -> Features:
+        """The same as a record that compares and hashes by value."""
+        return Features(frozenset(self.ngrams.tolist()), self.names, self.structure)
+
+    def pack(self) -> str:
+        """What `features().pack()` gives, without the detour."""
+        ngrams = self.ngrams
+        if len(ngrams):
+            rest = ngrams[1:]
+            ngrams = np.concatenate((ngrams[:1], rest.compress(rest != ngrams[:-1])))
+        return packed(ngrams, self.structure, self.names)
+
+
+_PACK_HEAD: Final = Struct("<BHHQ")
+"""Feature version, words, names, and a bit for every number of the structure that is not 0."""
+
+
+def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> str:
+    """Features as base64 text of a few hundred characters (a 700-character request: about 900).
+
+    Most of a structure is zeros, so only the rest is kept, each number whole: unpacked features score exactly as the
+    request did.
+
+    Args:
+        ngrams: Distinct buckets, ascending; names likewise.
+    """
+    held = [value for value in structure if value]
+    bits = sum(1 << place for place, value in enumerate(structure) if value)
+    head = _PACK_HEAD.pack(FEATURE_VERSION, len(ngrams), len(names), bits)
+    numbers = array("d", held).tobytes() + ngrams.tobytes() + array("H", names).tobytes()
+    return binascii.b2a_base64(head + numbers, newline=False).decode("ascii")
+
+
+def _unpacked(text: str) -> Features:
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as error:
+        raise ValueError(f"packed features are not base64: {error}") from error
+    if len(raw) < _PACK_HEAD.size:
+        raise ValueError(f"packed features need {_PACK_HEAD.size} bytes, got {len(raw)}")
+    version, ngram_count, name_count, bits = _PACK_HEAD.unpack_from(raw)
+    if version != FEATURE_VERSION:
+        raise ValueError(f"feature_version {version} is not the supported {FEATURE_VERSION}")
+    held = bits.bit_count()
+    numbers_end = _PACK_HEAD.size + 8 * held
+    ngrams_end = numbers_end + 2 * ngram_count
+    if bits >> len(STRUCTURE_NAMES) or len(raw) != ngrams_end + 2 * name_count:
+        raise ValueError("packed features do not have the length their head tells")
+    numbers = iter(np.frombuffer(raw, "<f8", held, _PACK_HEAD.size).tolist())
+    structure = tuple(next(numbers) if bits >> place & 1 else 0.0 for place in range(len(STRUCTURE_NAMES)))
+    ngrams = np.frombuffer(raw, "<u2", ngram_count, numbers_end).tolist()
+    names = np.frombuffer(raw, "<u2", name_count, ngrams_end).tolist()
+    if not all(map(isfinite, structure)) or any(bucket >= NAME_BUCKETS for bucket in names):
+        raise ValueError("packed features hold a number out of range")
+    return Features(ngrams=frozenset(ngrams), names=tuple(names), structure=structure)
 
 
 def extract(sample: Sample) -> Features:

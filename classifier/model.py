@@ -26,6 +26,7 @@ from classifier.features import (
     STRUCTURE_NAMES,
     Buckets,
     Features,
+    Measures,
     extract,
     measure,
     name_buckets,
@@ -105,6 +106,11 @@ class Model:
     def manifest(self) -> Manifest:
         """What the model was made from and how good it was."""
         return self.artifact.manifest
+
+    def judge(self, sample: Sample) -> tuple[Score, Measures]:
+        """The score, and what it was computed from, for a ledger that keeps it: nothing is measured twice."""
+        measures = Measures(*measure(sample), name_buckets(sample))
+        return self._score(*measures), measures
 
     def score(self, sample: Sample) -> Score:
         """Score one sample: its measures, three dot products, one sigmoid."""

@@ -183,7 +183,7 @@ def train(
         TrainingError: Too few groups of a label, or scores that do not rank the labels at all.
     """
     _require_groups(dataset, settings.folds)
-    features = [extract(row.sample) for row in dataset.rows]
+    features = [row.extracted() for row in dataset.rows]
     report = _judge(dataset, features, settings, seed, progress)
     trained = _fit(dataset, features, settings, seed, report.to_dict()["held_out"])
     if progress is not None:
@@ -198,7 +198,7 @@ def fit(dataset: Dataset, settings: TrainingSettings, seed: int) -> TrainedModel
         TrainingError: As `train`.
     """
     _require_groups(dataset, settings.folds)
-    return _fit(dataset, [extract(row.sample) for row in dataset.rows], settings, seed, {})
+    return _fit(dataset, [row.extracted() for row in dataset.rows], settings, seed, {})
 
 
 def train_seed(progress: Progress | None = None) -> tuple[TrainedModel, TrainingReport]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from classifier.dataset import Labelled, LabelledSample
 from classifier.sample import EFFORTS, PREVIOUS_ROUTES, Sample
 
 # Surrogates cannot arrive over the wire (protobuf strings are UTF-8), but a stray one must not break scoring.
@@ -66,3 +67,9 @@ def samples(draw: st.DrawFn) -> Sample:
         previous_route=draw(st.none() | st.sampled_from(PREVIOUS_ROUTES)),
         action=draw(st.none() | any_text),
     )
+
+
+def sample_of(row: Labelled) -> Sample:
+    """The sample of a row that has one."""
+    assert isinstance(row, LabelledSample)
+    return row.sample

@@ -6,13 +6,24 @@ import gzip
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from classifier.dataset import MAX_LINE_BYTES, Dataset, DatasetError, LabelledSample, parse, read, write
+from classifier.dataset import (
+    MAX_LINE_BYTES,
+    Dataset,
+    DatasetError,
+    LabelledFeatures,
+    LabelledSample,
+    parse,
+    read,
+    write,
+)
+from classifier.features import extract
 from classifier.sample import Sample
-from tests.classifier.samples import samples
+from tests.classifier.samples import sample_of, samples
 
 GOOD = {"id": "a", "text": "turn it off", "label": 0}
 
@@ -46,7 +57,7 @@ def test_documented_fields_are_read() -> None:
         0.25,
         1,
     )
-    assert row.sample == Sample.bounded(
+    assert sample_of(row) == Sample.bounded(
         text="turn it off", tools_offered_count=2, system_characters=16, effort="low"
     )
 
@@ -54,7 +65,7 @@ def test_documented_fields_are_read() -> None:
 def test_group_defaults_to_the_id_and_prompt_is_text() -> None:
     """A row without a group is a group of its own."""
     (row,) = parse(lines({"id": "a", "prompt": "hello", "label": 1}), "labels").rows
-    assert (row.group, row.sample.text, row.label) == ("a", "hello", 1)
+    assert (row.group, sample_of(row).text, row.label) == ("a", "hello", 1)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +182,21 @@ def test_group_split_keeps_groups_whole(groups: list[int], share: float, seed: i
     assert len(kept) + len(held_out) == len(dataset)
     assert len(held_out) >= share * len(dataset)
     assert (kept, held_out) == dataset.split_by_group(share, seed)
+
+
+class TestFeatureRows:
+    """A ledger without texts can be trained on."""
+
+    def test_a_row_of_features_reads_back_equal(self) -> None:
+        """Labels, groups and qualities stand beside packed features as they do beside text."""
+        row = LabelledFeatures(
+            id="a", features=extract(Sample.bounded(text="prove it")), label=1, group="s1", opus_quality=1.0
+        )
+        assert parse([msgspec.json.encode(row.to_row())], "x").rows == (row,)
+        assert row.text_characters == pytest.approx(8)
+
+    def test_features_beside_text_are_refused(self) -> None:
+        """Two spellings of one request could disagree."""
+        row = {"id": "a", "label": 1, "text": "x", "features": extract(Sample.bounded(text="x")).pack()}
+        with pytest.raises(DatasetError, match="text"):
+            parse([msgspec.json.encode(row)], "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from classifier.features import (
     NGRAM_BUCKETS,
     STRUCTURE_NAMES,
     Features,
+    Measures,
     extract,
     measure,
+    name_buckets,
     name_surfaces,
     ngram_surfaces,
 )
@@ -129,3 +132,36 @@ def test_foreign_feature_rows_are_refused(change: dict[str, object], fault: str)
     row = extract(Sample.bounded(text="hello")).to_row() | change
     with pytest.raises(ValueError, match=fault):
         Features.from_row(row)
+
+
+class TestPacked:
+    """Features travel as text and come back equal."""
+
+    @given(samples())
+    def test_what_was_packed_comes_back_equal(self, sample: Sample) -> None:
+        """Whatever the request, and whether its measures or its record were packed."""
+        features = extract(sample)
+        assert Features.unpack(features.pack()) == features
+        assert Measures(*measure(sample), name_buckets(sample)).pack() == features.pack()
+
+    @given(samples())
+    def test_the_packed_form_is_short(self, sample: Sample) -> None:
+        """It stands in every row of a ledger: 2 bytes a bucket and 8 a number, a third more as text."""
+        features = extract(sample)
+        packed = 13 + 2 * (len(features.ngrams) + len(features.names)) + 8 * len(STRUCTURE_NAMES)
+        assert len(features.pack()) <= (packed + 2) // 3 * 4
+
+    @pytest.mark.parametrize(
+        "text", ["", "?", "AAAA", extract(Sample.bounded(text="hi")).pack()[:-4], "\u00e9" * 40]
+    )
+    def test_foreign_text_is_refused(self, text: str) -> None:
+        """Nothing but what `pack` wrote is read."""
+        with pytest.raises(ValueError, match=r"packed features|feature_version|ASCII"):
+            Features.unpack(text)
+
+    def test_another_version_is_refused(self) -> None:
+        """A later release's buckets mean something else."""
+        raw = bytearray(binascii.a2b_base64(extract(Sample.bounded(text="hi")).pack()))
+        raw[0] = FEATURE_VERSION + 1
+        with pytest.raises(ValueError, match="feature_version"):
+            Features.unpack(binascii.b2a_base64(raw, newline=False).decode())

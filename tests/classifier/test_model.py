@@ -13,7 +13,7 @@ from classifier.features import Features, extract
 from classifier.model import Model
 from classifier.sample import Sample
 from classifier.training import TrainedModel
-from tests.classifier.samples import samples
+from tests.classifier.samples import sample_of, samples
 
 
 @settings(max_examples=60, deadline=None)
@@ -28,7 +28,7 @@ def test_served_score_equals_scikit_learn(model: Model, trained: TrainedModel, c
 def test_served_score_equals_scikit_learn_on_real_requests(retrained: TrainedModel) -> None:
     """The same for the whole shipped set, where words and structure carry weight."""
     model = retrained.to_model("t")
-    chosen = [row.sample for row in retrained.dataset.rows]
+    chosen = [sample_of(row) for row in retrained.dataset.rows]
     served = [model.score(sample).value for sample in chosen]
     assert served == pytest.approx(retrained.predict(chosen).tolist(), abs=1e-6)
     assert max(served) - min(served) > 0.8

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from classifier.dataset import Dataset, LabelledSample
-from classifier.features import extract
 from classifier.model import Model
 from classifier.pipeline import FeatureColumns, RouteClassifier, column_names
 from classifier.sample import Sample
 from classifier.training import DEFAULT_SEED, TrainedModel, TrainingError, TrainingSettings, fit, train
+from tests.classifier.samples import sample_of
 
 
 def test_shipped_model_is_what_the_shipped_labels_give(
@@ -25,7 +25,9 @@ def test_shipped_model_is_what_the_shipped_labels_give(
     assert shipped.manifest.settings == fresh.manifest.settings
     assert shipped.manifest.seed == fresh.manifest.seed
     for row in seed_dataset.rows:
-        assert shipped.score(row.sample).value == pytest.approx(fresh.score(row.sample).value, abs=1e-3)
+        assert shipped.score(sample_of(row)).value == pytest.approx(
+            fresh.score(sample_of(row)).value, abs=1e-3
+        )
 
 
 def test_shipped_metrics_beat_prompt_length() -> None:
@@ -50,7 +52,7 @@ def test_shipped_labels_are_many_and_diverse(seed_dataset: Dataset) -> None:
 def test_training_repeats(small_dataset: Dataset, trained: TrainedModel) -> None:
     """Equal rows, settings and seed give equal scores."""
     again = fit(small_dataset, TrainingSettings(folds=3), DEFAULT_SEED)
-    chosen = [row.sample for row in small_dataset.rows[:20]]
+    chosen = [sample_of(row) for row in small_dataset.rows[:20]]
     assert again.predict(chosen).tolist() == pytest.approx(trained.predict(chosen).tolist(), abs=1e-9)
 
 
@@ -60,7 +62,7 @@ def test_report_is_from_unseen_groups(small_dataset: Dataset) -> None:
     model, report = train(
         small_dataset, TrainingSettings(folds=3), 1, lambda done, total, what: steps.append((done, total))
     )
-    own = model.predict([row.sample for row in small_dataset.rows])
+    own = model.predict([sample_of(row) for row in small_dataset.rows])
     labels = np.asarray(small_dataset.labels)
     assert report.held_out.brier > float(np.mean((own - labels) ** 2))
     assert report.held_out.rows == report.rows == len(small_dataset)
@@ -113,7 +115,7 @@ def test_threshold_follows_the_harms() -> None:
 
 def test_weights_count_as_copies(small_dataset: Dataset) -> None:
     """A weighted fit differs from an unweighted one in the direction of the weight."""
-    features = [extract(row.sample) for row in small_dataset.rows]
+    features = [row.extracted() for row in small_dataset.rows]
     plain = RouteClassifier().fit(features, small_dataset.labels)
     heavy = RouteClassifier().fit(
         features, small_dataset.labels, [1.0 + 4.0 * y for y in small_dataset.labels]
@@ -123,7 +125,7 @@ def test_weights_count_as_copies(small_dataset: Dataset) -> None:
 
 def test_columns_are_named_and_bounded(small_dataset: Dataset) -> None:
     """Every column has a name; the word part of a row has the length asked for."""
-    features = [extract(row.sample) for row in small_dataset.rows]
+    features = [row.extracted() for row in small_dataset.rows]
     columns = FeatureColumns(ngram_scale=4.0).fit(features)
     matrix = columns.transform(features)
     assert matrix.shape == (len(features), len(column_names()))

@@ -157,7 +157,10 @@ def test_grpc_and_protobuf_stay_at_the_edge() -> None:
 
 def test_each_sdk_is_known_to_its_adapter_alone() -> None:
     """A provider's wire is one adapter's business."""
-    assert importers("anthropic") == {"router.upstreams.anthropic", "router.upstreams.anthropic_errors"}
+    assert importers("anthropic") == {
+        "router.upstreams.anthropic_errors",
+        "router.upstreams.anthropic_transport",
+    }
     assert importers("google.genai") == {
         "router.upstreams.gemini",
         "router.upstreams.gemini_errors",

@@ -1,20 +1,15 @@
 """Claude through Anthropic's official SDK.
 
-The rule: the SDK gives connection, credential and errors; the bytes are ours both ways. `AsyncAnthropic.post`
-with `content=` and `cast_to=httpx2.Response` is its public low-level entry: it sends our joined bytes and
-hands back the raw answer without building pydantic models. Retries and tracing of the SDK are off, because
-the router does both.
+The rule: the SDK gives connection, credential and errors; the bytes are ours both ways, see `anthropic_transport` for
+how. Retries and tracing of the SDK are off, because the router does both.
 
 This module does not retry, choose, price or remember.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from copy import copy
-from typing import Any, cast
 from urllib.parse import urlsplit
 
-import anthropic
 import httpx2
 import msgspec
 
@@ -27,15 +22,15 @@ from router.upstreams.anthropic_models import traits_of
 from router.upstreams.anthropic_render import Options, render, render_continued, request_body
 from router.upstreams.anthropic_reply import parse_reply
 from router.upstreams.anthropic_stream import AnthropicFold
+from router.upstreams.anthropic_transport import LIMITS, AnthropicTransport, Client, Pool
 from router.upstreams.base import Rendered
 from router.upstreams.parameters import quoted
-from router.upstreams.relay import KEEP_ALIVE_S, Fold, HttpxSource, Source, relay
+from router.upstreams.relay import Fold, Source, relay
 from router.upstreams.wire import WireObject, decoder
 
 BASE_URL = "https://api.anthropic.com"
-CONNECT_S = 5.0
-_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
-"""The SDK's pool, but idle connections live longer than its 5 s."""
+_MESSAGES = "/v1/messages"
+_COUNT_TOKENS = "/v1/messages/count_tokens"
 _BASELINE_TEXT = "."
 _BASELINE_TOKENS = 1
 _NO_COUNT: tuple[type[Exception], ...] = (*anthropic_errors.CAUGHT, msgspec.DecodeError)
@@ -46,133 +41,6 @@ class _Count(WireObject):
 
 
 _decode_count = decoder(_Count)
-
-
-_OPTIONS = {"timeout"}
-"""What `_options` sets; a call with other options is built by the SDK itself."""
-_PER_CALL = frozenset({b"content-length", b"x-stainless-timeout", b"x-stainless-read-timeout"})
-"""Headers of a request that differ from call to call; all others are constant."""
-
-
-class _Client(anthropic.AsyncAnthropic):
-    """The SDK's client without what it reads from the environment besides the credential.
-
-    It takes headers from ANTHROPIC_CUSTOM_HEADERS even when everything is given explicitly; a service whose
-    configuration is one printed tree must not send headers that are not in it.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._custom_headers = {}
-        self._headers: dict[str, Any] = {}
-        self._blanks: dict[str, Any] = {}
-        self._forms: dict[str, tuple[httpx2.URL, dict[str, Any], list[tuple[bytes, bytes]]]] = {}
-
-    async def post(
-        self, path: str, *, cast_to: Any, content: Any = None, options: Any = None, **others: Any
-    ) -> Any:
-        """Post as the SDK does, with a copy of the options of its own first call to the same path.
-
-        It builds its options, a pydantic model of 21 fields of which we set four, by deep-copying every default
-        (measured: 40 us of a call's 325).
-        """
-        given: Any = options or {}
-        blank = self._blanks.get(path)
-        if blank is None or not content or given.keys() != _OPTIONS:
-            return await super().post(path, cast_to=cast_to, content=content, options=given, **others)
-        final = copy(blank)
-        final.content = content
-        final.timeout = given["timeout"]
-        if self._idempotency_header is None:
-            final.idempotency_key = (
-                "unsent"  # else the SDK makes a UUID for every call, which is not sent either
-            )
-        return await self.request(cast_to, final, **others)
-
-    async def request(self, cast_to: Any, options: Any, **others: Any) -> Any:
-        """Send, and keep the options of a path's first call, less what belongs to the call."""
-        if options.url not in self._blanks and type(options.content) is bytes:
-            blank = copy(options)
-            blank.content = blank.timeout = blank.idempotency_key = None
-            self._blanks[options.url] = blank
-        return await super().request(cast_to, options, **others)
-
-    async def _copy_and_prepare(self, options: Any) -> Any:
-        """Take options that hold bytes as they are: there is nothing in them to walk or to copy for a retry."""
-        if type(options.content) is bytes and not options.params and options.extra_json is None:
-            return options
-        return await super()._copy_and_prepare(options)
-
-    def _build_request(self, options: Any, *, retries_taken: int = 0) -> httpx2.Request:
-        """Build what the SDK would, from the address and headers of its own first request to the same path.
-
-        It works both out anew for every call (measured: 120 us of a call's 450). A hook of the SDK's, not public: a
-        release that renames it gets its own way, slower and equal. A test holds the two against each other.
-        """
-        body, timeout = options.content, options.timeout
-        plain = not (retries_taken or options.params or options.headers or self._idempotency_header)
-        if not plain or type(body) is not bytes or not isinstance(timeout, httpx2.Timeout):
-            return super()._build_request(options, retries_taken=retries_taken)
-        form = self._forms.get(options.url)
-        if form is None:
-            request = super()._build_request(options)
-            constant = [(name, value) for name, value in request.headers.raw if name.lower() not in _PER_CALL]
-            self._forms[options.url] = request.url, request.extensions, constant
-            return request
-        url, extensions, constant = form
-        read_s = str(timeout.read).encode()
-        request = httpx2.Request(
-            "POST",
-            url,
-            headers=[
-                *constant,
-                (b"x-stainless-timeout", read_s),
-                (b"x-stainless-read-timeout", read_s),
-                (b"Content-Length", b"%d" % len(body)),
-            ],
-            stream=httpx2.ByteStream(body),
-            extensions={**extensions, "timeout": timeout.as_dict()},
-        )
-        request.read()
-        request.headers.encoding = "ascii"  # else found out from all of them, again at every look
-        return request
-
-    @property
-    def user_agent(self) -> str:
-        return f"AsyncAnthropic/Python {self._version}"
-
-    @property
-    def default_headers(self) -> dict[str, Any]:
-        """The constant headers, built once: the SDK rebuilds them for every request."""
-        if not self._headers:
-            self._headers = super().default_headers
-        return self._headers
-
-
-class _Pool(anthropic.DefaultAioHttpClient):
-    """The SDK's own pool of connections, less what no call of ours uses."""
-
-    async def send(self, request: httpx2.Request, *, stream: bool = False, **others: Any) -> httpx2.Response:
-        """Hand the request to the SDK's transport and read the answer.
-
-        Between the two stand authentication, hooks, cookies and a log line (measured: 30 us of a call's 325), of which
-        the SDK uses none: its credential is a header. A redirect is left to the SDK's way, from the start.
-        """
-        # Both names are private to httpx2; a release that drops them costs the speed, not the call.
-        transport = getattr(self, "_transport", None)
-        if self.is_closed or others or transport is None or getattr(self, "_mounts", True):
-            return await super().send(request, stream=stream, **others)
-        response: httpx2.Response = await transport.handle_async_request(request)
-        if response.has_redirect_location:
-            await response.aclose()
-            return await super().send(request, stream=stream)
-        if not stream:
-            try:
-                await response.aread()
-            except BaseException:
-                await response.aclose()
-                raise
-        return response
 
 
 class AnthropicUpstream:
@@ -216,16 +84,17 @@ class AnthropicUpstream:
         self._secret = api_key
         self._baseline: int | None = None
         self._previous: Callable[[Identity], str] | None = None
-        self._owned = None
+        self._owned: Pool | None = None
         if http_client is None:
-            self._owned = _Pool(limits=_LIMITS, proxy=proxy, trust_env=False)
-        self._client = _Client(
+            self._owned = Pool(limits=LIMITS, proxy=proxy, trust_env=False)
+        self._client = Client(
             api_key=api_key,
             base_url=base_url or BASE_URL,
             http_client=http_client or self._owned,
             max_retries=0,
             open_telemetry=False,
         )
+        self._transport = AnthropicTransport(self._client, self._owned)
 
     def compare_with(self, previous: Callable[[Identity], str]) -> None:
         """Let the provider compare each request with its session's previous one, where diagnostics are on.
@@ -251,16 +120,10 @@ class AnthropicUpstream:
         body = request_body(rendered, plan, stream=False, previous_response_id=self._previous_id(rendered))
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client.post(
-                    "/v1/messages",
-                    content=body,
-                    cast_to=httpx2.Response,
-                    options=_options(timeout_s),
-                )
+                content, request_id = await self._transport.whole(_MESSAGES, body, timeout_s)
         except anthropic_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error
-        request_id = response.headers.get("request-id", "")
-        return parse_reply(response.content, self.model, request_id, self._secret)
+        return parse_reply(content, self.model, request_id, self._secret)
 
     def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
         """Ask for the answer in chunks; see `Upstream.stream`.
@@ -274,19 +137,8 @@ class AnthropicUpstream:
         body = request_body(rendered, plan, stream=True, previous_response_id=self._previous_id(rendered))
 
         async def open_source() -> tuple[Source, Fold]:
-            response = cast(
-                httpx2.Response,
-                await self._client.post(
-                    "/v1/messages",
-                    content=body,
-                    cast_to=httpx2.Response,
-                    options=_options(timeout_s),
-                    stream=True,
-                    stream_cls=anthropic.AsyncStream[Any],
-                ),
-            )
-            fold = AnthropicFold(self.model, response.headers.get("request-id", ""), self._secret)
-            return HttpxSource(response), fold
+            source, request_id = await self._transport.stream(_MESSAGES, body, timeout_s)
+            return source, AnthropicFold(self.model, request_id, self._secret)
 
         return relay(
             open_source,
@@ -339,20 +191,11 @@ class AnthropicUpstream:
         return await self._counted(body, timeout_s)
 
     async def _counted(self, body: bytes, timeout_s: float) -> int:
-        response = await self._client.post(
-            "/v1/messages/count_tokens",
-            content=body,
-            cast_to=httpx2.Response,
-            options=_options(timeout_s),
-        )
-        counted = _decode_count(response.content).input_tokens
+        content, _ = await self._transport.whole(_COUNT_TOKENS, body, timeout_s)
+        counted = _decode_count(content).input_tokens
         if counted is None:
             raise msgspec.DecodeError("the counter gave no count")
         return counted
 
     def _named(self, error: BaseException, timeout_s: float) -> UpstreamError:
         return anthropic_errors.from_sdk(error, self.model, self._secret, timeout_s)
-
-
-def _options(timeout_s: float) -> anthropic.RequestOptions:
-    return {"timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
 import anthropic
 import httpx2
 
@@ -102,6 +103,9 @@ def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) ->
             headers=error.response.headers,
         )
     cause = error.__cause__ if isinstance(error, anthropic.APIConnectionError) and error.__cause__ else error
+    if isinstance(cause.__cause__, aiohttp.ClientError):
+        # The SDK's transport calls a connection that broke, after the request had left, one that was never made.
+        cause = cause.__cause__
     return from_transport(cause, NAME, model, timeout_s)
 
 

@@ -1,9 +1,12 @@
-"""Two ways through Google's SDK to the same bytes: its request layer, and its public methods.
+"""Three ways through Google's SDK to the same bytes: the pool under it, its request layer, and its public methods.
 
 The rule: prefer `_async_request_once`, the SDK's own "send this, check the status, hand back the response":
 it takes our bytes and skips pydantic models both ways (measured: 3 to 10 times less CPU per call). It is
 private, so it is used only where its shape is the one known here; otherwise the public methods carry the same
-body by `HttpOptions.extra_body`, slower but equal in content. A contract test runs both.
+body by `HttpOptions.extra_body`, slower but equal in content. Under the request layer lies the aiohttp session we gave
+it: where nothing stands between the two but what is known here, the bytes go over that session in the layer's own
+spelling (`direct`), and the layer says what an answer with another status than 200 means. A redirect is such an
+answer: the layer would follow it, and take the key along. Contract tests hold all three against each other.
 
 The SDK reconnects by itself once after a broken connection, 1 to 10 s later, which could bill an answer
 twice; that is off here (`retry_options` with one attempt, `implicit_retry=False`).
@@ -20,8 +23,9 @@ import aiohttp
 import httpx2
 import msgspec
 from google import genai
-from google.genai import types
+from google.genai import errors, types
 
+from router.upstreams.direct import AiohttpSource, Line, give_back
 from router.upstreams.relay import HttpxSource, Source
 
 _PLACEHOLDER = "-"
@@ -73,68 +77,97 @@ class RawTransport:
 
     def __init__(self, client: genai.Client, model: str) -> None:
         self._layer: Any = client._api_client
-        whole = self._layer._build_request("post", f"models/{model}:generateContent", {})
-        streamed = self._layer._build_request("post", f"models/{model}:streamGenerateContent?alt=sse", {})
-        counted = self._layer._build_request("post", f"models/{model}:countTokens", {})
-        self._make: Any = type(whole)
-        self._headers = dict(whole.headers)
-        self._url, self._stream_url, self._count_url = str(whole.url), str(streamed.url), str(counted.url)
+        self._make: Any = type(self._layer._build_request("post", "", {}))
+        self._generate = self._path(f"models/{model}:generateContent")
+        self._stream = self._path(f"models/{model}:streamGenerateContent?alt=sse")
+        self._count = self._path(f"models/{model}:countTokens")
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether calls go straight over the session under the layer."""
+        return self._generate.line is not None
 
     async def generate(self, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
         """Return the whole answer; see `Transport`."""
-        return await self._whole(self._url, body, timeout_s)
+        return await self._whole(self._generate, body, timeout_s)
 
     async def stream(self, body: bytes, timeout_s: float) -> tuple[Source, Mapping[str, str]]:
         """Return the event stream; see `Transport`."""
-        response = await self._send(self._stream_url, body, timeout_s)
+        response = await self._send(self._stream, body, timeout_s)
         if isinstance(response, httpx2.Response):
             return HttpxSource(response), response.headers
         return AiohttpSource(response), response.headers
 
     async def count(self, body: bytes, timeout_s: float) -> bytes:
         """Return countTokens' whole answer; see `Transport`."""
-        content, _ = await self._whole(self._count_url, body, timeout_s)
+        content, _ = await self._whole(self._count, body, timeout_s)
         return content
 
-    async def _whole(self, url: str, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
-        response = await self._send(url, body, timeout_s)
+    async def _whole(self, path: "_Path", body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
+        response = await self._send(path, body, timeout_s)
         if isinstance(response, httpx2.Response):
             try:
                 return await response.aread(), response.headers
             finally:
                 await response.aclose()
-        async with response:
-            return await response.read(), response.headers
+        return await response.read(), response.headers
 
     async def _send(
-        self, url: str, body: bytes, timeout_s: float
+        self, path: "_Path", body: bytes, timeout_s: float
     ) -> httpx2.Response | aiohttp.ClientResponse:
-        headers = {**self._headers, "X-Server-Timeout": str(math.ceil(timeout_s))}
-        request = self._make(headers=headers, url=url, method="post", data=body, timeout=timeout_s)
+        own = {"X-Server-Timeout": str(math.ceil(timeout_s))}
+        if path.line is not None and path.line.is_open:
+            direct = await path.line.post(body, own, timeout_s)
+            if direct.status != 200:
+                try:
+                    await errors.APIError.raise_for_async_response(direct)
+                finally:
+                    give_back(direct)
+            return direct
+        request = self._make(
+            headers={**path.headers, **own}, url=path.url, method="post", data=body, timeout=timeout_s
+        )
         # stream=True in both cases: it hands the open response back instead of decoding the body to str
         answer = await self._layer._async_request_once(request, stream=True, implicit_retry=False)
         response: httpx2.Response | aiohttp.ClientResponse = answer.response_stream
         return response
 
+    def _path(self, path: str) -> "_Path":
+        request = self._layer._build_request("post", path, {})
+        url, headers, session = str(request.url), dict(request.headers), _session_under(self._layer)
+        line = (
+            Line(session, url, headers, self._layer._async_client_session_request_args) if session else None
+        )
+        return _Path(url, headers, line)
 
-class AiohttpSource:
-    """The body of a streamed aiohttp response."""
 
-    __slots__ = ("_response",)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Path:
+    """One method of the API as the layer spells it.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    Attributes:
+        line: The way around the layer's own sending, None where it has to send.
+    """
 
-    async def read(self) -> bytes:
-        """Return what has arrived; b"" at the end."""
-        return await self._response.content.readany()
+    url: str
+    headers: Mapping[str, str]
+    line: Line | None
 
-    async def aclose(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+
+def _session_under(layer: Any) -> aiohttp.ClientSession | None:
+    """Return the session the layer sends through, if it is ours and the layer adds nothing but TLS settings."""
+    try:
+        session = layer._http_options.aiohttp_client
+        is_known = (
+            layer._use_aiohttp()
+            and not layer.vertexai
+            and not layer._use_google_auth_async()
+            and not layer._aiohttp_use_mtls_endpoint
+            and layer._async_client_session_request_args.keys() == {"ssl"}
+        )
+    except AttributeError:
+        return None
+    return session if is_known and type(session) is aiohttp.ClientSession else None
 
 
 class PublicTransport:

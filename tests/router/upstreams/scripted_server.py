@@ -13,6 +13,8 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    head: bytes = b""
+    """Request line and headers as they came."""
 
 
 Script = Callable[[asyncio.StreamWriter, Request], Awaitable[None]]
@@ -57,7 +59,7 @@ class ScriptedServer:
         first, *lines = head.decode("latin-1").strip().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        return Request(first.split(" ")[1], headers, body)
+        return Request(first.split(" ")[1], headers, body, head)
 
     def drop_all(self) -> None:
         """Close what clients left open, so that the server can end."""
@@ -101,6 +103,16 @@ def streamed(events: list[bytes], ending: str = "whole") -> Script:
             writer.write(b"0\r\n\r\n")
         elif ending == "cut":
             writer.close()
+
+    return run
+
+
+def after_first(first: Script, then: Script) -> Script:
+    """Answer the first request by `first`, every later one by `then`."""
+    scripts = [first]
+
+    async def run(writer: asyncio.StreamWriter, request: Request) -> None:
+        await (scripts.pop() if scripts else then)(writer, request)
 
     return run
 

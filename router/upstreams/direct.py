@@ -1,0 +1,149 @@
+"""A provider's call straight over the connection pool under its SDK, in the SDK's own spelling.
+
+The rule: what is sent and where comes from the SDK (address, credential, headers, TLS, pool), and so does what an
+answer that is no answer means; only its request and response objects are left out, which cost several times what the
+sending does. A `Line` is one path spelled once. Nothing here retries or follows a redirect: a POST is sent once
+(aiohttp 3.14 repeats idempotent methods only, `aiohttp.client.IDEMPOTENT_METHODS`), and a credential goes nowhere but
+to the address it was given for. The whole call is bounded by the caller's `asyncio.timeout`; of aiohttp's own limits
+only that of connecting is used.
+
+This module does not know a provider.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import httpx2
+from multidict import CIMultiDict
+from yarl import URL
+
+from router.upstreams.relay import HttpxSource, Source
+
+CONNECT_S = 5.0
+"""Bound of connecting, TLS included: an address that does not answer is not waited for until the deadline."""
+_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+
+
+class Line:
+    """One path of one provider, on the session its SDK sends through.
+
+    Args:
+        session: That session; stays the SDK's.
+        url: As the SDK spells it.
+        headers: As the SDK gives them to the session, those that change from call to call included.
+        settings: What the SDK gives the session with every request besides.
+    """
+
+    __slots__ = ("_headers", "_session", "_settings", "_url")
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: Mapping[str, str],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._session = session
+        self._url = URL(url)
+        self._headers = CIMultiDict(headers)
+        self._settings = dict(settings)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session still takes requests."""
+        return not self._session.closed
+
+    async def post(self, body: bytes, own: Mapping[str, str], timeout_s: float) -> aiohttp.ClientResponse:
+        """Send `body` once and return when the headers of its answer are in, whatever the status.
+
+        Args:
+            own: Headers of this call; they take the place of those of the same name, or stand behind the others.
+            timeout_s: What the caller bounds the call by; connecting takes no longer.
+
+        Raises:
+            aiohttp.ClientError, OSError: As `faults.from_transport` names them. Cancelled, the connection is closed.
+        """
+        headers = self._headers.copy()
+        headers.update(own)
+        return await self._session.post(
+            self._url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            timeout=_CONNECT
+            if timeout_s >= CONNECT_S
+            else aiohttp.ClientTimeout(total=None, sock_connect=timeout_s),
+            **self._settings,
+        )
+
+
+class AiohttpSource:
+    """The body of a streamed aiohttp response."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def read(self) -> bytes:
+        """Return what has arrived; b"" at the end."""
+        return await self._response.content.readany()
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        give_back(self._response)
+
+
+def give_back(response: aiohttp.ClientResponse) -> None:
+    """Return the connection to the pool if the body was read to its end, else close it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+def as_httpx(response: aiohttp.ClientResponse, content: bytes | None = None) -> httpx2.Response:
+    """Return the response as the SDK's transport hands it on: with the httpx2 objects its errors are made from.
+
+    Args:
+        response: Received without decompression.
+        content: Its body as it came, None to read it as a stream.
+
+    Raises:
+        httpx2.DecodingError: The body is not in the encoding its headers name.
+    """
+    return httpx2.Response(
+        response.status,
+        headers=response.raw_headers,
+        request=httpx2.Request(response.method, str(response.url)),
+        extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
+        **({"stream": _Body(response)} if content is None else {"content": content}),
+    )
+
+
+async def whole_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body to its end and decode it by its headers, as httpx2 does; the connection goes back to the pool."""
+    content = await response.read()
+    return as_httpx(response, content).content if "content-encoding" in response.headers else content
+
+
+def source(response: aiohttp.ClientResponse) -> Source:
+    """Return a body to be read as it comes, decoded by its headers, as httpx2 does."""
+    if "content-encoding" in response.headers:
+        return HttpxSource(as_httpx(response))
+    return AiohttpSource(response)
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A body for httpx2 to decode."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self._response.content.readany():
+            yield data
+
+    async def aclose(self) -> None:
+        give_back(self._response)

@@ -18,6 +18,7 @@ import httpx2
 from multidict import CIMultiDict
 from yarl import URL
 
+from router.upstreams.exchange import BODY_LIMIT_BYTES, Exchange, exchange_over
 from router.upstreams.relay import HttpxSource, Source
 
 CONNECT_S = 5.0
@@ -35,7 +36,7 @@ class Line:
         settings: What the SDK gives the session with every request besides.
     """
 
-    __slots__ = ("_headers", "_session", "_settings", "_url")
+    __slots__ = ("_exchange", "_headers", "_is_new", "_session", "_settings", "_url")
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class Line:
         self._url = URL(url)
         self._headers = CIMultiDict(headers)
         self._settings = dict(settings)
+        self._exchange: Exchange | None = None
+        self._is_new = True
 
     @property
     def is_open(self) -> bool:
@@ -58,23 +61,25 @@ class Line:
         """Send `body` once and return when the headers of its answer are in, whatever the status.
 
         Args:
-            own: Headers of this call; they take the place of those of the same name, or stand behind the others.
+            own: Headers of this call, of the same names with every call; they take the place of those of the same name,
+                or stand behind the others.
             timeout_s: What the caller bounds the call by; connecting takes no longer.
 
         Raises:
             aiohttp.ClientError, OSError: As `faults.from_transport` names them. Cancelled, the connection is closed.
         """
+        timeout = _CONNECT
+        if timeout_s < CONNECT_S:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s)
+        if self._is_new:
+            self._is_new = False
+            self._exchange = exchange_over(self._session, self._url, self._headers, own, self._settings)
+        if self._exchange is not None and len(body) <= BODY_LIMIT_BYTES:
+            return await self._exchange.send(body, own, timeout)
         headers = self._headers.copy()
         headers.update(own)
         return await self._session.post(
-            self._url,
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            timeout=_CONNECT
-            if timeout_s >= CONNECT_S
-            else aiohttp.ClientTimeout(total=None, sock_connect=timeout_s),
-            **self._settings,
+            self._url, headers=headers, data=body, allow_redirects=False, timeout=timeout, **self._settings
         )
 
 

@@ -1,4 +1,4 @@
-"""Straight over the pool or through the SDK: the same on the wire, the same answer, the same error."""
+"""An exchange, the session under the SDK, or the SDK: the same on the wire, the same answer, the same error."""
 
 import asyncio
 import gzip
@@ -11,11 +11,12 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
+from yarl import URL
 
 from router import errors
 from router.errors import UpstreamError
 from router.reply import Finished, Reply
-from router.upstreams import anthropic_transport, gemini_transport
+from router.upstreams import anthropic_transport, direct, exchange, gemini_transport
 from router.upstreams.anthropic import AnthropicUpstream
 from router.upstreams.direct import CONNECT_S, Line
 from router.upstreams.gemini import GeminiUpstream
@@ -60,24 +61,37 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     return lines
 
 
-def make(kind: str, url: str, *, direct: bool, **options: Any) -> Adapter:
+WAYS = ("exchange", "session", "sdk")
+"""Straight over the pool with and without aiohttp's request machinery, and through the SDK."""
+
+
+def make(kind: str, url: str, way: str = "exchange", **options: Any) -> Adapter:
     """Build an adapter that goes straight over the pool as soon as it can, or never does."""
     if kind == "anthropic":
         opus = AnthropicUpstream(model=OPUS, api_key="sk-test", base_url=url, **options)
-        opus._transport._pool = opus._transport._pool if direct else None
+        opus._transport._pool = None if way == "sdk" else opus._transport._pool
         return opus
     with pytest.MonkeyPatch.context() as patch:
-        if not direct:
+        if way == "sdk":
             patch.setattr(gemini_transport, "_session_under", lambda layer: None)
         return GeminiUpstream(model=FLASH, api_key="sk-test", base_url=url, **options)
 
 
+async def warmed(upstream: Adapter, way: str) -> None:
+    """Call until the adapter has found its way: the first call may be the SDK's, the second looks at the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "session":
+            patch.setattr(exchange, "RELEASES", ("3.13.",))
+        for _ in range(2):
+            assert isinstance(await ask(upstream, stream=False), Reply)
+
+
 @asynccontextmanager
 async def serving(
-    kind: str, script: Script, *, direct: bool = True, **options: Any
+    kind: str, script: Script, way: str = "exchange", **options: Any
 ) -> AsyncIterator[tuple[ScriptedServer, Adapter]]:
     async with scripted(script) as server:
-        upstream = make(kind, server.url, direct=direct, **options)
+        upstream = make(kind, server.url, way, **options)
         try:
             yield server, upstream
         finally:
@@ -113,23 +127,25 @@ def told(error: Reply | UpstreamError) -> tuple[Any, ...]:
     )
 
 
-async def by_both_ways(
+async def by_all_ways(
     kind: str, then: Script, posted: list[Line], *, stream: bool, timeout_s: float = LONG_S
 ) -> tuple[list[Reply | UpstreamError], list[list[Request]]]:
-    """Call twice by either way: the first answer is a good one, the second is `then`'s."""
+    """Call by each way, when it has been found; the next answer is `then`'s."""
     found, sent = [], []
-    for direct in (True, False):
-        posted.clear()
-        async with serving(kind, after_first(whole(WHOLE[kind]), then), direct=direct) as (server, upstream):
-            assert isinstance(await ask(upstream, stream=False), Reply)
+    for way in WAYS:
+        first = after_first(whole(WHOLE[kind]), after_first(whole(WHOLE[kind]), then))
+        async with serving(kind, first, way) as (server, upstream):
+            await warmed(upstream, way)
+            posted.clear()
             found.append(await ask(upstream, stream=stream, timeout_s=timeout_s))
-        assert bool(posted) is direct
+        assert len(posted) == (way != "sdk")
+        assert all((line._exchange is not None) is (way == "exchange") or stream for line in posted)
         sent.append(server.requests)
     return found, sent
 
 
 @pytest.mark.parametrize("base", ["", "/behind/a/prefix"])
-async def test_both_ways_put_the_same_bytes_on_the_wire(kind: str, base: str, posted: list[Line]) -> None:
+async def test_all_ways_put_the_same_bytes_on_the_wire(kind: str, base: str, posted: list[Line]) -> None:
     """Request line, every header in its spelling and order, and body: a provider cannot tell the ways apart."""
 
     async def answer(writer: asyncio.StreamWriter, request: Request) -> None:
@@ -138,33 +154,37 @@ async def test_both_ways_put_the_same_bytes_on_the_wire(kind: str, base: str, po
         script = streamed(EVENTS[kind]) if is_stream else whole(COUNT if is_count else WHOLE[kind])
         await script(writer, request)
 
-    heads: dict[bool, list[tuple[bytes, bytes]]] = {}
-    for direct in (True, False):
+    heads: dict[str, list[tuple[bytes, bytes]]] = {}
+    for way in WAYS:
         posted.clear()
         async with scripted(answer) as server:
-            upstream = make(kind, server.url + base, direct=direct)
+            upstream = make(kind, server.url + base, way)
             rendered = upstream.render(call(user("Grüße")))
-            for timeout_s in (LONG_S, LONG_S, 2.5):
-                await upstream.generate(rendered, None, timeout_s)
-                assert [chunk async for chunk in upstream.stream(rendered, None, timeout_s)]
-                assert await upstream.count_prompt(rendered, timeout_s) == 9
+            with pytest.MonkeyPatch.context() as patch:
+                if way == "session":
+                    patch.setattr(exchange, "RELEASES", ("3.13.",))
+                for timeout_s in (LONG_S, LONG_S, 2.5):
+                    await upstream.generate(rendered, None, timeout_s)
+                    assert [chunk async for chunk in upstream.stream(rendered, None, timeout_s)]
+                    assert await upstream.count_prompt(rendered, timeout_s) == 9
             await upstream.close()
         port = server.url.rsplit(":", 1)[1].encode()
-        heads[direct] = [(each.head.replace(port, b"PORT"), each.body) for each in server.requests]
+        heads[way] = [(each.head.replace(port, b"PORT"), each.body) for each in server.requests]
         assert all(each.path.startswith(f"{base}/v1/") for each in server.requests)
         # Claude's first request and first count are the SDK's; Gemini's layer is asked beforehand.
-        assert len(posted) == (0 if not direct else 7 if kind == "anthropic" else 9)
-    assert heads[True] == heads[False]
-    assert len(heads[True]) == 9
+        assert len(posted) == (0 if way == "sdk" else 7 if kind == "anthropic" else 9)
+    assert heads["exchange"] == heads["sdk"]
+    assert heads["session"] == heads["sdk"]
+    assert len(heads["sdk"]) == 9
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_both_ways_read_the_same_reply(kind: str, stream: bool, posted: list[Line]) -> None:
+async def test_all_ways_read_the_same_reply(kind: str, stream: bool, posted: list[Line]) -> None:
     """The answer, its id, usage and the provider's request id are the same."""
     script = streamed(EVENTS[kind]) if stream else whole(WHOLE[kind])
-    (direct, sdk), _ = await by_both_ways(kind, script, posted, stream=stream)
-    assert isinstance(direct, Reply)
-    assert direct == sdk
+    (first, session, sdk), _ = await by_all_ways(kind, script, posted, stream=stream)
+    assert isinstance(first, Reply)
+    assert first == session == sdk
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -176,17 +196,17 @@ async def test_compressed_answers_are_read(
     plain = b"".join(EVENTS[kind]) if stream else WHOLE[kind]
     body = gzip.compress(plain) if encoding == "gzip" else zlib.compress(plain)
     script = whole(body, headers=f"content-encoding: {encoding}\r\n")
-    (direct, sdk), _ = await by_both_ways(kind, script, posted, stream=stream)
-    assert isinstance(direct, Reply)
-    assert direct == sdk
+    (first, session, sdk), _ = await by_all_ways(kind, script, posted, stream=stream)
+    assert isinstance(first, Reply)
+    assert first == session == sdk
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_broken_compression_is_the_same_error(kind: str, stream: bool, posted: list[Line]) -> None:
     """A body that is not in the encoding its headers name is no answer by either way."""
     script = whole(b"no gzip at all", headers="content-encoding: gzip\r\n")
-    (direct, sdk), _ = await by_both_ways(kind, script, posted, stream=stream)
-    assert told(direct) == told(sdk)
+    (first, session, sdk), _ = await by_all_ways(kind, script, posted, stream=stream)
+    assert told(first) == told(session) == told(sdk)
 
 
 STATUSES = (304, 400, 401, 402, 403, 404, 408, 409, 413, 418, 429, 500, 502, 503, 504, 529)
@@ -215,7 +235,7 @@ def refusals(kind: str, status: int) -> Iterator[tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_both_ways_give_the_same_error(kind: str, stream: bool, posted: list[Line]) -> None:
+async def test_all_ways_give_the_same_error(kind: str, stream: bool, posted: list[Line]) -> None:
     """Class, words, status, wait, request id and billing of every refusal, whatever its body is."""
     scripts = [whole(WHOLE[kind])]
 
@@ -223,21 +243,21 @@ async def test_both_ways_give_the_same_error(kind: str, stream: bool, posted: li
         await scripts[-1](writer, request)
 
     async with scripted(last) as server:
-        ways = [make(kind, server.url, direct=direct) for direct in (True, False)]
-        for way in ways:
-            assert isinstance(await ask(way, stream=False), Reply)
+        ways = [make(kind, server.url, way) for way in WAYS]
+        for upstream, way in zip(ways, WAYS, strict=True):
+            await warmed(upstream, way)
         for status in STATUSES:
             for body, headers in refusals(kind, status):
                 scripts.append(whole(b"" if status == 304 else body, f"{status} Told", headers))
                 posted.clear()
-                direct, sdk = [await ask(way, stream=stream) for way in ways]
-                assert len(posted) == 1
-                assert told(direct) == told(sdk)
-                assert isinstance(direct, UpstreamError)
-                assert direct.__cause__ is not None
-                assert "private" not in str(direct)
-        for way in ways:
-            await way.close()
+                first, session, sdk = [await ask(upstream, stream=stream) for upstream in ways]
+                assert len(posted) == 2
+                assert told(first) == told(session) == told(sdk)
+                assert isinstance(first, UpstreamError)
+                assert first.__cause__ is not None
+                assert "private" not in str(first)
+        for upstream in ways:
+            await upstream.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -258,18 +278,18 @@ async def cut_whole(writer: asyncio.StreamWriter, request: Request) -> None:
 
 @pytest.mark.parametrize("failure", ["reset", "cut", "silent"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_both_ways_name_a_broken_connection_alike(
+async def test_all_ways_name_a_broken_connection_alike(
     kind: str, stream: bool, failure: str, posted: list[Line]
 ) -> None:
     """A request that left may have been billed, by either way, and none is sent a second time."""
     cut = streamed(EVENTS[kind][:4], "cut") if stream else cut_whole
     script = {"reset": reset, "cut": cut, "silent": silent}[failure]
     timeout_s = 0.1 if failure == "silent" else LONG_S
-    (direct, sdk), sent = await by_both_ways(kind, script, posted, stream=stream, timeout_s=timeout_s)
-    assert told(direct) == told(sdk)
-    assert isinstance(direct, UpstreamError)
-    assert direct.may_be_billed or direct.usage is not None
-    assert [len(requests) for requests in sent] == [2, 2]
+    (first, session, sdk), sent = await by_all_ways(kind, script, posted, stream=stream, timeout_s=timeout_s)
+    assert told(first) == told(session) == told(sdk)
+    assert isinstance(first, UpstreamError)
+    assert first.may_be_billed or first.usage is not None
+    assert [len(requests) for requests in sent] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -414,12 +434,12 @@ async def test_gemini_in_another_shape_is_the_layers(
 async def test_a_proxy_is_the_sdks_business_for_claude(posted: list[Line]) -> None:
     """Its transport for proxies adds to every request; Gemini's proxy is a setting of the session itself."""
     async with scripted(whole(WHOLE["anthropic"])) as proxy:
-        upstream = make("anthropic", "http://provider.invalid", direct=True, proxy=proxy.url)
+        upstream = make("anthropic", "http://provider.invalid", proxy=proxy.url)
         await never_direct(upstream, posted)
         await upstream.close()
     assert {request.path for request in proxy.requests} == {"http://provider.invalid/v1/messages"}
     async with scripted(whole(WHOLE["gemini"])) as proxy:
-        upstream = make("gemini", "http://provider.invalid", direct=True, proxy=proxy.url)
+        upstream = make("gemini", "http://provider.invalid", proxy=proxy.url)
         assert isinstance(await ask(upstream, stream=False), Reply)
         await upstream.close()
     assert len(posted) == len(proxy.requests) == 1
@@ -430,7 +450,7 @@ async def test_a_client_handed_in_takes_every_call(kind: str, posted: list[Line]
     """The sandbox in process has no pool to go around it by."""
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, content=WHOLE[kind]))
     async with httpx2.AsyncClient(transport=transport) as client:
-        upstream = make(kind, "http://sandbox.invalid", direct=True, http_client=client)
+        upstream = make(kind, "http://sandbox.invalid", http_client=client)
         await never_direct(upstream, posted)
         await upstream.close()
 
@@ -459,3 +479,88 @@ async def test_connecting_is_bounded_and_nothing_else_is(timeout_s: float, conne
 def test_aiohttp_sends_no_post_twice() -> None:
     """It repeats a request whose kept connection was dropped, for methods that may be repeated; ours may not."""
     assert "POST" not in aiohttp.client.IDEMPOTENT_METHODS
+
+
+def test_the_installed_aiohttp_is_one_that_was_read() -> None:
+    """With the pinned release requests are exchanged; this fails when an update brings another series."""
+    assert aiohttp.__version__.startswith(exchange.RELEASES)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"x-more": "1"}},
+        {"proxy": "http://127.0.0.1:9"},
+        {"trust_env": True},
+        {"raise_for_status": True},
+        {"skip_auto_headers": ("user-agent",)},
+        {"base_url": "http://127.0.0.1:9/"},
+        {"trace_configs": [aiohttp.TraceConfig()]},
+        {"version": aiohttp.HttpVersion10},
+    ],
+)
+async def test_a_session_with_additions_of_its_own_sends_by_itself(options: dict[str, Any]) -> None:
+    """What it would add to a request is not known to an exchange."""
+    given: Any = (URL("http://127.0.0.1:9/x"), {"content-type": "application/json"}, {"a": "1"}, {})
+    async with aiohttp.ClientSession() as plain, aiohttp.ClientSession(**options) as more:
+        assert exchange.exchange_over(plain, *given) is not None
+        assert exchange.exchange_over(more, *given) is None
+        assert exchange.exchange_over(plain, *given[:3], {"server_hostname": "other"}) is None
+        assert exchange.exchange_over(plain, given[0], {"expect": "100-continue"}, {}, {}) is None
+
+
+async def test_cookies_are_sent_as_the_session_does(posted: list[Line]) -> None:
+    """A provider's edge may set some to keep a client on its node; the session's jar keeps and gives them."""
+    cookies = 'set-cookie: b=2; Path=/\r\nset-cookie: a="x y"; Path=/\r\nset-cookie: c=3; Path=/other\r\n'
+    sent = []
+    for way in ("exchange", "session"):
+        async with scripted(whole(WHOLE["anthropic"], headers=cookies)) as server:
+            upstream = make(
+                "anthropic", server.url.replace("127.0.0.1", "localhost"), way
+            )  # no jar keeps an address's
+            await warmed(upstream, way)
+            assert isinstance(await ask(upstream, stream=False), Reply)
+            await upstream.close()
+        port = server.url.rsplit(":", 1)[1].encode()
+        sent.append([request.head.replace(port, b"PORT") for request in server.requests])
+    assert sent[0] == sent[1]
+    assert b'\r\nCookie: a="x y"; b=2\r\n' in sent[0][-1]
+
+
+async def test_long_bodies_are_left_to_aiohttp(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits while a socket drains; the request is the same."""
+    async with serving(kind, whole(WHOLE[kind])) as (server, upstream):
+        for limit_bytes in (1 << 16, 1 << 16, 10):
+            monkeypatch.setattr(direct, "BODY_LIMIT_BYTES", limit_bytes)
+            assert isinstance(await ask(upstream, stream=False), Reply)
+        rendered = upstream.render(call(user("long " * 50_000)))
+        assert (await upstream.generate(rendered, None, LONG_S)).parts
+    first, _, third, last = server.requests
+    assert (third.head, third.body) == (first.head, first.body)
+    assert len(last.body) > 250_000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_connection_the_provider_closed_is_not_used(kind: str, stream: bool) -> None:
+    """A call after the provider has hung up opens a new connection and succeeds."""
+
+    async def once(writer: asyncio.StreamWriter, request: Request) -> None:
+        await (streamed(EVENTS[kind]) if stream else whole(WHOLE[kind]))(writer, request)
+        writer.close()
+
+    async with serving(kind, after_first(whole(WHOLE[kind]), once)) as (server, upstream):
+        assert isinstance(await ask(upstream, stream=False), Reply)
+        for _ in range(3):
+            assert isinstance(await ask(upstream, stream=stream), Reply)
+            async with asyncio.timeout(5):
+                while free(upstream):  # noqa: ASYNC110 (the client's loop has to see the end)
+                    await asyncio.sleep(0)
+    assert (server.connections, len(server.requests)) == (3, 4)
+
+
+def free(upstream: Adapter) -> int:
+    """Kept connections the adapter's pool still believes in."""
+    session = upstream._owned.session if isinstance(upstream, AnthropicUpstream) else upstream._session
+    assert session is not None
+    assert session.connector is not None
+    return sum(proto.is_connected() for kept in session.connector._conns.values() for proto, _ in kept)

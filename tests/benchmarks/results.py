@@ -104,7 +104,11 @@ class Rounds:
             "p99 sat",
             *(["first"] if stream else []),
         ]
-        lines = [f"{'':34}" + "".join(f"{head:>9}" for head in heads) + f"{'added':>9}{'ratio':>8}  floor"]
+        lines = [
+            f"{'':34}"
+            + "".join(f"{head:>9}" for head in heads)
+            + f"{'added':>9}{'ratio':>8}{'speed':>8}  floor"
+        ]
         for case in self._found:
             if case not in floors or ("stream" in case) is not stream:
                 continue
@@ -114,7 +118,11 @@ class Rounds:
             floor = floors[case]
             if floor:
                 compared = self._compared(case, floor)
-                cells += f"{_cell(compared['cpu_added_ms']):>9}{_cell(compared['cpu_ratio']):>8}  {floor}"
+                told = (compared["cpu_ratio"], compared["per_s_ratio"])
+                cells += f"{_cell(compared['cpu_added_ms']):>9}" + "".join(
+                    f"{_cell(each):>8}" for each in told
+                )
+                cells += f"  {floor}"
             lines.append(f"{case:34}{cells}")
         return "\n".join(lines)
 

@@ -1,9 +1,8 @@
 """Both official SDKs called as directly as they allow: the floor under every Python gateway.
 
 Two entries each. "raw" is what the SDKs document (or, for Gemini, the request layer under its public methods): it
-takes a dict and skips the response models. "lean" is the lowest entry that still leaves connection, credential and
-errors to the SDK: it takes bytes and hands back bytes; the router's adapters use it, so what the router costs beyond
-this is the router's own. Nothing is checked, priced or remembered here.
+takes a dict and skips the response models. "lean" is how the router's adapters send: bytes in, bytes out, over the
+SDKs' pools; what the router costs beyond this is the router's own. Nothing is checked, priced or remembered here.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,12 +11,13 @@ from typing import Any
 
 import aiohttp
 import anthropic
-import httpx2
 import msgspec
 from google import genai
 from google.genai import types
 
+from router.upstreams.anthropic_transport import LIMITS, AnthropicTransport, Pool
 from router.upstreams.gemini_transport import RawTransport
+from router.upstreams.relay import Source
 from router.v1 import router_service_pb2
 from tests.benchmarks.traffic import FLASH, anthropic_body, gemini_body
 
@@ -29,7 +29,6 @@ Stream = Callable[[Prompt], AsyncIterator[str]]
 """Prompt to the answer's text in pieces."""
 
 _encode = msgspec.json.encode
-_timeout = httpx2.Timeout(TIMEOUT_S)
 
 
 class _Delta(msgspec.Struct):
@@ -76,12 +75,9 @@ class Calls:
 
 def sdk_calls(provider_url: str, *, lean: bool) -> Calls:
     """Build both SDKs' clients; call it inside the running loop."""
+    pool = Pool(limits=LIMITS) if lean else anthropic.DefaultAioHttpClient()
     claude = anthropic.AsyncAnthropic(
-        api_key="bench",
-        base_url=provider_url,
-        max_retries=0,
-        open_telemetry=False,
-        http_client=anthropic.DefaultAioHttpClient(),
+        api_key="bench", base_url=provider_url, max_retries=0, open_telemetry=False, http_client=pool
     )
     session = aiohttp.ClientSession()
     google = genai.Client(
@@ -95,35 +91,25 @@ def sdk_calls(provider_url: str, *, lean: bool) -> Calls:
         await google.aio.aclose()
         await session.close()
 
-    opus = (_lean_opus if lean else _raw_opus)(claude)
+    opus = _lean_opus(AnthropicTransport(claude, pool)) if isinstance(pool, Pool) else _raw_opus(claude)
     flash = (_lean_flash if lean else _raw_flash)(google)
     return Calls({"opus": opus[0], "flash": flash[0]}, {"opus": opus[1], "flash": flash[1]}, close)
 
 
-def _lean_opus(client: anthropic.AsyncAnthropic) -> tuple[Unary, Stream]:
+def _lean_opus(transport: AnthropicTransport) -> tuple[Unary, Stream]:
     async def unary(prompt: Prompt) -> str:
-        response = await client.post(
-            "/v1/messages",
-            content=_encode(anthropic_body(prompt, stream=False)),
-            cast_to=httpx2.Response,
-            options={"timeout": _timeout},
-        )
-        return "".join(block.text for block in _message(response.content).content)
+        body = _encode(anthropic_body(prompt, stream=False))
+        content, _ = await transport.whole("/v1/messages", body, TIMEOUT_S)
+        return "".join(block.text for block in _message(content).content)
 
     async def stream(prompt: Prompt) -> AsyncIterator[str]:
-        response: Any = await client.post(
-            "/v1/messages",
-            content=_encode(anthropic_body(prompt, stream=True)),
-            cast_to=httpx2.Response,
-            options={"timeout": _timeout},
-            stream=True,
-            stream_cls=anthropic.AsyncStream[Any],
-        )
-        async for data in _server_sent(response.aiter_bytes(), b"\n\n"):
+        body = _encode(anthropic_body(prompt, stream=True))
+        source, _ = await transport.stream("/v1/messages", body, TIMEOUT_S)
+        async for data in _server_sent(_pieces(source), b"\n\n"):
             delta = _event(data).delta
             if delta is not None and delta.text:
                 yield delta.text
-        await response.aclose()
+        await source.aclose()
 
     return unary, stream
 
@@ -155,12 +141,7 @@ def _lean_flash(client: genai.Client) -> tuple[Unary, Stream]:
 
     async def stream(prompt: Prompt) -> AsyncIterator[str]:
         source, _ = await transport.stream(_encode(gemini_body(prompt)), TIMEOUT_S)
-
-        async def pieces() -> AsyncIterator[bytes]:
-            while data := await source.read():
-                yield data
-
-        async for data in _server_sent(pieces(), b"\r\n\r\n"):
+        async for data in _server_sent(_pieces(source), b"\r\n\r\n"):
             yield _text(_frame(data))
         await source.aclose()
 
@@ -180,6 +161,11 @@ def _raw_flash(client: genai.Client) -> tuple[Unary, Stream]:
             yield _text(_frame(response.body))
 
     return unary, stream
+
+
+async def _pieces(source: Source) -> AsyncIterator[bytes]:
+    while data := await source.read():
+        yield data
 
 
 async def _server_sent(pieces: AsyncIterator[bytes], end: bytes) -> AsyncIterator[bytes]:

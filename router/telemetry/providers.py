@@ -14,7 +14,6 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -46,6 +45,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from router import attributes as names
 from router.telemetry.metrics import Observe, ObserveEach
 from router.telemetry.settings import GRPC, OtlpTarget, TelemetrySettings
+from router.telemetry.span_encoding import SpanExporter as GrpcSpanExporter
 
 Collect = Callable[[], Sequence[Metric]]
 

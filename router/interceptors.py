@@ -18,6 +18,7 @@ check must be answered when the server is full, and would drown everything else 
 import asyncio
 import inspect
 import logging
+import os
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -95,9 +96,20 @@ def current_request() -> RequestContext:
     return _current.get()
 
 
+_ID_BYTES = 16
+_spare_ids: list[str] = []
+"""Ids drawn and not yet given out: the kernel is asked for many at once (measured: 4 us each otherwise)."""
+os.register_at_fork(after_in_child=_spare_ids.clear)
+
+
 def new_request_id() -> str:
     """Return a random request id, 32 hex digits."""
-    return secrets.token_hex(16)
+    if not _spare_ids:
+        drawn = os.urandom(256 * _ID_BYTES).hex()
+        _spare_ids.extend(
+            [drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES)]
+        )
+    return _spare_ids.pop()
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):

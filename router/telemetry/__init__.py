@@ -11,6 +11,7 @@ Sampling: parent-based, `DEFAULT_SAMPLE_RATIO` of root traces unless the standar
 """
 
 import asyncio
+import re
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,13 +20,16 @@ from typing import Final, Self
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
+    NonRecordingSpan,
     Span,
+    SpanContext,
     SpanKind,
     Status,
     StatusCode,
     TraceFlags,
     Tracer,
     get_current_span,
+    set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -43,6 +47,7 @@ from router.telemetry.metrics import (
 )
 from router.telemetry.providers import Metering, Tracing, build_metering, build_tracing
 from router.telemetry.settings import TelemetrySettings, from_environ
+from router.telemetry.stages import Stages
 
 __all__ = [
     "ChunkTimer",
@@ -57,6 +62,8 @@ __all__ = [
 _NO_STAGE: Final[AbstractContextManager[Span]] = nullcontext(INVALID_SPAN)
 _ROOT: Final = Context()
 _W3C: Final = TraceContextTextMapPropagator()
+_TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""What nearly every caller sends; the SDK reads it too, at five times the price (measured: 15 us)."""
 _ERROR: Final = Status(StatusCode.ERROR)
 
 
@@ -72,6 +79,7 @@ class Telemetry:
         self._settings = settings
         self._tracing = tracing
         self._tracer: Tracer | None = None
+        self._stages: Stages | None = None
         self._metrics = metrics
         self._metering: Metering | None = None
         self._in_flight: Observe = lambda: 0
@@ -80,6 +88,11 @@ class Telemetry:
         self._follows_parent = settings.sampler.startswith("parentbased_")
         if tracing is not None:
             self._tracer = tracing.provider.get_tracer(names.SCOPE, settings.resource.get("service.version"))
+            scope = getattr(
+                self._tracer, "_instrumentation_scope", None
+            )  # private; without it spans go the SDK's way
+            if scope is not None:
+                self._stages = Stages(tracing.processor, tracing.provider.resource, scope)
 
     @classmethod
     def build(cls, settings: TelemetrySettings) -> Self:
@@ -173,21 +186,14 @@ class Telemetry:
         Returns:
             A span to end with `end_server_span`. With tracing off it still carries the caller's trace id.
         """
-        parent = _ROOT
-        if traceparent:
-            carrier = {"traceparent": traceparent}
-            if tracestate:
-                carrier["tracestate"] = tracestate
-            parent = _W3C.extract(carrier, _ROOT)
+        caller = _caller(traceparent, tracestate) if traceparent else INVALID_SPAN
         if self._tracer is None:
-            return get_current_span(parent) if traceparent else INVALID_SPAN
-        if traceparent and self._follows_parent:
-            caller = get_current_span(parent)
-            if not _worth_a_child(caller):
-                return caller  # what the SDK would start is not recorded either, and costs 20 us (measured)
+            return caller
+        if traceparent and self._follows_parent and not _worth_a_child(caller):
+            return caller  # what the SDK would start is not recorded either, and costs 20 us (measured)
         span = self._tracer.start_span(
             method,
-            context=parent,
+            context=set_span_in_context(caller, _ROOT) if traceparent else _ROOT,
             kind=SpanKind.SERVER,
             attributes=self._server_attributes(method),
             record_exception=False,
@@ -248,9 +254,14 @@ class Telemetry:
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer
-        if tracer is None or not _worth_a_child(get_current_span()):
+        if tracer is None:
             return _NO_STAGE
-        return _recorded_stage(tracer, name)
+        parent = get_current_span().get_span_context()
+        if not parent.is_valid:
+            return _recorded_stage(tracer, name)
+        if not parent.trace_flags & TraceFlags.SAMPLED:
+            return _NO_STAGE
+        return _recorded_stage(tracer, name) if self._stages is None else self._stages.stage(name, parent)
 
     def record_decision(self, decision: DecisionRecord) -> None:
         """Count a decision; once per request."""
@@ -344,6 +355,19 @@ class Telemetry:
                 found[names.SERVER_PORT] = self._settings.server_port
             self._method_attributes[method] = found
         return found
+
+
+def _caller(traceparent: str, tracestate: str) -> Span:
+    """The caller's span as its W3C headers tell; an invalid one when they are malformed."""
+    told = None if tracestate else _TRACEPARENT.fullmatch(traceparent)
+    if told is None:
+        carrier = {"traceparent": traceparent}
+        if tracestate:
+            carrier["tracestate"] = tracestate
+        return get_current_span(_W3C.extract(carrier, _ROOT))
+    trace_id, span_id, flags = told.groups()
+    context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+    return NonRecordingSpan(context) if context.is_valid else INVALID_SPAN
 
 
 def _worth_a_child(parent: Span) -> bool:

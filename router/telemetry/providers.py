@@ -71,10 +71,11 @@ def sampler_of(settings: TelemetrySettings) -> Sampler:
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """A tracer provider with the exporter behind it."""
+    """A tracer provider with what is behind it."""
 
     provider: TracerProvider
     exporter: SpanExporter
+    processor: BatchSpanProcessor
 
     def flush(self, timeout_s: float) -> bool:
         """Export what is queued; blocks. False when the provider is closed."""
@@ -100,16 +101,15 @@ def build_tracing(settings: TelemetrySettings, target: OtlpTarget) -> Tracing:
         resource=Resource.create(dict(settings.resource)),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(
-        BatchSpanProcessor(
-            exporter,
-            max_queue_size=settings.queue_size,
-            schedule_delay_millis=settings.schedule_delay_s * 1e3,
-            max_export_batch_size=settings.batch_size,
-            export_timeout_millis=target.timeout_s * 1e3,
-        )
+    processor = BatchSpanProcessor(
+        exporter,
+        max_queue_size=settings.queue_size,
+        schedule_delay_millis=settings.schedule_delay_s * 1e3,
+        max_export_batch_size=settings.batch_size,
+        export_timeout_millis=target.timeout_s * 1e3,
     )
-    return Tracing(provider, exporter)
+    provider.add_span_processor(processor)
+    return Tracing(provider, exporter, processor)
 
 
 @dataclass(frozen=True, slots=True)

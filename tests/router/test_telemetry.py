@@ -15,13 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.trace import INVALID_SPAN, use_span
+from opentelemetry.trace import INVALID_SPAN, get_current_span, use_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client.parser import text_string_to_metric_families
 
 from cache.diagnose import MissCause
 from cache.index import Calibration, CalibrationBin
 from router import attributes as names
+from router import telemetry as telemetry_module
 from router.call import Call, Effort, Identity, Message, Role, Text, Tool
 from router.cost import Cost, Counterfactuals
 from router.settlement import CacheRecord, DecisionRecord, Intent, MissRecord, Outcome, Purpose, Settlement
@@ -368,9 +371,15 @@ def call(session=""):
 # --- other spans and sampling ---
 
 
-async def test_stages_are_children_of_the_server_span():
-    """classify, plan and settle sit below the RPC; a failing stage says why, without the exception's text."""
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_stages_are_children_of_the_server_span(by_hand):
+    """classify, plan and settle sit below the RPC; a failing stage says why, without the exception's text.
+
+    Whether we make the finished spans, or the SDK does, where its tracer has another shape.
+    """
     async with exporting() as (telemetry, collector):
+        if not by_hand:
+            telemetry._stages = None
         server = telemetry.start_server_span(
             "router.v1.RouterService/Generate", "", "", lambda: "unix:/run/x"
         )
@@ -392,6 +401,46 @@ async def test_stages_are_children_of_the_server_span():
         assert (failed.status, failed.attributes["error.type"], failed.events) == ("ERROR", "ValueError", ())
         assert root.attributes[names.PEER_ADDRESS] == "/run/x"
         assert SECRET not in str(failed)
+
+
+async def test_stages_lie_within_their_trace_and_time():
+    """A stage has its request's trace, an id of its own, and the time it took; a caller who leaves is no error."""
+    async with exporting() as (telemetry, collector):
+        server = telemetry.start_server_span("m", TRACEPARENT, "", lambda: "unix:/run/x")
+        with use_span(server, record_exception=False, set_status_on_exception=False):
+            with telemetry.classify(), telemetry.plan():
+                pass
+            with pytest.raises(asyncio.CancelledError), telemetry.settle():
+                raise asyncio.CancelledError
+        telemetry.end_server_span(server, "OK", "")
+        await telemetry.flush()
+        await collector.wait_for_spans(4)
+        root, outer, inner = (collector.span(name) for name in ("m", names.SPAN_CLASSIFY, names.SPAN_PLAN))
+        assert {span.trace_id for span in collector.spans} == {TRACEPARENT[3:35]}
+        assert len({span.span_id for span in collector.spans}) == 4
+        assert 0 <= inner.duration_ns <= outer.duration_ns <= root.duration_ns
+        assert outer.parent_span_id == inner.parent_span_id == root.span_id
+        left = collector.span(names.SPAN_SETTLE)
+        assert (left.status, left.attributes["error.type"]) == ("UNSET", "CancelledError")
+
+
+HEX = st.text("0123456789abcdefABCDEF-gz \n", max_size=60)
+
+
+@given(
+    st.one_of(
+        HEX,
+        st.from_regex("(00|01|ff|0)-[0-9a-f]{31,33}-[0-9a-f]{16}-[0-9a-fA-F]{2}(-x)?[ \n]?", fullmatch=True),
+        st.sampled_from(
+            [TRACEPARENT, TRACEPARENT.upper(), f" {TRACEPARENT}", f"00-{'0' * 32}-{'1' * 16}-01"]
+        ),
+    )
+)
+def test_trace_context_is_read_as_the_sdk_reads_it(traceparent):
+    """Ours is a shortcut: whatever a caller sends, the same span is the parent."""
+    carrier = {"traceparent": traceparent}
+    theirs = get_current_span(TraceContextTextMapPropagator().extract(carrier, Context()))
+    assert telemetry_module._caller(traceparent, "").get_span_context() == theirs.get_span_context()
 
 
 async def test_our_own_calls_are_roots_of_their_own():

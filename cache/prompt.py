@@ -11,6 +11,7 @@ bytes it will send for each block, and those bytes are the block's identity here
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 
 class Layer(IntEnum):
@@ -82,8 +83,7 @@ class PromptParameters:
     messages: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheScope:
+class CacheScope(NamedTuple):
     """Whose cache it is: entries are never shared across any of these (A-CACHE, isolation, 2026-11).
 
     Attributes:

@@ -70,6 +70,7 @@ class Price:
     valid_from_s: float = -inf
     valid_until_s: float = inf
     femto_usd: tuple[int, int, int, int, int] = field(init=False, repr=False, compare=False)
+    _rates: list[Rates] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         fields = (self.input, self.cache_read, self.cache_write_5m, self.cache_write_1h, self.output)
@@ -84,12 +85,16 @@ class Price:
 
     def rates(self) -> Rates:
         """Return what a cached token costs relative to an uncached one; an unbilled write costs as input."""
-        per_token, read, write_5m, write_1h, _ = self.femto_usd
-        return Rates(
-            write_5m=write_5m / per_token if self.cache_write_5m is not None else 1.0,
-            write_1h=write_1h / per_token if self.cache_write_1h is not None else 1.0,
-            read=read / per_token,
-        )
+        if not self._rates:  # asked three times for every request
+            per_token, read, write_5m, write_1h, _ = self.femto_usd
+            self._rates.append(
+                Rates(
+                    write_5m=write_5m / per_token if self.cache_write_5m is not None else 1.0,
+                    write_1h=write_1h / per_token if self.cache_write_1h is not None else 1.0,
+                    read=read / per_token,
+                )
+            )
+        return self._rates[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

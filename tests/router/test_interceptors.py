@@ -16,7 +16,7 @@ from opentelemetry.trace import get_current_span
 
 from router import attributes as names
 from router.errors import NotFound, Overloaded, UpstreamInterrupted, UpstreamOverloaded
-from router.interceptors import ServerInterceptor, current_request
+from router.interceptors import ServerInterceptor, current_request, new_request_id
 from router.telemetry import Telemetry, from_environ
 from tests.otlp_collector import otlp_collector
 
@@ -623,3 +623,10 @@ async def _outcome(call):
         return await call
     except grpc.aio.AioRpcError as error:
         return error
+
+
+def test_request_ids_are_never_given_twice():
+    """They are drawn many at a time; over several draws all differ and have their form."""
+    drawn = [new_request_id() for _ in range(1000)]
+    assert len(set(drawn)) == 1000
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in drawn)

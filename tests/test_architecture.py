@@ -22,6 +22,7 @@ GRPC_EDGE = {
     "router.cli.demo",
     "router.cli.explain",
     "router.cli.fault",
+    "router.cli.health",
     "router.client.aio",
     "router.client.blocking",
     "router.client.content",

@@ -8,7 +8,7 @@ inside its function, and --help stays quick.
 
 import typer
 
-from router.cli import advise, check, costs, demo, doctor, explain, replay, sandbox, serve, train
+from router.cli import advise, check, costs, demo, doctor, explain, health, replay, sandbox, serve, train
 from router.cli.fault import reported
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command()(sandbox.sandbox)
 app.command()(train.train)
 app.command()(replay.replay)
 app.command()(advise.advise)
+app.command()(health.health)
 app.add_typer(check.app, name="config")
 
 

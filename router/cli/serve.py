@@ -43,9 +43,17 @@ def serve(
 
     Example: hybrid-router serve --sandbox
     """
+    # As the first process of a container nothing ends us by default: without this a stop during the seconds of
+    # start-up would be lost, and waited out until the engine kills.
+    signal.signal(signal.SIGTERM, _end_before_serving)
     log_to_stderr(log_level)
     settings = load_config(config)
     run(_serve(settings, lambda: _upstreams(settings, sandbox, latency)))
+
+
+def _end_before_serving(number: int, frame: object) -> None:
+    """End at once: nothing is served yet, so there is nothing to drain."""
+    raise SystemExit(128 + number)
 
 
 def _upstreams(config: Config, sandbox: bool, latency: float) -> "Mapping[Route, Upstream]":

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from router.v1 import router_service_pb2 as pb
 from router.v1.router_service_pb2_grpc import RouterServiceStub
 from tests.e2e.builders import FLASH, START_TIME_S, as_stream, generate, user
 from tests.e2e.builders import config as default_config
-from tests.e2e.process import server_process, write_config
+from tests.e2e.process import command, environment, server_process, write_config
 from tests.e2e.service import TALK_ONLY, TIMEOUT_S, WatchedClock
 
 SLOW = "[[sandbox fault=stall after_events=3 stall_s=1.2]]"
@@ -54,6 +55,27 @@ async def test_sigterm_lets_a_running_stream_finish_and_refuses_the_next(tmp_pat
         assert await ledger.interrupted() == []
     finally:
         await ledger.close()
+
+
+async def test_sigterm_during_start_up_ends_it_at_once(tmp_path: Path) -> None:
+    """A stop that comes before the server serves is obeyed by our own handler, which the first process of a container
+    needs: the kernel's default spares it."""
+    settings = tmp_path / "router.toml"
+    os.mkfifo(settings)
+    process = await asyncio.create_subprocess_exec(
+        *command("serve", "--sandbox", "--config", str(settings)), env=environment(), cwd=tmp_path
+    )
+    try:
+        async with asyncio.timeout(60):
+            # Opening a pipe for writing returns once the other end is read: the settings are being loaded.
+            writer = await asyncio.to_thread(settings.open, "w")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 128 + signal.SIGTERM
+            writer.close()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def _refused(address: str) -> grpc.StatusCode:

@@ -1,4 +1,4 @@
-"""The shipped alert rules and dashboard, against the metrics of a running router.
+"""The shipped alert rules and dashboards, against the metrics of a running router.
 
 A rule about a metric that does not exist is valid PromQL and never fires. So every selector of both files must find a
 series in a real scrape, and every label they group, join or show by must be on what they select. This takes no
@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import pytest
 import typer.main
 from prometheus_client.samples import Sample
@@ -24,6 +25,7 @@ from router.cli import app as cli
 from router.config import ApplicationConfig, CacheConfig, Config, OpusConfig, TelemetryConfig
 from router.sandbox import Fault
 from router.v1 import accounting_pb2
+from tests.block_yaml import read_yaml
 from tests.e2e.builders import APPLICATION, DESK, FLASH, OPUS, config, context_of, generate, prose, user
 from tests.e2e.service import TIMEOUT_S, Service, serving
 from tests.e2e.test_metrics import free_port, scraped
@@ -31,10 +33,13 @@ from tests.e2e.test_metrics import free_port, scraped
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 ALERTS_TEST = DEPLOY / "prometheus" / "alerts_test.yaml"
-DASHBOARD = DEPLOY / "grafana" / "hybrid-router.json"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 
 SCRAPER_LABELS = {"job": "router", "instance": "a"}
 """What Prometheus adds to every series it scrapes."""
+
+SCHEMA_VERSION = 42
+"""Of Grafana 12, the last of its classic dashboards; 13 reads it, too."""
 
 SHORT = "short"
 """An application under the model's minimum, which the filler lengthens."""
@@ -57,7 +62,8 @@ def settings(port: int) -> Config:
 
 
 async def worked(service: Service) -> None:
-    """Both routes, unary and streamed: cache hits, misses after a lapse and a loss, padding, a caller that leaves."""
+    """Both routes, unary and streamed: cache hits, misses after a lapse and a loss, padding, a request
+    that fails after its retry, a caller that leaves."""
     for number in range(OPUS_QUESTIONS):
         service.clock.advance(40)
         request = generate(
@@ -79,11 +85,14 @@ async def worked(service: Service) -> None:
         await service.stream(request)
         await service.generate(generate(user(f"Thanks, {number}."), labels={"team": "search"}))
     await service.stream(generate(user("And Flash?"), route=FLASH))
+    service.sandbox.inject(Fault(kind="overloaded", times=2))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await service.generate(generate(user("And once more?"), route=FLASH, no_fallback=True))
     service.sandbox.inject(Fault(kind="stall"))
     left = service.router.Generate(generate(user("Sum up."), route=OPUS), timeout=TIMEOUT_S)
     await service.clock.held()
     left.cancel()
-    await service.settled(3 * OPUS_QUESTIONS + 2)
+    await service.settled(3 * OPUS_QUESTIONS + 4)
 
 
 async def observed() -> list[Sample]:
@@ -116,57 +125,10 @@ def rules() -> list[dict]:
     return [rule for group in read_yaml(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
-@pytest.fixture(scope="module")
-def dashboard() -> dict:
-    """The dashboard's JSON."""
-    return json.loads(DASHBOARD.read_text())
-
-
-# --- the block style of YAML that the rules are written in
-
-
-def read_yaml(text: str) -> dict:
-    """Read mappings, lists, literal blocks and scalars; anything else of YAML is refused."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    value, rest = _block(lines, 0)
-    assert not rest, f"not understood: {rest[0]}"
-    return value
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-def _block(lines: list[str], indent: int) -> tuple[dict | list, list[str]]:
-    listed = lines[0][indent:].startswith("- ")
-    items: list = []
-    mapping: dict = {}
-    while lines and _indent(lines[0]) == indent and lines[0][indent:].startswith("- ") == listed:
-        if listed:
-            item, lines = _block([" " * (indent + 2) + lines[0][indent + 2 :], *lines[1:]], indent + 2)
-            items.append(item)
-            continue
-        key, found, scalar = lines[0].strip().partition(":")
-        assert found, f"not understood: {lines[0]}"
-        lines, scalar = lines[1:], scalar.strip()
-        if scalar == "|":
-            end = next((i for i, line in enumerate(lines) if _indent(line) <= indent), len(lines))
-            mapping[key], lines = "\n".join(lines[:end]), lines[end:]
-        elif scalar:
-            mapping[key] = _scalar(scalar)
-        else:
-            mapping[key], lines = _block(lines, _indent(lines[0]))
-    return items if listed else mapping, lines
-
-
-def _scalar(text: str) -> str:
-    if text[0] == '"':
-        return json.loads(text)
-    if text[0] == "'":
-        assert text.count("'") == 2
-        return text[1:-1]
-    assert text[0] not in "[{&*!>|", f"not understood: {text}"
-    return text
+@pytest.fixture(params=DASHBOARDS, ids=lambda path: path.stem)
+def dashboard(request: pytest.FixtureRequest) -> dict:
+    """One dashboard's JSON."""
+    return json.loads(request.param.read_text())
 
 
 # --- as much of PromQL as tells what an expression is about
@@ -405,12 +367,31 @@ def test_promtool_passes_the_rules(arguments: Sequence[object]) -> None:
     assert "SUCCESS" in ran.stdout
 
 
-# --- dashboard
+# --- dashboards
 
 
 def panels_of(dashboard: Mapping) -> Iterator[dict]:
     """Panels that show something."""
     return (panel for panel in dashboard["panels"] if panel["type"] != "row")
+
+
+def test_there_is_a_dashboard_for_each_question() -> None:
+    """Cost per route, cache, classifier and reliability; each found by its file's name, and all of one kind."""
+    found = {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
+    assert set(found) == {
+        "hybrid-router",
+        "hybrid-router-cache",
+        "hybrid-router-classifier",
+        "hybrid-router-reliability",
+    }
+    for name, dashboard in found.items():
+        assert dashboard["uid"] == name
+        assert dashboard["id"] is None
+        assert dashboard["schemaVersion"] == SCHEMA_VERSION
+        assert "hybrid-router" in dashboard["tags"]
+        (link,) = dashboard["links"]
+        assert (link["type"], link["tags"]) == ("dashboards", ["hybrid-router"])
+    assert len({dashboard["title"] for dashboard in found.values()}) == len(found)
 
 
 def test_every_panel_finds_its_series(dashboard, samples) -> None:
@@ -420,7 +401,7 @@ def test_every_panel_finds_its_series(dashboard, samples) -> None:
         for panel in panels_of(dashboard)
         for target in panel["targets"]
     }
-    assert len(found) >= 40
+    assert len(found) >= 12
     assert {key: each for key, each in found.items() if each} == {}
     for panel in panels_of(dashboard):
         for target in panel["targets"]:
@@ -470,11 +451,12 @@ def test_panels_do_not_overlap(dashboard) -> None:
         assert apart, (one, other)
 
 
-def test_threshold_lines_are_the_alerts(dashboard) -> None:
+def test_threshold_lines_are_the_alerts() -> None:
     """The lines drawn stand where the alerts fire; hit rate's at 60 %, by tokens and by calls."""
     drawn = {
         panel["title"]: panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"]
-        for panel in panels_of(dashboard)
+        for path in DASHBOARDS
+        for panel in panels_of(json.loads(path.read_text()))
         if panel["type"] == "timeseries"
         and panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"]["mode"] != "off"
     }

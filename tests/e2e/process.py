@@ -81,14 +81,18 @@ def write_config(directory: Path, *, drain_s: float = 0.0) -> Path:
 
 
 @asynccontextmanager
-async def server_process(config: Path, *arguments: str) -> AsyncIterator[ServerProcess]:
-    """Start a server on the sandbox and wait for its "serving on" line; killed at the end if it still runs."""
+async def server_process(config: Path, *arguments: str, **variables: str) -> AsyncIterator[ServerProcess]:
+    """Start a server on the sandbox and wait for its "serving on" line; killed at the end if it still runs.
+
+    Args:
+        variables: Added to its environment.
+    """
     process = await asyncio.create_subprocess_exec(
         *command("serve", "--sandbox", "--config", str(config), *arguments),
         stdout=PIPE,
         stderr=PIPE,
         cwd=config.parent,
-        env=environment(),
+        env=environment() | variables,
     )
     try:
         address = await _address(process)

@@ -61,9 +61,11 @@ serve: $(READY) ## Serve on the built-in sandbox, no keys needed.
 protos: $(READY) ## Regenerate router/v1 from protos/.
 	@$(BIN)/python -m tests.protos_generate .
 
-lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml.
+lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml, and the image's part of it.
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --custom-compile-command "make lock" --upgrade -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--quiet --custom-compile-command "make lock" --constraint requirements.lock -o deploy/requirements.lock
 
 clean: ## Remove what make made.
 	@rm -rf $(VENV) bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis

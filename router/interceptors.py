@@ -21,10 +21,10 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import grpc
 import msgspec
@@ -47,6 +47,8 @@ OVERLOAD_RETRY_S = 1.0
 _INFRASTRUCTURE: Final = "/grpc."
 _CANCEL_SLACK_S: Final = 0.010
 _CANCEL_SLACK_SHARE: Final = 0.011
+_CANCEL_FOLLOWS_S: Final = 1.0
+"""Bound on waiting for a cancellation that is already on its way."""
 
 _log = logging.getLogger(__name__)
 
@@ -225,6 +227,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         except asyncio.CancelledError:
             code = self._why_cancelled(context, started_s)
             raise
+        except grpc.aio.InternalError as error:
+            # A write that failed, in a handler that does not know `until_cancelled`: the caller is gone.
+            code = self._why_cancelled(context, started_s)
+            raise asyncio.CancelledError from error
         except Exception as error:
             status, error_type = self._explain(error, method, request_id, span)
             code = status.code.name
@@ -309,9 +315,27 @@ def _writing(behavior: Callable[[Any, Context], AsyncGenerator[Any, None]]) -> B
     async def write_all(request: Any, context: Context) -> None:
         async with aclosing(behavior(request, context)) as messages:
             async for message in messages:
-                await context.write(message)
+                try:
+                    await context.write(message)
+                except grpc.aio.InternalError as error:
+                    await until_cancelled(error)
 
     return write_all
+
+
+async def until_cancelled(error: grpc.aio.InternalError) -> NoReturn:
+    """Turn a write that failed because the caller is gone into the cancellation that follows.
+
+    gRPC fails the write in progress when the caller leaves or its deadline passes, and cancels the RPC's task a moment
+    later: in the middle of whatever the handler then does to clean up. Waited for here, it comes once and at one place.
+
+    Raises:
+        CancelledError: Always.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CANCEL_FOLLOWS_S):
+            await asyncio.get_running_loop().create_future()
+    raise asyncio.CancelledError from error
 
 
 def _read_metadata(context: Context) -> tuple[str, str, str]:

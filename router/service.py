@@ -20,7 +20,7 @@ from router.dispatch import Decided, Dispatch, Event, Life
 from router.errors import UpstreamInterrupted
 from router.held_session import Held
 from router.held_turns import HeldTurns
-from router.interceptors import RequestContext, current_request
+from router.interceptors import RequestContext, current_request, until_cancelled
 from router.money import usd
 from router.outcome import Answered
 from router.preparation import Preparation, Prepared
@@ -101,7 +101,10 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
                 version = 0
                 if turn is not None and type(event) is Answered:
                     version = await self._turns.finish(turn, life.prepared, event.reply)
-                await context.write(_event_to_proto(event, request_id, current.trace_id, version))
+                try:
+                    await context.write(_event_to_proto(event, request_id, current.trace_id, version))
+                except grpc.aio.InternalError as error:
+                    await until_cancelled(error)
 
             try:
                 await self._dispatch.stream(life, deadline, current.trace_id, emit)

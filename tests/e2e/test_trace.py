@@ -9,6 +9,7 @@ import pytest
 from router import attributes as names
 from router.ledger import Ledger
 from router.sandbox import Fault, InvoiceLine
+from router.settlement import Outcome
 from router.v1 import router_service_pb2 as pb
 from tests.e2e.builders import (
     APPLICATION,
@@ -114,6 +115,44 @@ async def test_unsampled_callers_are_not_exported_but_get_their_trace_id() -> No
             (settlement,) = await service.settlements()
         assert tap.spans() == []
     assert response.trace_id == settlement.intent.trace_id == TRACE_ID
+
+
+async def test_a_stream_that_its_caller_leaves_is_whole_in_the_trace() -> None:
+    """The server span ends as cancelled and no error; the model call's span ends too, with what was booked for it."""
+    async with tapped() as tap:
+        async with serving(environ=tap.environ) as service:
+            service.sandbox.inject(Fault(kind="stall", after_events=8))
+            request = as_stream(generate(user("Tell the whole story."), route=OPUS, no_fallback=True))
+            call = service.router.StreamGenerate(request, timeout=TIMEOUT_S, metadata=SAMPLED)
+            while not (await call.read()).HasField("delta"):
+                pass
+            call.cancel()
+            (settlement,) = await service.settled(1)
+        spans = {span.name: span for span in tap.spans()}
+    server, model_call = spans["router.v1.RouterService/StreamGenerate"], spans["chat claude-opus-5-5"]
+    assert (server.attributes[names.RPC_STATUS_CODE], server.status) == ("CANCELLED", "UNSET")
+    assert server.attributes[names.ROUTE] == "opus"
+    assert (model_call.attributes[names.OUTCOME], model_call.status) == ("cancelled", "UNSET")
+    assert model_call.attributes["hybrid_router.cost.total_nano_usd"] == settlement.cost.total_nano_usd > 0
+    assert model_call.parent_span_id == server.span_id
+    assert {span.events for span in spans.values()} == {0}
+
+
+async def test_a_caller_that_stops_reading_is_no_incident(caplog: pytest.LogCaptureFixture) -> None:
+    """Its deadline passes while a message waits to be written: that is an expired deadline, and is logged as no fault
+    of ours; what came is booked once, as cancelled."""
+    async with tapped() as tap:
+        async with serving(environ=tap.environ) as service:
+            long = user("Tell the whole story. [[sandbox tokens=60000]]")
+            request = as_stream(generate(long, route=OPUS, max_output_tokens=64_000, no_fallback=True))
+            call = service.router.StreamGenerate(request, timeout=1.0, metadata=SAMPLED)
+            assert (await call.read()).HasField("decided")
+            (settlement,) = await service.settled(1)
+        (server,) = [span for span in tap.spans() if span.kind == "SERVER"]
+    assert server.attributes[names.RPC_STATUS_CODE] == "DEADLINE_EXCEEDED"
+    assert names.INCIDENT not in server.attributes
+    assert settlement.outcome is Outcome.CANCELLED
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 def _secret_requests() -> list[pb.GenerateRequest]:

@@ -11,6 +11,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from opentelemetry.trace import get_current_span
 
@@ -119,6 +120,28 @@ def handlers(events):
         yield b"first"
         raise UpstreamInterrupted("anthropic", "connection reset")
 
+    async def yields_then_aborts(request, context):
+        yield b"first"
+        await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no more")
+
+    async def writes_then_aborts(request, context):
+        await context.write(b"first")
+        await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no more")
+
+    async def yields_then_crashes(request, context):
+        yield b"first"
+        raise ValueError(PROMPT)
+
+    async def writes_then_waits(request, context):
+        await context.write(b"first")
+        events.arrivals.put_nowait(None)
+        await events.proceed.wait()
+        await context.write(b"last")
+
+    async def sets_odd_code(request, context):
+        context.set_code(grpc.StatusCode.OK)
+        return request
+
     async def adds(requests, context):
         return b"".join([request async for request in requests])
 
@@ -139,6 +162,7 @@ def handlers(events):
                 aborts_internal,
                 sets_code,
                 sets_int_code,
+                sets_odd_code,
                 refuses,
                 overloaded,
                 crashes,
@@ -150,7 +174,17 @@ def handlers(events):
         },
         **{
             handler.__name__: stream(handler)
-            for handler in (yields, writes, yields_then_hangs, floods, yields_then_breaks)
+            for handler in (
+                yields,
+                writes,
+                yields_then_hangs,
+                floods,
+                yields_then_breaks,
+                yields_then_aborts,
+                writes_then_aborts,
+                yields_then_crashes,
+                writes_then_waits,
+            )
         },
         "adds": grpc.stream_unary_rpc_method_handler(adds),
         "mirrors": grpc.stream_stream_rpc_method_handler(mirrors),
@@ -160,12 +194,13 @@ def handlers(events):
 class World:
     """A served interceptor, a channel to it, and where its spans arrive."""
 
-    def __init__(self, telemetry, collector, interceptor, events, channel):
+    def __init__(self, telemetry, collector, interceptor, events, channel, server):
         self.telemetry = telemetry
         self.collector = collector
         self.interceptor = interceptor
         self.events = events
         self.channel = channel
+        self.server = server
 
     def unary(self, method, request=b"x", **options):
         return self.channel.unary_unary(f"/{SERVICE}/{method}")(request, **options)
@@ -217,11 +252,12 @@ async def serving(max_in_flight=10, sampler="always_on", **environ):
         server = grpc.aio.server(interceptors=[interceptor])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(events)),))
         health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+        reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield World(telemetry, collector, interceptor, events, channel)
+                yield World(telemetry, collector, interceptor, events, channel, server)
         finally:
             await server.stop(0)
             await telemetry.shutdown()
@@ -352,6 +388,134 @@ async def test_code_set_by_the_handler_is_recorded_without_exception(world, meth
     assert world.rpc_series(method) == [(code, error_type, 1)]
 
 
+async def test_a_code_of_ok_is_no_failure(world):
+    """A handler may say OK itself; the code comes back as an enum and is recorded as OK."""
+    assert await world.unary("sets_odd_code") == b"x"
+    assert world.rpc_series("sets_odd_code") == [("OK", "", 1)]
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(None, "OK"), (0, "OK"), (5, "NOT_FOUND"), (99, "UNKNOWN"), (grpc.StatusCode.ABORTED, "ABORTED")],
+)
+async def test_every_form_of_a_code_has_its_name(code, name):
+    """gRPC gives None for OK, an enum, or whatever int the handler set; none of them breaks the recording."""
+    interceptor = ServerInterceptor(Telemetry.off(), max_in_flight=1)
+    recorded = []
+    interceptor._telemetry.record_rpc = lambda method, code, error_type, duration_s: recorded.append(code)
+
+    async def echo(request, context):
+        return request
+
+    await served_directly(interceptor, echo, None, code=code)
+    assert recorded == [name]
+
+
+@pytest.mark.parametrize("method", ["yields_then_aborts", "writes_then_aborts"])
+async def test_an_abort_amid_a_stream_is_no_exception(world, method):
+    """What was sent stays sent; the code is the handler's, in both styles, without an event on the span."""
+    call = world.stream(method)
+    assert await call.read() == b"first"
+    assert (await failure_of(call)).code() is grpc.StatusCode.OUT_OF_RANGE
+    span = await world.server_span(method)
+    assert (span.attributes[names.RPC_STATUS_CODE], span.status, span.events) == ("OUT_OF_RANGE", "UNSET", ())
+    assert world.rpc_series(method) == [("OUT_OF_RANGE", "", 1)]
+
+
+async def test_an_unforeseen_error_amid_a_stream_is_an_incident(world, caplog):
+    """After the first message, too, the caller gets INTERNAL and an id, and nobody the exception's text."""
+    call = world.stream("yields_then_crashes")
+    assert await call.read() == b"first"
+    error = await failure_of(call)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    span = await world.server_span("yields_then_crashes")
+    assert span.attributes[names.INCIDENT] in error.details()
+    assert (span.status, span.attributes[names.ERROR_TYPE], span.events) == ("ERROR", "ValueError", ())
+    assert PROMPT not in caplog.text + error.details() + str(span)
+
+
+async def test_a_streams_span_ends_with_the_stream(world):
+    """While a stream is open its span is not exported and nothing is counted; it lasts as long as the stream."""
+    call = world.stream("writes_then_waits")
+    assert await call.read() == b"first"
+    await asyncio.wait_for(world.events.arrivals.get(), 5)
+    await world.unary("echo")
+    await world.server_span("echo")
+    assert await world.telemetry.flush()
+    assert [span.name for span in world.collector.spans] == [f"{SERVICE}/echo"]
+    assert world.rpc_series("writes_then_waits") == []
+    world.events.proceed.set()
+    assert await call.read() == b"last"
+    assert await call.read() is grpc.aio.EOF
+    span = await world.server_span("writes_then_waits")
+    assert span.duration_ns > world.collector.span(f"{SERVICE}/echo").duration_ns
+    assert world.rpc_series("writes_then_waits") == [("OK", "", 1)]
+
+
+async def test_binary_metadata_is_passed_over(world):
+    """Values of keys in -bin are bytes: they are neither an id nor a trace, and do no harm."""
+    metadata = (
+        ("traceparent-bin", TRACEPARENT.encode()),
+        ("x-request-id-bin", b"\xff\x00"),
+        ("blob-bin", b"\x80"),
+    )
+    assert await world.unary("echo", metadata=metadata) == b"x"
+    span = await world.server_span("echo")
+    assert span.parent_span_id == ""
+    assert not world.events.seen[0][0].given
+
+
+async def test_reflection_leaves_no_trace(world):
+    """Reflection streams, and is infrastructure all the same: no span, no count, no place among the requests."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(world.channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    (answer,) = [each async for each in call]
+    assert SERVICE in {each.name for each in answer.list_services_response.service}
+    await world.unary("echo")
+    await world.server_span("echo")
+    assert [span.name for span in world.collector.spans] == [f"{SERVICE}/echo"]
+    assert world.rpc_series("echo") == [("OK", "", 1)]
+
+
+@pytest.mark.parametrize("method", ["hangs", "yields_then_hangs"])
+async def test_what_outlives_the_grace_is_recorded_before_the_server_is_idle(world, method):
+    """A server that stops cancels what still runs; its span ends, it is counted once, and only then is it idle."""
+    call = (world.unary if method == "hangs" else world.stream)(method)
+    waiting = asyncio.ensure_future(_outcome(call) if method == "hangs" else failure_of(call))
+    await asyncio.wait_for(world.events.arrivals.get(), 5)
+    await world.server.stop(0)
+    assert await world.interceptor.idle(5.0)
+    assert world.rpc_series(method) == [("CANCELLED", "", 1)]
+    span = await world.server_span(method)
+    assert (span.attributes[names.RPC_STATUS_CODE], span.status) == ("CANCELLED", "UNSET")
+    await asyncio.wait({waiting})
+
+
+async def test_the_context_is_detached_in_the_task_that_attached_it(world, caplog):
+    """OpenTelemetry logs an error when it is not; streams that end, break off and are left are where that happens."""
+    assert [message async for message in world.stream("yields")] == [b"0", b"1", b"2"]
+    for method in ("yields_then_breaks", "yields_then_crashes", "writes_then_aborts"):
+        await failure_of(world.stream(method))
+    call = world.stream("floods")
+    await call.read()
+    call.cancel()
+    await asyncio.wait_for(world.events.closed.wait(), 5)
+    await world.server_span("floods")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("opentelemetry")] == []
+    assert not get_current_span().get_span_context().is_valid
+
+
+async def test_a_deadline_that_passes_while_a_message_is_written_closes_the_handler(world):
+    """A caller that does not read blocks the write; its deadline ends the RPC, after the handler's `finally`."""
+    call = world.stream("floods", timeout=0.3)
+    await call.read()
+    await asyncio.wait_for(world.events.closed.wait(), 5)
+    span = await world.server_span("floods")
+    assert (span.attributes[names.RPC_STATUS_CODE], span.status) == ("DEADLINE_EXCEEDED", "ERROR")
+    assert world.rpc_series("floods") == [("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", 1)]
+    assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_router_error_becomes_its_status_with_details(world):
     """What a handler raises reaches the caller by the one table, with reason, wait and request id."""
     error = await failure_of(world.unary("overloaded", metadata=(("x-request-id", "req-1"),)))
@@ -461,13 +625,13 @@ async def test_rpc_leaves_no_context_behind():
         current_request()
 
 
-async def served_directly(interceptor, handler, remaining_s):
+async def served_directly(interceptor, handler, remaining_s, code=None):
     """Run one unary handler through the interceptor in this very task, without a server."""
     context = SimpleNamespace(
         invocation_metadata=lambda: (("x-request-id", "r-1"), ("traceparent", TRACEPARENT)),
         set_trailing_metadata=lambda metadata: None,
         time_remaining=lambda: remaining_s,
-        code=lambda: None,
+        code=lambda: code,
         peer=lambda: "",
     )
 

@@ -62,7 +62,9 @@ def test_every_install_is_by_hash_and_compiles_nothing(instructions) -> None:
     ]
     assert len(installs) == 4
     for each in installs:
-        assert "--require-hashes --only-binary :all:" in each or ("--no-deps" in each and "--no-index" in each)
+        assert "--require-hashes --only-binary :all:" in each or (
+            "--no-deps" in each and "--no-index" in each
+        )
 
 
 def locked(path: Path) -> dict[str, tuple[str, frozenset[str]]]:

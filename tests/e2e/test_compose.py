@@ -9,6 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from router import attributes as names
 from tests.block_yaml import read_yaml
 from tests.e2e.collector import tapped
@@ -17,6 +19,9 @@ from tests.e2e.test_metrics import by_route, free_port, scraped
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 REQUESTS = 20
+
+pytestmark = pytest.mark.timeout(180)
+"""Four processes, one after the other, each of which loads the SDKs."""
 
 
 def _without(command: list[str], option: str) -> list[str]:
@@ -37,7 +42,7 @@ async def test_what_compose_starts_serves_is_healthy_and_is_seen(tmp_path: Path)
     assert first == "serve"
     port = free_port()
     image = dict(re.findall(r"(HYBRID_ROUTER__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
-    async with tapped() as tap, asyncio.timeout(55):
+    async with tapped() as tap, asyncio.timeout(170):
         environment = (
             image
             | router["environment"]

@@ -10,12 +10,15 @@ import pytest
 from tests.e2e.process import server_process, verb, write_config
 from tests.e2e.test_metrics import free_port
 
+pytestmark = pytest.mark.timeout(180)
+"""Five processes, one after the other, each of which loads gRPC and more."""
+
 ROUTER_SERVICE = "router.v1.RouterService"
 
 
 async def test_a_probe_sees_serving_and_then_draining(tmp_path: Path) -> None:
     """0 for a router that takes work and for each service of it; 1 from SIGTERM on, while it still answers."""
-    async with server_process(write_config(tmp_path, drain_s=20.0)) as server, asyncio.timeout(60):
+    async with server_process(write_config(tmp_path, drain_s=120.0)) as server, asyncio.timeout(170):
         for service in ("", ROUTER_SERVICE):
             code, output, errors = await verb(
                 "health", "--address", server.address, "--service", service, "--json", cwd=tmp_path
@@ -28,7 +31,7 @@ async def test_a_probe_sees_serving_and_then_draining(tmp_path: Path) -> None:
         assert (code, output) == (1, "SERVICE_UNKNOWN\n")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.stderr is not None
-        while b"draining" not in await server.process.stderr.readline():
+        while b"draining for" not in await server.process.stderr.readline():
             pass
         code, output, _ = await verb("health", "--address", server.address, cwd=tmp_path)
         assert (code, output) == (1, "NOT_SERVING\n")

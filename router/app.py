@@ -6,7 +6,7 @@ The rule: wiring only. What is built here is passed in everywhere else; nothing 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,7 @@ from router.clock import Clock, SystemClock
 from router.config import Config, ConfigError, Secrets
 from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
+from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
@@ -302,7 +303,13 @@ def _router_service(
     )
     return RouterService(
         dispatch=Dispatch(
-            preparation=preparation, settler=settler, limits=limits, hedging=hedging, draw=draw, sleep=sleep
+            preparation=preparation,
+            settler=settler,
+            limits=limits,
+            hedging=hedging,
+            cascades=cascades_of(config),
+            draw=draw,
+            sleep=sleep,
         ),
         preparation=preparation,
         applications=state.applications,
@@ -316,6 +323,25 @@ def _router_service(
             session_bytes_limit=config.sessions.session_bytes_limit,
             session_message_limit=config.sessions.session_message_limit,
         ),
+    )
+
+
+def cascades_of(config: Config) -> Cascades:
+    """For which failures of Flash's answers each application asks Opus."""
+    general = config.cascade
+
+    def cascade(enabled: bool | None, on: Sequence[str] | None) -> Cascade:
+        is_on = general.enabled if enabled is None else enabled
+        signals = general.on if on is None else on
+        return Cascade(frozenset(map(Signal, signals)) if is_on else frozenset(), general.needed_s)
+
+    return Cascades(
+        cascade(None, None),
+        {
+            name: cascade(application.cascade, application.cascade_on)
+            for name, application in config.applications.items()
+            if application.cascade is not None or application.cascade_on is not None
+        },
     )
 
 

@@ -26,6 +26,7 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 StrategyName = Literal["none", "a", "b", "c", "auto"]
+SignalName = Literal["malformed", "refusal", "schema", "empty", "truncated"]
 
 
 class ConfigError(Exception):
@@ -126,6 +127,18 @@ class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Routes that may be hedged. On Opus both calls pay their prompt, and may both write the cache."""
 
 
+class CascadeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Asking Opus when Flash's answer shows a failure; the discarded answer is paid for too."""
+
+    enabled: bool = False
+    """Off, because each escalation costs a second answer and its time."""
+    on: tuple[SignalName, ...] = ("malformed", "refusal", "schema", "empty")
+    """Failures that count: a malformed tool call, a refusal or safety block, an answer that violates the schema asked
+    for, an empty one. "truncated" counts an answer cut at its bound of tokens, which Opus may exceed as well."""
+    needed_s: PositiveSeconds = 10.0
+    """Least time before the deadline with which Opus is asked; with less, Flash's answer is handed on."""
+
+
 class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How Opus prompts are cached."""
 
@@ -217,6 +230,10 @@ class ApplicationConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Where the user context stands. "before_history": cached with the conversation, which a change rewrites;
     "after_history": sent anew with each turn, and a change rewrites nothing; "auto": before, until a session changes
     its own."""
+    cascade: bool | None = None
+    """Whether Opus is asked when Flash's answer fails; absent: as `cascade.enabled` says."""
+    cascade_on: tuple[SignalName, ...] | None = None
+    """Failures that count for this application; absent: `cascade.on`."""
     pad: bool | None = None
     """Whether its shared layers may be lengthened by `cache.filler_file` when that pays; absent: yes where there is a
     filler. Nothing without one."""
@@ -239,6 +256,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     opus: OpusConfig = OpusConfig()
     flash: FlashConfig = FlashConfig()
     routing: RoutingConfig = RoutingConfig()
+    cascade: CascadeConfig = CascadeConfig()
     cache: CacheConfig = CacheConfig()
     sessions: SessionsConfig = SessionsConfig()
     ledger: LedgerConfig = LedgerConfig()

@@ -94,17 +94,24 @@ MISS_CAUSES = {
 }
 
 
-def decision_fields(prepared: Prepared, *, route: Route, fell_back: bool = False) -> Fields:
-    """Spell the decision; `route` is the one taken now, which a fallback changes."""
+def decision_fields(
+    prepared: Prepared, *, route: Route, fell_back: bool = False, escalated: bool = False
+) -> Fields:
+    """Spell the decision; `route` is the one taken now, which a fallback or an escalation changes."""
     decision = prepared.decision
-    fallback = None if fell_back else decision.fallback
+    fallback = None if fell_back or escalated else decision.fallback
+    reason = REASONS[decision.reason]
+    if escalated:
+        reason = routing_pb2.DECISION_REASON_ESCALATION
+    elif fell_back:
+        reason = routing_pb2.DECISION_REASON_FALLBACK
     score = None if decision.score is None else decision.score.value
     threshold = margin = None
     if score is not None and decision.reason in _BY_SCORE:
         threshold, margin = decision.threshold, score - decision.threshold
     return {
         "route": ROUTES[route],
-        "reason": routing_pb2.DECISION_REASON_FALLBACK if fell_back else REASONS[decision.reason],
+        "reason": reason,
         "score": score,
         "threshold": threshold,
         "margin": margin,
@@ -306,6 +313,7 @@ def _attempt(attempt: AttemptReport) -> Fields:
         "outcome": attempt.outcome,
         "duration": duration_fields(attempt.duration_s),
         "cost_nano_usd": attempt.cost_nano_usd,
+        "discarded": attempt.discarded,
     }
 
 

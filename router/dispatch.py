@@ -1,4 +1,4 @@
-"""One request's life: prepare, attempt, fall back if allowed, settle, answer.
+"""One request's life: prepare, attempt, fall back or escalate if allowed, settle, answer.
 
 The rule: control flow only. What to do is decided by pure functions (`preparation`, `attempts`), what it used and
 cost is the settler's; this module awaits. Every attempt that was opened is closed before control leaves it, whether
@@ -6,6 +6,7 @@ it answered, failed, or the caller went away; of two that were made at once, the
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from time import perf_counter
@@ -16,7 +17,15 @@ import msgspec
 from classifier.route import Route
 from router.attempts import USEFUL_TIME_S, Next, RetryLimits, Step, after_failure
 from router.deadline import Deadline
-from router.errors import CircuitOpen, InvalidRequest, LedgerUnavailable, NotSupported, UpstreamError
+from router.errors import (
+    CircuitOpen,
+    DeadlineTooShort,
+    InvalidRequest,
+    LedgerUnavailable,
+    NotSupported,
+    UpstreamError,
+)
+from router.escalation import Cascade, Cascades, Circumstances, Failure, Signal, objection, signal_of
 from router.hedge import Hedging, first_answer
 from router.held_session import Held
 from router.outcome import Answered, AttemptReport, Bill
@@ -25,14 +34,18 @@ from router.reply import Chunk, Finished, Reply, Started, UsageSeen
 from router.request import Request
 from router.settlement import Settlement
 from router.settler import Attempt, Settler
+from router.stack import stack_of
+
+logger = logging.getLogger(__name__)
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """A route was chosen; the first event of a stream, and again when a fallback is taken."""
+    """A route was chosen; the first event of a stream, and again whenever another is taken."""
 
     prepared: Prepared
     route: Route
     fell_back: bool
+    escalated: bool = False
 
 
 Event = Decided | Chunk | Answered
@@ -42,12 +55,14 @@ Emit = Callable[[Event], Awaitable[None]]
 class Life:
     """One request in progress; what its interceptors and service need afterwards."""
 
-    __slots__ = ("attempts", "prepared", "route")
+    __slots__ = ("attempts", "escalated", "prepared", "route")
 
     def __init__(self, prepared: Prepared) -> None:
         """Begin with the decision."""
         self.prepared = prepared
         self.route = prepared.decision.route
+        self.escalated = False
+        """Whether Opus is being asked because Flash's answer failed."""
         self.attempts: list[Attempt] = []
 
     @property
@@ -57,8 +72,12 @@ class Life:
 
     @property
     def fell_back(self) -> bool:
-        """Whether another route than the decided one is being taken."""
-        return self.route is not self.prepared.decision.route
+        """Whether another route than the decided one is being taken because that failed to answer."""
+        return self.route is not self.prepared.decision.route and not self.escalated
+
+    def decided(self) -> Decided:
+        """The route being taken, as an event."""
+        return Decided(self.prepared, self.route, self.fell_back, self.escalated)
 
 
 class Dispatch:
@@ -71,6 +90,7 @@ class Dispatch:
         settler: Settler,
         limits: RetryLimits,
         hedging: Hedging = Hedging(),  # noqa: B008 (frozen)
+        cascades: Cascades = Cascades(),  # noqa: B008 (frozen)
         draw: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -79,6 +99,7 @@ class Dispatch:
         self._settler = settler
         self._limits = limits
         self._hedging = hedging
+        self._cascades = cascades
         self._draw = draw
         self._sleep = sleep
 
@@ -92,6 +113,10 @@ class Dispatch:
             RouterError: As `Preparation.prepare`.
         """
         return self._preparation.prepare(request, self._settler.clock.now(), held)
+
+    def cascade_of(self, prepared: Prepared) -> Cascade:
+        """For which failures of Flash's answer Opus would be asked."""
+        return self._cascades.of(prepared.request.call.identity.application)
 
     async def generate(self, life: Life, deadline: Deadline, trace_id: str) -> Answered:
         """Get the whole answer.
@@ -119,14 +144,9 @@ class Dispatch:
         async def once(attempt: Attempt, timeout_s: float) -> Reply:
             return await self._relay(life, attempt, timeout_s, emit)
 
-        await emit(Decided(life.prepared, life.route, False))
+        await emit(life.decided())
         answered = await self._until_answered(
-            life,
-            deadline,
-            trace_id,
-            once,
-            stream=True,
-            on_fallback=lambda: emit(Decided(life.prepared, life.route, True)),
+            life, deadline, trace_id, once, stream=True, on_turn=lambda: emit(life.decided())
         )
         await emit(answered)
 
@@ -160,12 +180,70 @@ class Dispatch:
         once: Callable[[Attempt, float], Awaitable[Reply]],
         *,
         stream: bool,
-        on_fallback: Callable[[], Awaitable[None]] | None = None,
+        on_turn: Callable[[], Awaitable[None]] | None = None,
     ) -> Answered:
-        loop = asyncio.get_running_loop()
+        """Get an answer from the route decided or its fallback and, where it shows a failure, from Opus.
+
+        Args:
+            on_turn: Hears of every change of route before it is taken.
+        """
         started_s = perf_counter()
+
+        async def on_routes(fallback: Route | None) -> _Ended:
+            return await self._on_routes(
+                life, deadline, trace_id, once, fallback, stream=stream, on_turn=on_turn
+            )
+
+        ended = await on_routes(life.prepared.decision.fallback)
+        if ended.discarded is not None:
+            ended = await self._escalated(life, ended, ended.discarded, on_routes, on_turn)
+        return _answered(life, ended, perf_counter() - started_s)
+
+    async def _escalated(
+        self,
+        life: Life,
+        first: "_Ended",
+        signal: Signal,
+        on_routes: Callable[[Route | None], Awaitable["_Ended"]],
+        on_turn: Callable[[], Awaitable[None]] | None,
+    ) -> "_Ended":
+        """Ask Opus in the place of a failed answer; when it cannot answer, that one is handed on after all."""
+        result = "left"
+        try:
+            life.route, life.escalated = Route.OPUS, True
+            if on_turn is not None:
+                await on_turn()
+            try:
+                ended = await on_routes(None)
+            except (UpstreamError, CircuitOpen, LedgerUnavailable, DeadlineTooShort):
+                result = "failed"
+                if life.attempts[-1].answer_begun:
+                    raise  # the caller holds the beginning of another answer
+                life.route, life.escalated = Route.FLASH, False
+                first.attempt.keep()
+                if on_turn is not None:
+                    await on_turn()
+                return first
+            result = "answered"
+            return ended
+        finally:
+            application = life.prepared.request.call.identity.application
+            self._settler.telemetry.record_escalation(application, signal.value, result)
+
+    async def _on_routes(
+        self,
+        life: Life,
+        deadline: Deadline,
+        trace_id: str,
+        once: Callable[[Attempt, float], Awaitable[Reply]],
+        fallback: Route | None,
+        *,
+        stream: bool,
+        on_turn: Callable[[], Awaitable[None]] | None,
+    ) -> "_Ended":
+        """Get an answer from the life's route, by retries, or from `fallback`."""
+        loop = asyncio.get_running_loop()
         tries_on_route = 0
-        fallback = life.prepared.decision.fallback
         failure: UpstreamError | None = None
         while True:
             deadline.require(loop.time())
@@ -190,12 +268,12 @@ class Dispatch:
                 if step.next is Next.GIVE_UP:
                     raise
             else:
-                return _answered(life, ended, perf_counter() - started_s)
+                return ended
             if step.next is Next.OTHER_ROUTE:
                 assert fallback is not None
                 life.route, fallback, tries_on_route = fallback, None, 0
-                if on_fallback is not None:
-                    await on_fallback()
+                if on_turn is not None:
+                    await on_turn()
             elif step.wait_s > 0:
                 await self._sleep(step.wait_s)
 
@@ -210,7 +288,7 @@ class Dispatch:
     ) -> "_Ended":
         """Make one attempt on the life's route and close it, however it ends."""
         attempt = self._open(life, trace_id, stream=stream)
-        return await self._closed(attempt, once, deadline)
+        return await self._closed(life, attempt, once, deadline)
 
     def _open(self, life: Life, trace_id: str, *, stream: bool) -> Attempt:
         attempt = self._settler.open(
@@ -220,12 +298,17 @@ class Dispatch:
             stream=stream,
             trace_id=trace_id,
             fell_back=life.fell_back,
+            escalated=life.escalated,
         )
         life.attempts.append(attempt)
         return attempt
 
     async def _closed(
-        self, attempt: Attempt, once: Callable[[Attempt, float], Awaitable[Reply]], deadline: Deadline
+        self,
+        life: Life,
+        attempt: Attempt,
+        once: Callable[[Attempt, float], Awaitable[Reply]],
+        deadline: Deadline,
     ) -> "_Ended":
         try:
             reply = await once(attempt, deadline.remaining_s(asyncio.get_running_loop().time()))
@@ -236,7 +319,54 @@ class Dispatch:
             # Cancelled, or a bug: either way the provider may have been asked, so the attempt is settled.
             attempt.left(error)
             raise
-        return _Ended(attempt, reply, attempt.answered(reply))
+        failure = self._failure(life, attempt, reply, deadline)
+        settlement = attempt.answered(reply, failure)
+        return _Ended(attempt, reply, settlement, None if failure is None or failure.kept else failure.signal)
+
+    def _failure(self, life: Life, attempt: Attempt, reply: Reply, deadline: Deadline) -> Failure | None:
+        """Say whether Flash's answer failed, and whether it is discarded for that.
+
+        The answer does not hang on it: a fault in here is logged and the answer handed on.
+        """
+        application = life.prepared.request.call.identity.application
+        cascade = self.cascade_of(life.prepared)
+        if not cascade.on or attempt.intent.route != Route.FLASH.value:
+            return None
+        try:
+            signal = signal_of(reply, life.prepared.request.call)
+            if signal is None or signal not in cascade.on:
+                return None
+            remaining_s = deadline.remaining_s(asyncio.get_running_loop().time())
+            kept = objection(self._circumstances(life, attempt, reply, remaining_s), cascade.needed_s)
+        except Exception as error:
+            logger.error(
+                "judging the answer to request %s failed\n%s", attempt.intent.request_id, stack_of(error)
+            )
+            return None
+        if kept is not None:
+            self._settler.telemetry.record_escalation(application, signal.value, kept.value)
+        return Failure(signal, kept)
+
+    def _circumstances(self, life: Life, attempt: Attempt, reply: Reply, remaining_s: float) -> Circumstances:
+        prepared, opus = life.prepared, Route.OPUS
+        demands, estimate = prepared.request.demands, prepared.estimates[opus]
+        held_for_s = self._settler.circuits.held_for_s(opus, self._settler.clock.now())
+        costs = [_cost_nano_usd(each) for each in life.attempts if each is not attempt]
+        costs.append(attempt.cost_nano_usd(reply))
+        return Circumstances(
+            begun=attempt.answer_begun,
+            allowed=demands.escalation_allowed,
+            forced=demands.forced_route is not None,
+            tool_loop=prepared.sample.tool_loop,
+            fell_back=life.fell_back,
+            opus_available=not estimate.unavailable
+            and held_for_s is None
+            and self._can_render(prepared, opus),
+            ceiling_nano_usd=demands.cost_ceiling_nano_usd,
+            spent_nano_usd=_sum(costs),
+            expected_nano_usd=estimate.expected_nano_usd,
+            remaining_s=remaining_s,
+        )
 
     async def _hedged(
         self,
@@ -254,11 +384,11 @@ class Dispatch:
                 attempt = self._open(life, trace_id, stream=False)
             except (CircuitOpen, LedgerUnavailable):
                 return None  # the first may still answer
-            return self._closed(attempt, once, deadline)
+            return self._closed(life, attempt, once, deadline)
 
         attempt = self._open(life, trace_id, stream=False)
         return await first_answer(
-            lambda: self._closed(attempt, once, deadline),
+            lambda: self._closed(life, attempt, once, deadline),
             second,
             after=lambda: self._sleep(self._hedging.after_s),
         )
@@ -298,28 +428,40 @@ class Dispatch:
 
 
 class _Ended(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that answered, closed."""
+    """An attempt that answered, closed; `discarded` says for what its answer is not to be handed on."""
 
     attempt: Attempt
     reply: Reply
     settlement: Settlement
+    discarded: Signal | None = None
+
+
+def _sum(costs: list[int | None]) -> int | None:
+    """The sum of costs, None when one of them is unknown."""
+    return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+
+def _cost_nano_usd(attempt: Attempt) -> int | None:
+    """What a closed attempt cost, None when that is unknown or not settled yet."""
+    cost = None if attempt.settlement is None else attempt.settlement.cost
+    return None if cost is None else cost.total_nano_usd
 
 
 def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
-    reports = tuple(_report(each) for each in life.attempts)
-    costs = [report.cost_nano_usd for report in reports]
+    reports = tuple(_report(each, each is not ended.attempt) for each in life.attempts)
     settlement = ended.settlement
     return Answered(
         reply=ended.reply,
         route=life.route,
         fell_back=life.fell_back,
+        escalated=life.escalated,
         bill=Bill(
             usage=settlement.usage,
             cost=settlement.cost,
             priced_model=settlement.answered_model,
             counterfactuals=settlement.counterfactuals,
             attempts=reports,
-            total_nano_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+            total_nano_usd=_sum([report.cost_nano_usd for report in reports]),
             first_byte_s=settlement.first_byte_s,
             duration_s=duration_s,
             plan=life.prepared.plan_for(life.route),
@@ -330,7 +472,8 @@ def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
     )
 
 
-def _report(attempt: Attempt) -> AttemptReport:
+def _report(attempt: Attempt, is_other: bool) -> AttemptReport:
+    """Report an attempt; `is_other` says that another one gave the answer."""
     settlement = attempt.settlement
     route = Route(attempt.intent.route)
     if settlement is None:  # its tokens are still being counted
@@ -348,5 +491,6 @@ def _report(attempt: Attempt) -> AttemptReport:
         model=settlement.answered_model or attempt.intent.model,
         outcome=settlement.error or settlement.outcome.value,
         duration_s=settlement.duration_s,
-        cost_nano_usd=None if settlement.cost is None else settlement.cost.total_nano_usd,
+        cost_nano_usd=_cost_nano_usd(attempt),
+        discarded=is_other and bool(settlement.discarded),
     )

@@ -16,6 +16,7 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         outcome: "ok", or the stable reason it failed.
         cost_nano_usd: None when unknown.
+        discarded: Whether it answered and another attempt's answer was handed on instead.
     """
 
     number: int
@@ -24,6 +25,7 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: str
     duration_s: float
     cost_nano_usd: int | None
+    discarded: bool = False
 
 
 class CacheMiss(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -81,10 +83,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         route: Route that answered.
-        fell_back: Whether it is not the route first decided.
+        fell_back: Whether it is not the route first decided, because that gave no answer.
+        escalated: Whether it is Opus, asked because Flash's answer failed.
     """
 
     reply: Reply
     route: Route
     fell_back: bool
     bill: Bill
+    escalated: bool = False

@@ -18,6 +18,7 @@ from router.convert_request import AnyRequest, request_from_proto
 from router.deadline import Deadline, DeadlinePolicy
 from router.dispatch import Decided, Dispatch, Event, Life
 from router.errors import UpstreamInterrupted
+from router.escalation import Cascade
 from router.held_session import Held
 from router.held_turns import HeldTurns
 from router.interceptors import RequestContext, current_request, until_cancelled
@@ -78,7 +79,12 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         return pb.GenerateResponse(
             request_id=request_id,
             trace_id=current.trace_id,
-            decision=wire.decision_fields(life.prepared, route=answered.route, fell_back=answered.fell_back),
+            decision=wire.decision_fields(
+                life.prepared,
+                route=answered.route,
+                fell_back=answered.fell_back,
+                escalated=answered.escalated,
+            ),
             answer=wire.answer_fields(answered.reply),
             accounting=wire.bill_fields(answered.bill),
             session_version=version,
@@ -126,7 +132,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         return pb.ExplainResponse(
             decision=wire.decision_fields(prepared, route=prepared.decision.route),
             contributions=wire.contributions_fields(self._preparation.contributions(prepared)),
-            lines=explanation(prepared),
+            lines=explanation(prepared, self._dispatch.cascade_of(prepared)),
             plan=None if view is None else wire.plan_fields(view.plan),
         )
 
@@ -139,7 +145,9 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _annotate(self, life: Life, current: RequestContext) -> None:
         """Write decision and outcome on the server span and count the decision, however the call ended."""
         identity = life.prepared.request.call.identity
-        record = decision_record(life.prepared, life.route, fell_back=life.fell_back)
+        record = decision_record(
+            life.prepared, life.route, fell_back=life.fell_back, escalated=life.escalated
+        )
         self._telemetry.record_decision(record)
         self._telemetry.annotate_server_span(
             current.span,
@@ -157,8 +165,8 @@ def _unique(current: RequestContext) -> str:
 
 def _event_to_proto(event: Event, request_id: str, trace_id: str, version: int) -> pb.StreamGenerateResponse:
     match event:
-        case Decided(prepared, route, fell_back):
-            decision = wire.decision_fields(prepared, route=route, fell_back=fell_back)
+        case Decided(prepared, route, fell_back, escalated):
+            decision = wire.decision_fields(prepared, route=route, fell_back=fell_back, escalated=escalated)
             return pb.StreamGenerateResponse(
                 decided={"request_id": request_id, "trace_id": trace_id, "decision": decision}
             )
@@ -181,8 +189,12 @@ def _delta(chunk: Chunk) -> pb.StreamGenerateResponse:
     return pb.StreamGenerateResponse(delta=delta)
 
 
-def explanation(prepared: Prepared) -> list[str]:
-    """The decision in lines for people: route and reason, both prices, the cache plan, what would flip it."""
+def explanation(prepared: Prepared, cascade: Cascade = Cascade()) -> list[str]:  # noqa: B008 (frozen)
+    """The decision in lines for people: route and reason, both prices, the cache plan, what would flip it.
+
+    Args:
+        cascade: For which failures of Flash's answer Opus would be asked.
+    """
     decision = prepared.decision
     lines = [f"{decision.route.value}: {decision.reason.value}{_score(decision)}"]
     for estimate in prepared.estimates.values():
@@ -207,6 +219,14 @@ def explanation(prepared: Prepared) -> list[str]:
         )
     if prepared.padding is not None and prepared.padding.decision is not None:
         lines.append(str(prepared.padding.decision))
+    demands = prepared.request.demands
+    if (
+        cascade.on
+        and decision.route is Route.FLASH
+        and demands.escalation_allowed
+        and not demands.forced_route
+    ):
+        lines.append(f"asks Opus when the answer is: {', '.join(sorted(cascade.on))}")
     lines.extend(f"would flip: {flip}" for flip in decision.flips)
     return lines
 

@@ -24,6 +24,7 @@ from router.circuit import Circuits, Signal
 from router.clock import Clock
 from router.cost import Cost, Counterfactuals
 from router.errors import RouterError, UpstreamError
+from router.escalation import Failure
 from router.estimate import OutputForecast
 from router.ledger import Ledger
 from router.misses import MissMemory, records_of
@@ -99,7 +100,15 @@ class Settler:
             logger.warning("calls answered by %s are booked at unknown cost: %s", model, error)
 
     def open(
-        self, prepared: Prepared, route: Route, *, number: int, stream: bool, trace_id: str, fell_back: bool
+        self,
+        prepared: Prepared,
+        route: Route,
+        *,
+        number: int,
+        stream: bool,
+        trace_id: str,
+        fell_back: bool,
+        escalated: bool = False,
     ) -> "Attempt":
         """Journal the intent and begin an attempt.
 
@@ -135,13 +144,15 @@ class Settler:
             raise
         view = prepared.views.get(route)
         if view is not None:
-            if number == 1 or fell_back:
+            if number == 1 or fell_back or escalated:
                 self.beliefs.arrive(view, identity.application, now_s)
             self.beliefs.begin(view, now_s)
         span = self.telemetry.start_inference(
             upstream, prepared.request.call, route=route.value, stream=stream, attempt=number
         )
-        return Attempt(self, prepared, route, intent, span, fell_back=fell_back, permit=permit)
+        return Attempt(
+            self, prepared, route, intent, span, fell_back=fell_back, escalated=escalated, permit=permit
+        )
 
     def _bound(self, prepared: Prepared, route: Route, now_s: float) -> int | None:
         """The most this attempt can cost: twice the estimated prompt at its dearest price, and all the output."""
@@ -190,6 +201,7 @@ class Attempt:
         span: Span,
         *,
         fell_back: bool,
+        escalated: bool,
         permit: int,
     ) -> None:
         """Opened by `Settler.open` only."""
@@ -198,6 +210,7 @@ class Attempt:
         self._route = route
         self._span = span
         self._fell_back = fell_back
+        self._escalated = escalated
         self._permit = permit
         # uvloop's own time has millisecond steps, which is all of what this service adds to a call.
         self._started_s = perf_counter()
@@ -212,6 +225,7 @@ class Attempt:
         """Whether content is being handed to the caller: what fails then is the caller's side."""
         self.misses: tuple[CacheMiss, ...] = ()
         self._reply: Reply | None = None
+        self._failure: Failure | None = None
 
     def see(self, chunk: Chunk) -> None:
         """Note a chunk of a streamed answer, in order."""
@@ -236,15 +250,16 @@ class Attempt:
             case Finished():
                 pass
 
-    def answered(self, reply: Reply) -> Settlement:
-        """Close with a whole answer."""
-        self._reply = reply
-        self._first_byte()
-        identity = self._prepared.request.call.identity
-        settler = self._settler
-        settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
+    def cost_nano_usd(self, reply: Reply) -> int | None:
+        """What closing with this answer will book, None when that is unknown."""
+        spent = _cost_of(Outcome.OK, reply.usage, self._price(reply.usage, reply.model or self._seen.model))
+        return None if spent is None else spent.total_nano_usd
+
+    def keep(self) -> None:
+        """Note in the session that this attempt's answer was handed on: its route is the session's."""
         call = self._prepared.request.call
-        settler.book.remember(
+        identity = call.identity
+        self._settler.book.remember(
             identity.tenant,
             identity.session,
             self._route,
@@ -253,6 +268,21 @@ class Attempt:
             placement=call.context_placement,
             messages=call.messages,
         )
+
+    def answered(self, reply: Reply, failure: Failure | None = None) -> Settlement:
+        """Close with a whole answer.
+
+        Args:
+            failure: How it failed, None when nothing of it shows a failure; one that is discarded is not noted in the
+                session, see `keep`.
+        """
+        self._reply, self._failure = reply, failure
+        self._first_byte()
+        identity = self._prepared.request.call.identity
+        settler = self._settler
+        settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
+        if failure is None or failure.kept is not None:
+            self.keep()
         if reply.usage is not None and reply.usage.complete:
             settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
         return self._close(
@@ -371,7 +401,7 @@ class Attempt:
         error: str = "",
     ) -> Settlement:
         """Price, learn, book and show; the only place a settlement is made."""
-        settler, seen = self._settler, self._seen
+        settler, seen, failure = self._settler, self._seen, self._failure
         with settler.telemetry.settle():
             answered_model = model or seen.model
             price = self._price(usage, answered_model)
@@ -391,8 +421,10 @@ class Attempt:
                 upstream_request_id=upstream_request_id or seen.upstream_request_id,
                 finish_reason=finish_reason,
                 error=error,
+                discarded="" if failure is None or failure.kept else failure.signal.value,
                 decision=self.decision_record(),
                 cache=self._learned(outcome, usage, price, filler),
+                extra={} if failure is None or not failure.kept else _kept_for(failure),
             )
             self.settlement = settlement
             settler.ledger.settle(settlement)
@@ -403,7 +435,9 @@ class Attempt:
 
     def decision_record(self) -> DecisionRecord:
         """The decision as the ledger keeps it."""
-        return decision_record(self._prepared, self._route, fell_back=self._fell_back)
+        return decision_record(
+            self._prepared, self._route, fell_back=self._fell_back, escalated=self._escalated
+        )
 
     def _price(self, usage: Usage | None, answered_model: str) -> Price | None:
         """Price of the model that answered, on the day it was asked; None when the table has none."""
@@ -510,6 +544,23 @@ class Attempt:
     def _counterfactuals(
         self, usage: Usage | None, price: Price | None, filler: PaddingCost
     ) -> Counterfactuals | None:
+        """What the call would have cost otherwise; of two that answered one request, each in its own world only.
+
+        A service of Opus alone would not have made the call whose answer is discarded, one of Flash alone not the call
+        that took its place: counted in both, the saving would be of twice the requests there are.
+        """
+        otherwise = self._each_otherwise(usage, price, filler)
+        if otherwise is None:
+            return None
+        if self._escalated:
+            return msgspec.structs.replace(otherwise, all_flash_nano_usd=0)
+        if self._failure is not None and self._failure.kept is None:
+            return msgspec.structs.replace(otherwise, all_opus_nano_usd=0, all_opus_no_caching_nano_usd=0)
+        return otherwise
+
+    def _each_otherwise(
+        self, usage: Usage | None, price: Price | None, filler: PaddingCost
+    ) -> Counterfactuals | None:
         if usage is None or price is None:
             return None
         by_opus = self._route is Route.OPUS
@@ -573,13 +624,20 @@ def _scale_elsewhere(here: CacheView, there: CacheView, usage: Usage) -> float:
     return (counted + (total - counted) * off) / total if total > 0 else 1.0
 
 
-def decision_record(prepared: Prepared, route: Route, *, fell_back: bool) -> DecisionRecord:
+def _kept_for(failure: Failure) -> dict[str, str]:
+    """A failure that was handed on, for the record: how it failed and what forbade asking Opus."""
+    return {"failure": failure.signal.value, "kept": "" if failure.kept is None else failure.kept.value}
+
+
+def decision_record(
+    prepared: Prepared, route: Route, *, fell_back: bool, escalated: bool = False
+) -> DecisionRecord:
     """The decision of a request as ledger and telemetry keep it."""
     decision = prepared.decision
     by_score = decision.reason in (Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD)
     return DecisionRecord(
         route=route.value,
-        reason="fallback" if fell_back else decision.reason.value,
+        reason="escalation" if escalated else "fallback" if fell_back else decision.reason.value,
         score=None if decision.score is None else decision.score.value,
         threshold=decision.threshold if by_score else None,
         propensity=decision.propensity,

@@ -268,6 +268,11 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.record_decision(decision)
 
+    def record_escalation(self, application: str, signal: str, result: str) -> None:
+        """Count an answer that failed, and what came of it; see `Metrics.record_escalation`."""
+        if self._metrics is not None:
+            self._metrics.record_escalation(application, signal, result)
+
     # --- one attempt on an upstream ---
 
     def start_inference(

@@ -326,6 +326,20 @@ class Metrics:
         self.decisions = Counter(
             names.DECISIONS, "{decision}", "Routing decisions, by the rule that bound", (route, names.REASON)
         )
+        self.escalations = Counter(
+            names.ESCALATIONS,
+            "{answer}",
+            "Flash answers that failed, by how and by what came of it: answered or failed by Opus, left by the caller, "
+            "or the reason it was handed on",
+            (names.APPLICATION, names.SIGNAL, names.RESULT),
+        )
+        self.discarded_cost = Counter(
+            names.DISCARDED_COST,
+            names.USD,
+            "USD billed for answers that were discarded, a part of the calls' cost",
+            (names.APPLICATION, names.SIGNAL),
+            divisor=NANO_PER_USD,
+        )
         self.score = Histogram(
             names.DECISION_SCORE,
             "1",
@@ -479,6 +493,15 @@ class Metrics:
         if decision.score is not None:
             self.score.record((decision.route,), decision.score)
 
+    def record_escalation(self, application: str, signal: str, result: str) -> None:
+        """Count a failed answer of Flash.
+
+        Args:
+            signal: How it failed, of `router.escalation.Signal`.
+            result: "answered" or "failed" by Opus, "left" by the caller, or what forbade asking Opus.
+        """
+        self.escalations.add((self._application(application), self._word(signal), self._word(result)))
+
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""
         intent = settlement.intent
@@ -617,6 +640,10 @@ class Metrics:
         self.booked_cost.add(
             (self._application(intent.application), self._tenant(intent.tenant), route, purpose), total
         )
+        if settlement.discarded:
+            self.discarded_cost.add(
+                (self._application(intent.application), self._word(settlement.discarded)), total
+            )
         otherwise = settlement.counterfactuals
         if otherwise is None or intent.purpose is not Purpose.USER:
             return

@@ -7,7 +7,7 @@ trace. Unknown values are left out, never 0 or "". No prompt, answer, tool argum
 ever an attribute.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from router import attributes as names
 from router.call import Call
@@ -77,6 +77,10 @@ def inference_end(settlement: Settlement, *, old_cache_write_name: bool) -> Attr
         found[names.COST_UNKNOWN] = True
     if settlement.cache is not None:
         _add_cache(found, settlement.cache)
+    if settlement.discarded:
+        found[names.DISCARDED] = settlement.discarded
+    if settlement.extra:
+        _add_kept(found, settlement.extra)
     return found
 
 
@@ -103,6 +107,12 @@ def server_span(
     if settlements:
         _add_request_totals(found, settlements)
     return found
+
+
+def _add_kept(found: Attributes, extra: Mapping[str, str]) -> None:
+    if "failure" in extra:
+        found[names.FAILURE] = extra["failure"]
+        found[names.KEPT] = extra.get("kept", "")
 
 
 def _add_decision(found: Attributes, decision: DecisionRecord) -> None:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.app import cascades_of
 from router.config import Config, ConfigError, Secrets, load_config, load_secrets, show_config
+from router.escalation import Cascade, Signal
 
 
 def write(path: Path, text: str) -> Path:
@@ -112,6 +114,25 @@ def test_the_shown_tree_reads_back():
     """What `config show` prints is the whole tree, in the words of the file."""
     shown = json.loads(show_config(Config()))
     assert msgspec.convert(shown, Config) == Config()
+
+
+def test_a_cascade_is_off_and_its_failures_are_named():
+    """It costs a second answer, so the operator chooses; applications may differ, unknown failures are refused."""
+    assert not load_config(None, {}).cascade.enabled
+    environ = {
+        "HYBRID_ROUTER__CASCADE__ENABLED": "true",
+        "HYBRID_ROUTER__CASCADE__NEEDED_S": "5.0",
+        "HYBRID_ROUTER__APPLICATIONS__FORMS__CASCADE_ON": '["schema"]',
+        "HYBRID_ROUTER__APPLICATIONS__CHAT__CASCADE": "false",
+        "HYBRID_ROUTER__APPLICATIONS__DESK__PAD": "false",
+    }
+    cascades = cascades_of(load_config(None, environ))
+    assert cascades.of("forms") == Cascade(frozenset({Signal.SCHEMA}), 5.0)
+    assert cascades.of("chat") == Cascade(frozenset(), 5.0)
+    assert cascades.of("desk") is cascades.of("") is cascades.default
+    assert cascades.default.on == set(Signal) - {Signal.TRUNCATED}
+    with pytest.raises(ConfigError, match=r"cascade\.on.*guess"):
+        load_config(None, {"HYBRID_ROUTER__CASCADE__ON": '["guess"]'})
 
 
 def test_circuits_and_hedging_are_set_in_routing():

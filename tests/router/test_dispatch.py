@@ -16,6 +16,7 @@ from router.circuit import CircuitSettings, State
 from router.config import Config
 from router.deadline import Deadline
 from router.dispatch import Decided, Dispatch, Life
+from router.escalation import Cascade, Cascades, Signal
 from router.hedge import Hedging
 from router.outcome import Answered
 from router.reply import Chunk, Finished, Reply, Started, TextDelta
@@ -46,6 +47,7 @@ class Scripted:
         self.script = script
         self.asked = self.left_open = 0
         self.break_after: int | None = None
+        self.refuses = False
         self.holding: set[int] = set()
         self.let_go = asyncio.Event()
 
@@ -70,7 +72,7 @@ class Scripted:
         self._next()
         self.left_open += 1
         try:
-            for index, chunk in enumerate(STEPS):
+            for index, chunk in enumerate(STEPS[:1] if self.refuses else STEPS):
                 if index == self.break_after:
                     raise errors.UpstreamInterrupted(self.name, "broke", usage=BEGUN)
                 await asyncio.sleep(0)
@@ -85,8 +87,8 @@ class Scripted:
 
     def _reply(self) -> Reply:
         return Reply(
-            parts=(Text("one two three"),),
-            finish_reason=FinishReason.END_TURN,
+            parts=() if self.refuses else (Text("one two three"),),
+            finish_reason=FinishReason.REFUSAL if self.refuses else FinishReason.END_TURN,
             usage=USAGE,
             model=self.model,
             response_id="id",
@@ -105,6 +107,7 @@ class Stage:
             settler=rig.settler,
             limits=RetryLimits(retry_limit=1, wait_limit_s=2.0),
             hedging=hedging,
+            cascades=Cascades(Cascade(frozenset(Signal))),
             draw=lambda: 0.0,
             sleep=self._sleep,
         )
@@ -338,6 +341,82 @@ async def test_a_caller_that_cannot_be_written_to_is_settled(make):
     (settlement,) = await stage.closed(life)
     assert settlement.outcome is Outcome.CANCELLED
     assert settlement.usage.input_tokens == 100
+
+
+@pytest.mark.parametrize("opus", [(), (busy(),)])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_caller_may_leave_at_every_await_of_an_escalation(make, stream: bool, opus: tuple):
+    """Whenever that is: Flash's failed answer is booked with its cost, and Opus's attempt is closed as it stood."""
+    turn, finished = 1, False
+    while not finished:
+        stage = await make(opus)
+        stage.flash.refuses = True
+        life = stage.life()
+        work = stage.stream(life) if stream else stage.dispatch.generate(life, stage.deadline(), "t")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(_quiet(work))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            finished = task.done()
+            task.cancel()
+        settlements = await stage.closed(life)
+        if settlements and settlements[0].outcome is Outcome.OK:
+            assert (settlements[0].discarded, settlements[0].usage) == ("refusal", USAGE)
+            assert all(each.intent.route == "opus" for each in settlements[1:])
+        turn += 1
+        assert turn < 60
+    assert [each.outcome for each in settlements][-1] is Outcome.OK
+    assert stage.opus.asked == 1 + len(opus)
+    assert (life.route, life.escalated, life.fell_back) == (Route.OPUS, True, False)
+
+
+async def test_a_discarded_answer_is_not_the_sessions(make):
+    """The book counts one answer, Opus's; when Opus fails, Flash's after all."""
+    for opus, route in (((), Route.OPUS), ([errors.UpstreamRejected("x", "no")], Route.FLASH)):
+        stage = await make(opus)
+        stage.flash.refuses = True
+        life = Life(stage.dispatch.prepare(asked(session="s")))
+        answered = await stage.dispatch.generate(life, stage.deadline(), "t")
+        remembered = stage.rig.memory.recall("acme", "s")
+        assert (answered.route, remembered.route, remembered.request_count) == (route, route, 1)
+
+
+async def test_of_two_hedged_answers_the_first_is_judged(make):
+    """A second call is under way when the first refuses: it is left and booked, and Opus answers."""
+    stage = await make(hedging=Hedging(after_s=1.0, routes=frozenset({Route.FLASH})))
+    stage.flash.refuses = True
+    stage.flash.holding = {1}
+    life = stage.life()
+    answered = await stage.dispatch.generate(life, stage.deadline(), "t")
+    settlements = await stage.closed_in_any_order(life)
+    assert (answered.route, answered.escalated) == (Route.OPUS, True)
+    assert sorted(each.discarded for each in settlements) == ["", "", "refusal"]
+    assert [each.outcome for each in settlements].count(Outcome.CANCELLED) == 1
+    assert [each.discarded for each in answered.bill.attempts].count(True) == 1
+
+
+async def test_a_fault_in_judging_loses_no_answer(make, monkeypatch, caplog):
+    """It is logged, and the answer is handed on and booked."""
+    stage = await make()
+    stage.flash.refuses = True
+    monkeypatch.setattr("router.dispatch.signal_of", lambda reply, call: 1 / 0)
+    answered = await asked_once(stage)
+    assert (answered.route, answered.bill.attempts[0].outcome) == (Route.FLASH, "ok")
+    assert "judging the answer" in caplog.text
+
+
+async def test_an_open_circuit_forbids_an_escalation(make):
+    """Opus is held back: Flash's refusal is the answer, and nothing is sent."""
+    stage = await make([busy(), busy()], circuit=EAGER)
+    with pytest.raises(errors.UpstreamOverloaded):
+        await asked_once(stage, Route.OPUS, fallback_allowed=False)
+    stage.flash.refuses = True
+    life = stage.life()
+    await stage.dispatch.generate(life, stage.deadline(), "t")
+    assert [each.settlement.extra for each in life.attempts] == [
+        {"failure": "refusal", "kept": "unavailable"}
+    ]
+    assert stage.opus.asked == 2
 
 
 EAGER = CircuitSettings(failures_in_a_row=2, open_s=10.0, probe_limit=1)

@@ -1131,8 +1131,10 @@ def test_every_instrument_is_collected():
     metrics.record_decision(DECISION)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
+    metrics.record_settlement(settlement(discarded="refusal"))
+    metrics.record_escalation("app", "refusal", "answered")
     metrics.watch_calibration(lambda: [("m", Calibration((CalibrationBin(1, 0.9, 1),) * 10, 0.1))])
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 28
+    assert len(instruments) == 30

@@ -42,6 +42,7 @@ from router.ledger import Ledger
 from router.misses import MissMemory
 from router.operator_service import OperatorService
 from router.padding import Padding, Paddings
+from router.patience import Patience
 from router.preparation import Preparation, RoutingSettings
 from router.pricing import PriceTable
 from router.server import Server, Services
@@ -297,7 +298,11 @@ def _router_service(
         circuits=settler.circuits,
         paddings=settler.paddings,
     )
-    limits = RetryLimits(retry_limit=routing.retry_limit, wait_limit_s=routing.retry_wait_limit_s)
+    limits = RetryLimits(
+        retry_limit=routing.retry_limit,
+        wait_limit_s=routing.retry_wait_limit_s,
+        attempt_share=config.attempts.attempt_share,
+    )
     hedging = Hedging(
         after_s=routing.hedge_after_s, routes=frozenset(Route(name) for name in routing.hedge_routes)
     )
@@ -422,11 +427,19 @@ def provider_upstreams(config: Config, secrets: Secrets) -> dict[Route, Upstream
             api_key=secrets.opus_api_key,
             base_url=config.opus.base_url or None,
             options=Options(diagnostics=config.opus.diagnostics),
+            patience=_patience(config),
         ),
         Route.FLASH: GeminiUpstream(
-            model=config.flash.model, api_key=secrets.flash_api_key, base_url=config.flash.base_url or None
+            model=config.flash.model,
+            api_key=secrets.flash_api_key,
+            base_url=config.flash.base_url or None,
+            patience=_patience(config),
         ),
     }
+
+
+def _patience(config: Config) -> Patience:
+    return Patience(config.attempts.first_byte_timeout_s, config.attempts.idle_timeout_s)
 
 
 def sandbox_upstreams(config: Config, sandbox: "Sandbox") -> dict[Route, Upstream]:
@@ -437,11 +450,13 @@ def sandbox_upstreams(config: Config, sandbox: "Sandbox") -> dict[Route, Upstrea
             api_key=SANDBOX_KEY,
             http_client=httpx2.AsyncClient(transport=sandbox.transport()),
             options=Options(diagnostics=config.opus.diagnostics),
+            patience=_patience(config),
         ),
         Route.FLASH: GeminiUpstream(
             model=config.flash.model,
             api_key=SANDBOX_KEY,
             http_client=httpx2.AsyncClient(transport=sandbox.transport()),
+            patience=_patience(config),
         ),
     }
 

@@ -127,6 +127,19 @@ class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Routes that may be hedged. On Opus both calls pay their prompt, and may both write the cache."""
 
 
+class AttemptsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long one attempt may take before it counts as lost; the caller's deadline bounds it in any case."""
+
+    first_byte_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """Streams: time without any event at the start, beyond what the provider may need to read the prompt and, on
+    Gemini, to think before it shows anything; 0 waits for the deadline."""
+    idle_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    """Streams: time between two events, the provider's pings included; 0 waits for the deadline."""
+    attempt_share: Share = 0.0
+    """Unary: an attempt after which another could follow may use this share of the time left, but is never cut while
+    an answer of the length allowed may still be on its way; 0 gives it all."""
+
+
 class CascadeConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Asking Opus when Flash's answer shows a failure; the discarded answer is paid for too."""
 
@@ -256,6 +269,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     opus: OpusConfig = OpusConfig()
     flash: FlashConfig = FlashConfig()
     routing: RoutingConfig = RoutingConfig()
+    attempts: AttemptsConfig = AttemptsConfig()
     cascade: CascadeConfig = CascadeConfig()
     cache: CacheConfig = CacheConfig()
     sessions: SessionsConfig = SessionsConfig()

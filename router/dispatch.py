@@ -15,7 +15,7 @@ from typing import cast
 import msgspec
 
 from classifier.route import Route
-from router.attempts import USEFUL_TIME_S, Next, RetryLimits, Step, after_failure
+from router.attempts import USEFUL_TIME_S, Next, RetryLimits, Step, after_failure, timeout_s
 from router.deadline import Deadline
 from router.errors import (
     CircuitOpen,
@@ -29,6 +29,7 @@ from router.escalation import Cascade, Cascades, Circumstances, Failure, Signal,
 from router.hedge import Hedging, first_answer
 from router.held_session import Held
 from router.outcome import Answered, AttemptReport, Bill
+from router.patience import whole_answer_s
 from router.preparation import Preparation, Prepared
 from router.reply import Chunk, Finished, Reply, Started, UsageSeen
 from router.request import Request
@@ -248,11 +249,12 @@ class Dispatch:
         while True:
             deadline.require(loop.time())
             tries_on_route += 1
+            answer_s = None if stream else self._answer_s(life, tries_on_route, fallback)
             try:
                 if stream or tries_on_route > 1 or not self._hedging.on(life.route):
-                    ended = await self._attempt(life, deadline, trace_id, once, stream=stream)
+                    ended = await self._attempt(life, deadline, trace_id, once, answer_s, stream=stream)
                 else:
-                    ended = await self._hedged(life, deadline, trace_id, once)
+                    ended = await self._hedged(life, deadline, trace_id, once, answer_s)
             except CircuitOpen:
                 # Held back since the decision, by what others met: nothing was sent.
                 if fallback is None or not self._can_render(life.prepared, fallback):
@@ -283,12 +285,23 @@ class Dispatch:
         deadline: Deadline,
         trace_id: str,
         once: Callable[[Attempt, float], Awaitable[Reply]],
+        answer_s: float | None,
         *,
         stream: bool,
     ) -> "_Ended":
         """Make one attempt on the life's route and close it, however it ends."""
         attempt = self._open(life, trace_id, stream=stream)
-        return await self._closed(life, attempt, once, deadline)
+        return await self._closed(life, attempt, once, deadline, answer_s)
+
+    def _answer_s(self, life: Life, tries_on_route: int, fallback: Route | None) -> float | None:
+        """Longest that a healthy answer may take, None where the attempt has all the time: no other could follow."""
+        if not self._limits.attempt_share:
+            return None
+        followed = tries_on_route <= self._limits.retry_limit
+        if not followed and (fallback is None or not self._can_render(life.prepared, fallback)):
+            return None
+        tokens = life.prepared.estimates[life.route].input_tokens
+        return whole_answer_s(tokens, life.prepared.request.call.max_output_tokens)
 
     def _open(self, life: Life, trace_id: str, *, stream: bool) -> Attempt:
         attempt = self._settler.open(
@@ -309,9 +322,13 @@ class Dispatch:
         attempt: Attempt,
         once: Callable[[Attempt, float], Awaitable[Reply]],
         deadline: Deadline,
+        answer_s: float | None,
     ) -> "_Ended":
         try:
-            reply = await once(attempt, deadline.remaining_s(asyncio.get_running_loop().time()))
+            time_s = deadline.remaining_s(asyncio.get_running_loop().time())
+            if answer_s is not None:
+                time_s = timeout_s(time_s, self._limits.attempt_share, answer_s)
+            reply = await once(attempt, time_s)
         except UpstreamError as error:
             attempt.failed(error)
             raise
@@ -374,6 +391,7 @@ class Dispatch:
         deadline: Deadline,
         trace_id: str,
         once: Callable[[Attempt, float], Awaitable[Reply]],
+        answer_s: float | None,
     ) -> "_Ended":
         """Make an attempt, and one more when it is slow; each is booked, the first answer is taken."""
 
@@ -384,11 +402,11 @@ class Dispatch:
                 attempt = self._open(life, trace_id, stream=False)
             except (CircuitOpen, LedgerUnavailable):
                 return None  # the first may still answer
-            return self._closed(life, attempt, once, deadline)
+            return self._closed(life, attempt, once, deadline, answer_s)
 
         attempt = self._open(life, trace_id, stream=False)
         return await first_answer(
-            lambda: self._closed(life, attempt, once, deadline),
+            lambda: self._closed(life, attempt, once, deadline, answer_s),
             second,
             after=lambda: self._sleep(self._hedging.after_s),
         )

@@ -16,6 +16,7 @@ import msgspec
 from cache.plan import Plan
 from router.call import Call, Identity
 from router.errors import InvalidRequest, UpstreamError
+from router.patience import Patience
 from router.reply import Chunk, Reply
 from router.upstreams import anthropic_errors
 from router.upstreams.anthropic_models import traits_of
@@ -72,6 +73,7 @@ class AnthropicUpstream:
         http_client: httpx2.AsyncClient | None = None,
         proxy: str | None = None,
         options: Options = Options(),  # noqa: B008 (frozen)
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
     ) -> None:
         if not api_key:
             raise ValueError("the Anthropic upstream needs an API key")
@@ -81,6 +83,7 @@ class AnthropicUpstream:
         self.server_port = url.port or (443 if url.scheme == "https" else 80)
         self._traits = traits_of(model)
         self._options = options
+        self._patience = patience
         self._secret = api_key
         self._baseline: int | None = None
         self._previous: Callable[[Identity], str] | None = None
@@ -147,6 +150,8 @@ class AnthropicUpstream:
             self.name,
             self.model,
             timeout_s,
+            self._patience.first_event_s(len(body)),
+            self._patience.between_events_s,
         )
 
     async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:

@@ -21,6 +21,7 @@ from google.genai import types
 from cache.plan import Plan
 from router.call import Call
 from router.errors import UpstreamError, UpstreamMalformed
+from router.patience import Patience
 from router.reply import Chunk, Reply
 from router.upstreams import gemini_errors
 from router.upstreams.base import Rendered
@@ -57,6 +58,8 @@ class GeminiUpstream:
         proxy: URL of a proxy to go through, None for none; the environment is not asked.
         store: Whether Google may keep requests, None for the project's setting. New paid projects keep them
             by default since 2026-10-26 (G-MODELS), so the default here is to say no.
+        patience: How long a stream may be silent. Gemini sends no pings and shows nothing while it thinks (G-GEN,
+            2026-11), for which all the output allowed may be used.
 
     Create it inside the running event loop, so that the pool is ours: the SDK's own looks proxies up in a
     thread for every request (measured: a fifth of a call's CPU).
@@ -79,6 +82,7 @@ class GeminiUpstream:
         http_client: httpx2.AsyncClient | None = None,
         proxy: str | None = None,
         store: bool | None = False,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
     ) -> None:
         if not api_key:
             raise ValueError("the Gemini upstream needs an API key")
@@ -88,6 +92,7 @@ class GeminiUpstream:
         self.server_port = url.port or (443 if url.scheme == "https" else 80)
         self._traits = traits_of(model)
         self._store = store
+        self._patience = patience
         self._secret = api_key
         self._session = _own_session(proxy) if http_client is None else None
         self._client = genai.Client(
@@ -156,6 +161,8 @@ class GeminiUpstream:
             self.name,
             self.model,
             timeout_s,
+            self._patience.first_event_s(len(body), rendered.call.max_output_tokens),
+            self._patience.between_events_s,
         )
 
     async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:

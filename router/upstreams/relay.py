@@ -12,11 +12,12 @@ already on its way.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Protocol
 
 import httpx2
 
-from router.errors import UpstreamError, UpstreamInterrupted, UpstreamMalformed
+from router.errors import UpstreamError, UpstreamInterrupted, UpstreamMalformed, UpstreamTimeout
 from router.reply import Chunk
 from router.upstreams.faults import TRANSPORT_ERRORS
 from router.usage import Usage
@@ -89,6 +90,8 @@ async def relay(
     upstream: str,
     model: str,
     timeout_s: float,
+    first_s: float = inf,
+    idle_s: float = inf,
 ) -> AsyncIterator[Chunk]:
     """Stream one answer.
 
@@ -99,28 +102,37 @@ async def relay(
         upstream: For messages.
         model: For messages.
         timeout_s: Bound of the whole stream from now.
+        first_s: Bound of the silence before the first bytes of the body.
+        idle_s: Bound of each silence after that. What the caller takes to look at a chunk is none.
 
     Raises:
         UpstreamError: Before Started any subclass; after it only UpstreamInterrupted.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
+    heard_by, silence_s = loop.time() + first_s, first_s
+
+    def cause(error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError) and heard_by < deadline and loop.time() >= heard_by:
+            return UpstreamTimeout(upstream, f"nothing came for {silence_s:g} s", model=model)
+        return named(error)
+
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout_at(min(deadline, heard_by)):
             source, fold = await open_source()
     except errors as error:
-        raise named(error) from error
+        raise cause(error) from error
     try:
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, heard_by)):
                     data = await source.read()
             except errors as error:
                 for chunk in fold.finish():
                     yield chunk
                 if fold.done:
                     return
-                raise _broken(fold, fold.fault or named(error), upstream, model) from error
+                raise _broken(fold, fold.fault or cause(error), upstream, model) from error
             for chunk in fold.feed(data) if data else fold.finish():
                 yield chunk
             if fold.fault is not None:
@@ -131,6 +143,7 @@ async def relay(
                 return
             if fold.done:
                 deadline = min(deadline, loop.time() + DRAIN_S)
+            heard_by, silence_s = loop.time() + idle_s, idle_s
     finally:
         with suppress(*TRANSPORT_ERRORS):
             await source.aclose()

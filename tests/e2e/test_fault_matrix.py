@@ -2,7 +2,7 @@
 
 What the caller is told, which attempts were made, what was waited for, and both books are read from the running
 service and compared with `tests/golden/fault_matrix.txt` (written anew with UPDATE_GOLDEN=1). Time is virtual: waits
-move the clock, and where a provider stalls the loop's own clock is put on until the deadline has passed.
+move the clock, and where a provider stalls the loop's own clock is put on, a silence at a time, until the request ends.
 """
 
 import asyncio
@@ -27,6 +27,10 @@ from tests.golden.compare import DIRECTORY, assert_golden, table
 
 AT_ONCE = 12
 """Cells under way at a time."""
+SILENCE_S = 61.0
+"""What the loop's clock is put on where a provider stalls: longer than any silence that the settings allow."""
+LONG_S = 300.0
+"""Deadline of requests to a provider that stalls: room for attempts that are given up for their silence."""
 ALWAYS = 9
 """More failures than any cell has attempts."""
 
@@ -54,6 +58,7 @@ TROUBLES = (
     Trouble("500", {"kind": "internal"}),
     Trouble("reset before headers", {"kind": "reset"}),
     Trouble("stall", {"kind": "stall"}),
+    Trouble("stall after 1 event", {"kind": "stall", "after_events": 1}),
     Trouble("stall after 5 events", {"kind": "stall", "after_events": 5}),
     Trouble("cut after 1 event", {"kind": "cut", "after_events": 1}),
     Trouble("cut after 5 events", {"kind": "cut", "after_events": 5}),
@@ -132,8 +137,7 @@ async def played(cell: Cell, loop_clock: LoopClock) -> tuple[str, ...]:
             async with asyncio.TaskGroup() as group:
                 answer = group.create_task(asked(service, cell))
                 if cell.stalls:
-                    await clock.held()
-                    loop_clock.put_on(TIMEOUT_S)
+                    await passed_by(answer, clock, loop_clock)
             status, told = answer.result()
             invoice = sandbox.invoice.lines
         settlements = await assert_reconciled(ledger, invoice)
@@ -155,12 +159,28 @@ async def played(cell: Cell, loop_clock: LoopClock) -> tuple[str, ...]:
     )
 
 
+async def passed_by(answer: asyncio.Task, clock: WatchedClock, loop_clock: LoopClock) -> None:
+    """Let silence after silence pass until the request has ended."""
+    while True:
+        async with asyncio.TaskGroup() as group:
+            held = group.create_task(clock.held())
+            await asyncio.wait({answer, held}, return_when=asyncio.FIRST_COMPLETED)
+            held.cancel()
+        if answer.done():
+            return
+        loop_clock.put_on(SILENCE_S)
+        for _ in range(200):  # whoever is cancelled by that goes, before the next one is looked for
+            if answer.done() or not clock.sleepers:
+                break
+            await asyncio.sleep(0)
+
+
 async def asked(service: Service, cell: Cell) -> tuple[str, str]:
     """Send the cell's request; return status and what was told beside it."""
     request = generate(user("Tell the whole story of the account."), no_fallback=not cell.fallback)
     send = service.stream if cell.stream else service.generate
     try:
-        answer = await send(request)
+        answer = await send(request, timeout_s=LONG_S if cell.stalls else TIMEOUT_S)
     except grpc.aio.AioRpcError as error:
         status = status_of(error)
         told = detail(status, ErrorInfo).reason
@@ -255,5 +275,9 @@ def test_the_table_keeps_the_rules(golden: list[dict[str, str]]) -> None:
     assert {row["status"] for row in cells_where(golden, failure="429 long", fallback="allowed")} == {"OK"}
     for call, failure in product(("unary", "stream"), ("429 short, once", "529/503, once")):
         assert {row["status"] for row in cells_where(golden, call=call, failure=failure)} == {"OK"}
+    silent = cells_where(golden, call="stream", failure="stall", fallback="allowed")
+    assert {(row["status"], row["waited"]) for row in silent} == {("OK", "-")}, (
+        "silence leads to the other route"
+    )
     begun = cells_where(golden, call="stream", failure="cut after 5 events")
     assert {row["status"] for row in begun} == {"ABORTED"}, "no second answer after the first content"

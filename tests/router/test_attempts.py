@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from classifier.route import Route
 from router import errors
-from router.attempts import BACKOFF_BASE_S, USEFUL_TIME_S, Next, RetryLimits, after_failure
+from router.attempts import BACKOFF_BASE_S, USEFUL_TIME_S, Next, RetryLimits, after_failure, timeout_s
 
 
 def every_class(base: type[errors.UpstreamError]) -> list[type[errors.UpstreamError]]:
@@ -142,3 +142,27 @@ def test_the_longest_wait_allowed_is_not_lost_to_jitter(jitter: float):
     state = {"tries_on_route": 1, "fallback": None, "held_back": False, "answer_begun": False}
     limits = RetryLimits(retry_limit=1, wait_limit_s=2.0)
     assert after_failure(error, **state, remaining_s=60.0, jitter=jitter, limits=limits).wait_s == 2.0
+
+
+@given(states)
+def test_who_kept_silent_is_not_asked_again_where_the_other_may_be(state):
+    """A second silence would use up the other route's time; without another route the same one is tried."""
+    state |= {"answer_begun": False, "held_back": False, "remaining_s": 600.0, "tries_on_route": 1}
+    step = after_failure(errors.UpstreamTimeout("x", "nothing came"), **state)
+    if state["fallback"] is not None:
+        assert (step.next, step.wait_s) == (Next.OTHER_ROUTE, 0.0)
+    else:
+        assert step.next is not Next.OTHER_ROUTE
+
+
+seconds = st.floats(min_value=0, max_value=600)
+
+
+@given(seconds, st.floats(min_value=0, max_value=1), seconds)
+def test_an_attempt_gets_its_share_and_never_less_than_an_answer_takes(remaining_s, share, answer_s):
+    """Within the time left; all of it where no share is set."""
+    time_s = timeout_s(remaining_s, share, answer_s)
+    assert time_s <= remaining_s
+    assert time_s >= min(answer_s, remaining_s)
+    assert time_s == remaining_s or time_s >= share * remaining_s > 0
+    assert timeout_s(remaining_s, 0.0, answer_s) == remaining_s

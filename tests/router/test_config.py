@@ -135,6 +135,20 @@ def test_a_cascade_is_off_and_its_failures_are_named():
         load_config(None, {"HYBRID_ROUTER__CASCADE__ON": '["guess"]'})
 
 
+def test_attempts_are_bounded_by_silence_and_not_by_length():
+    """Streams are, generously; a unary attempt has all the time unless a share is set."""
+    attempts = load_config(None, {}).attempts
+    assert (attempts.first_byte_timeout_s, attempts.idle_timeout_s, attempts.attempt_share) == (
+        30.0,
+        60.0,
+        0.0,
+    )
+    assert load_config(None, {"HYBRID_ROUTER__ATTEMPTS__IDLE_TIMEOUT_S": "0"}).attempts.idle_timeout_s == 0
+    for key, value in (("ATTEMPT_SHARE", "1.5"), ("IDLE_TIMEOUT_S", "-1")):
+        with pytest.raises(ConfigError, match=rf"attempts\.{key.lower()}"):
+            load_config(None, {f"HYBRID_ROUTER__ATTEMPTS__{key}": value})
+
+
 def test_circuits_and_hedging_are_set_in_routing():
     """Every knob is a key of [routing], bounded; hedging names its routes."""
     environ = {

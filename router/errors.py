@@ -178,6 +178,7 @@ class UpstreamError(RouterError):
         upstream_request_id: Its id of the request, "" when unknown.
         retry_after_s: How long it asked to wait, None when it did not.
         usage: Tokens it is known to have billed before failing, None when nothing is known to be billed.
+        retryable: What the provider itself says of asking again; None leaves it to the class.
     """
 
     reason = "UPSTREAM_ERROR"
@@ -196,8 +197,11 @@ class UpstreamError(RouterError):
         upstream_request_id: str = "",
         retry_after_s: float | None = None,
         usage: Usage | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(f"{upstream}: {message}")
+        if retryable is not None:
+            self.retryable = retryable
         self.upstream = upstream
         self.model = model
         self.http_status = http_status

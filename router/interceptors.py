@@ -232,7 +232,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             code = self._why_cancelled(context, started_s)
             raise asyncio.CancelledError from error
         except Exception as error:
-            status, error_type = self._explain(error, method, request_id, span)
+            status, error_type = self._explain(error, method, request_id, span, context)
             code = status.code.name
             await context.abort(status.code, status.details, status.trailing_metadata)
         else:
@@ -261,14 +261,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         expired = remaining_s <= _CANCEL_SLACK_S + _CANCEL_SLACK_SHARE * granted_s
         return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
 
-    def _explain(self, error: Exception, method: str, request_id: str, span: Span) -> tuple[Any, str]:
+    def _explain(
+        self, error: Exception, method: str, request_id: str, span: Span, context: Context
+    ) -> tuple[Any, str]:
         """Return the status for an error and its error.type, "" when the status code is that."""
         known = _as_router_error(error)
         if known is not None:
             if span.is_recording():
                 span.set_attribute(names.ERROR_REASON, known.reason)
             try:
-                return status_of(known, request_id=request_id), ""
+                remaining_s = cast("float | None", context.time_remaining())
+                return status_of(known, request_id=request_id, remaining_s=remaining_s), ""
             except Exception as fault:  # saying what went wrong must not itself go wrong unsaid
                 error = fault
         incident = secrets.token_hex(8)

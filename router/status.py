@@ -7,12 +7,17 @@ RESOURCE_EXHAUSTED with RetryInfo when waiting helps and with QuotaFailure when 
 `ErrorInfo.reason` tells apart what shares a code. What every documented error of both providers becomes is printed in
 `tests/golden/error_table.txt`, which a test writes from the real SDKs and keeps current.
 
+Beside RetryInfo, which only code reads, goes `grpc-retry-pushback-ms`, which gRPC's own retries obey (gRFC A6): the
+wait asked for, or -1 for "do not" where a blind retry would be refused again, be billed again, or wait longer than a
+channel should without a word: then the caller is told at once and decides.
+
 Details travel in `grpc-status-details-bin`, trailing metadata that HTTP/2 stacks bound to a few KiB
 (grpc's soft limit is 8 KiB), so every text is cut to a stated number of bytes. This module knows nothing
 of requests in progress.
 """
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from types import MappingProxyType
 from typing import Final
 
@@ -41,6 +46,15 @@ INCIDENT_REASON: Final = "INTERNAL_INCIDENT"
 
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key under which a request id comes in and goes out."""
+
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""Trailing metadata by which a server steers a channel's retry policy."""
+
+PUSHBACK_LIMIT_S: Final = 5.0
+"""Longest wait a channel is asked for, as long as our own client's streams wait by default."""
+
+STOP: Final = -1
+"""Pushback that ends a channel's retries."""
 
 MESSAGE_BYTES: Final = 512
 """Longest text of a status, in UTF-8 bytes; grpc-message percent-encodes, so up to three times that on
@@ -112,17 +126,63 @@ def code_of(error: errors.RouterError) -> grpc.StatusCode:
     raise TypeError(f"{type(error).__qualname__} is no RouterError")
 
 
-def status_of(error: errors.RouterError, *, request_id: str = "") -> grpc.Status:
+def pushback_ms(error: errors.RouterError, remaining_s: float | None = None) -> int | None:
+    """Say when a channel may send the same request again by itself.
+
+    Args:
+        remaining_s: Time left of the caller's deadline, None when it set none.
+
+    Returns:
+        Milliseconds to wait, `STOP` for never, None for the channel's own backoff.
+    """
+    if isinstance(error, errors.UpstreamError):
+        may_pass = error.retryable and not error.may_be_billed and error.usage is None
+    else:
+        may_pass = isinstance(error, _MAY_PASS)
+    if not may_pass or isinstance(error, errors.UpstreamSpendLimited):
+        return STOP
+    wait_s = _wait_s(error)
+    if wait_s is None:
+        return None
+    if wait_s > PUSHBACK_LIMIT_S or (remaining_s is not None and wait_s >= remaining_s):
+        return STOP
+    return ceil(max(0.0, wait_s) * 1e3)
+
+
+_MAY_PASS: Final = (errors.SessionBusy, errors.Overloaded, errors.CircuitOpen, errors.LedgerUnavailable)
+"""Refusals of our own that end by themselves, with nothing sent."""
+
+
+def _wait_s(error: errors.RouterError) -> float | None:
+    """The wait told to the caller in RetryInfo, None for none."""
+    match error:
+        case errors.Overloaded() | errors.CircuitOpen():
+            return error.retry_after_s
+        case errors.LedgerUnavailable():
+            return LEDGER_RETRY_S
+        case errors.UpstreamSpendLimited():
+            return None
+        case errors.UpstreamError():
+            return error.retry_after_s
+        case _:
+            return None
+
+
+def status_of(
+    error: errors.RouterError, *, request_id: str = "", remaining_s: float | None = None
+) -> grpc.Status:
     """Spell an error as a gRPC status with google.rpc details.
 
     Args:
         error: What went wrong; its message goes to the caller as it is, cut to `MESSAGE_BYTES`.
         request_id: Added as google.rpc.RequestInfo and echoed in the trailing metadata; "" for none.
+        remaining_s: Time left of the caller's deadline, None when it set none.
 
     Returns:
         Code, message and trailing metadata, ready for `context.abort_with_status`.
     """
-    return _assemble(code_of(error), str(error), _details(error), request_id)
+    pushback = pushback_ms(error, remaining_s)
+    return _assemble(code_of(error), str(error), _details(error), request_id, pushback)
 
 
 def incident_status(incident: str, *, request_id: str = "") -> grpc.Status:
@@ -131,11 +191,11 @@ def incident_status(incident: str, *, request_id: str = "") -> grpc.Status:
         reason=INCIDENT_REASON, domain=DOMAIN, metadata={"incident": _cut(incident, VALUE_BYTES)}
     )
     message = f"internal error; quote incident {incident} to the operator"
-    return _assemble(_CODE.INTERNAL, message, [info], request_id)
+    return _assemble(_CODE.INTERNAL, message, [info], request_id, STOP)
 
 
 def _assemble(
-    code: grpc.StatusCode, message: str, details: Iterable[Message], request_id: str
+    code: grpc.StatusCode, message: str, details: Iterable[Message], request_id: str, pushback: int | None
 ) -> grpc.Status:
     proto = StatusProto(code=code.value[0], message=_cut(message, MESSAGE_BYTES))
     for detail in details:
@@ -143,10 +203,11 @@ def _assemble(
     if request_id:
         proto.details.append(_packed(RequestInfo(request_id=request_id)))
     status: grpc.Status = rpc_status.to_status(proto)
-    if request_id:
-        status = status._replace(  # type: ignore[attr-defined]
-            trailing_metadata=(*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
-        )
+    more: Metadata = ((REQUEST_ID_KEY, request_id),) if request_id else ()
+    if pushback is not None:
+        more += ((PUSHBACK_KEY, str(pushback)),)
+    if more:
+        status = status._replace(trailing_metadata=(*status.trailing_metadata, *more))  # type: ignore[attr-defined]
     return status
 
 
@@ -172,16 +233,13 @@ def _details(error: errors.RouterError) -> list[Message]:
             more.append(
                 QuotaFailure(violations=[QuotaFailure.Violation(subject=subject, description=violation_text)])
             )
-        case errors.Overloaded() | errors.CircuitOpen():
-            more.append(_retry_after(error.retry_after_s))
-        case errors.LedgerUnavailable():
-            more.append(_retry_after(LEDGER_RETRY_S))
         case errors.DeadlineTooShort():
             facts["remaining_s"] = f"{error.remaining_s:.3f}"
     if isinstance(error, errors.UpstreamError):
         facts |= _upstream_facts(error)
-        if error.retry_after_s is not None and not isinstance(error, errors.UpstreamSpendLimited):
-            more.append(_retry_after(error.retry_after_s))
+    wait_s = _wait_s(error)
+    if wait_s is not None:
+        more.append(_retry_after(wait_s))
     return [ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts), *more]
 
 

@@ -4,7 +4,8 @@ The rule: only UNAVAILABLE is tried again, a bounded number of times, within the
 answer that has begun. A unary call is retried by the channel (gRPC service config); a stream by its iterator, and only
 before its first event, because the server sends headers at once and a channel takes those for the beginning of the
 answer. One of the two per method, so that attempts do not multiply. The stream's retries wait as long as the server's
-RetryInfo asks, if that is within `retry_wait_limit_s`; the channel knows no RetryInfo and backs off by itself.
+RetryInfo asks, if that is within `retry_wait_limit_s`; the channel knows no RetryInfo, but obeys the server's
+`grpc-retry-pushback-ms`: it waits as told, or stops where a blind retry would be wrong, and else backs off by itself.
 
 The server answers UNAVAILABLE only when nothing was billed. A connection that breaks in mid call looks the same to a
 channel though, and what it carried may have been billed: then a retry may pay twice, each try a row of the ledger under

@@ -64,6 +64,9 @@ BY_WORDING: tuple[tuple[str, type[UpstreamError]], ...] = (
 )
 """400s that are not about the request (A-ERR; wording unstable, so unmatched ones stay UpstreamRejected)."""
 
+_SHOULD_RETRY = {"true": True, "false": False}
+"""The provider's own word, which goes before the table, as in its SDK (A-SDK, 2026-11)."""
+
 _PATH = re.compile(
     r"((?:messages|system|tools|tool_choice|max_tokens|model|thinking|output_config|output_format|temperature"
     r"|top_p|top_k|stop_sequences|metadata|cache_control|stream|service_tier|inference_geo|speed|diagnostics"
@@ -135,6 +138,7 @@ def from_body(
         http_status=status,
         upstream_request_id=request_id,
         retry_after_s=_retry_after_s(headers) if headers is not None else None,
+        retryable=_SHOULD_RETRY.get(headers.get("x-should-retry", "")) if headers is not None else None,
     )
 
 

@@ -18,9 +18,12 @@ def every_class(base: type[errors.UpstreamError]) -> list[type[errors.UpstreamEr
 
 CLASSES = every_class(errors.UpstreamError)
 failures = st.builds(
-    lambda kind, retry_after_s: kind("anthropic", "failed", retry_after_s=retry_after_s),
+    lambda kind, retry_after_s, retryable: kind(
+        "anthropic", "failed", retry_after_s=retry_after_s, retryable=retryable
+    ),
     st.sampled_from(CLASSES),
     st.none() | st.floats(min_value=-1, max_value=1e6),
+    st.none() | st.booleans(),
 )
 states = st.fixed_dictionaries(
     {

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from router import errors
 from router.circuit import CircuitSettings, Signal, signal_of
-from router.status import DOMAIN, MESSAGE_BYTES, STATUS, code_of, incident_status, status_of
+from router.status import (
+    DOMAIN,
+    MESSAGE_BYTES,
+    STATUS,
+    STOP,
+    code_of,
+    incident_status,
+    pushback_ms,
+    status_of,
+)
 from router.upstreams import anthropic_errors, gemini_errors
 from router.upstreams.anthropic import AnthropicUpstream
 from router.upstreams.gemini import GeminiUpstream
@@ -252,6 +261,8 @@ ANTHROPIC_ERRORS = (
     ("502 from a proxy, no JSON", 502, {}, b"<html>bad gateway</html>"),
     ("504 timeout_error", 504, {}, said_by_anthropic("timeout_error")),
     ("529 overloaded_error", 529, {}, said_by_anthropic("overloaded_error")),
+    ("529, x-should-retry: false", 529, {"x-should-retry": "false"}, said_by_anthropic("overloaded_error")),
+    ("403, x-should-retry: true", 403, {"x-should-retry": "true"}, said_by_anthropic("permission_error")),
     ("200 with an error body", 200, {}, said_by_anthropic("overloaded_error")),
     ("200 with half a body", 200, {}, b'{"type":"message","content":[{"ty'),
 )
@@ -306,7 +317,7 @@ async def outcome_of(kind: str, answer) -> errors.UpstreamError | str:
 def row_of(kind: str, what: str, outcome: errors.UpstreamError | str) -> tuple[str, ...]:
     """One row of the printed table."""
     if isinstance(outcome, str):
-        return (kind, what, f"no error: {outcome}", "OK", "", "", "", "", "")
+        return (kind, what, f"no error: {outcome}", "OK", "", "", "", "", "", "")
     _, details = details_of(status_of(outcome))
     wait = details.get("RetryInfo")
     more = sorted(details.keys() - {"ErrorInfo", "RetryInfo"}) + (
@@ -320,6 +331,7 @@ def row_of(kind: str, what: str, outcome: errors.UpstreamError | str) -> tuple[s
         outcome.reason,
         code_of(outcome).name,
         ", ".join(["ErrorInfo", *more]),
+        {None: "backs off", STOP: "stops"}.get(pushback := pushback_ms(outcome), f"waits {pushback} ms"),
         yes[outcome.retryable],
         yes[outcome.other_route_may_help],
         details["ErrorInfo"].metadata["billed"],
@@ -340,7 +352,10 @@ async def test_the_printed_table_is_what_happens():
                 raise error
 
             rows.append(row_of(kind, what, await outcome_of(kind, broken)))
-    header = ("provider", "says", "ErrorInfo.reason", "status", "details", "retried", "other route", "billed")
+    header = (
+        *("provider", "says", "ErrorInfo.reason", "status", "details", "channel"),
+        *("retried", "other route", "billed"),
+    )
     assert_golden("error_table.txt", table((*header, "opens circuit"), rows))
 
 

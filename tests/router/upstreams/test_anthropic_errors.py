@@ -74,6 +74,26 @@ def test_what_the_sdk_raises_keeps_its_facts(headers: dict[str, str], seconds: f
     assert str(named) == "anthropic: rate_limit_error: slow down"
 
 
+@pytest.mark.parametrize(
+    ("said", "retryable"), [({}, True), ({"x-should-retry": "false"}, False), ({"x-should-retry": "?"}, True)]
+)
+def test_the_providers_own_word_on_retrying_goes_first(said: dict[str, str], retryable: bool) -> None:
+    """As in its SDK: false ends it whatever the status, true allows it whatever the status, else the table holds."""
+    assert from_sdk(status_error(said), "m", "", 1.0).retryable is retryable
+    refused = from_body(
+        status=403,
+        type_="permission_error",
+        code="",
+        message="",
+        model="m",
+        secret="",
+        request_id="",
+        headers={"x-should-retry": "true"},
+    )
+    assert refused.retryable
+    assert not errors.UpstreamUnauthorized.retryable
+
+
 REFUSALS = [
     ("messages.0.content: `SECRET` is invalid", "HTTP 400, at messages.0.content, request req_1"),
     ("tools.0.input_schema.properties.SECRET: bad", "HTTP 400, request req_1"),

@@ -56,13 +56,11 @@ def check(
 
 def _check_roles(request: MessagesRequest) -> None:
     turns, model = request.turns, request.model
-    for turn in turns:
-        if turn.role == "system" and not model.system_entries:
-            raise invalid((), "role 'system' is not supported on this model")
+    for i, turn in enumerate(turns):
+        if turn.role == "system":
+            _check_system_entry(request, i)
     if turns[0].role == "assistant":
         raise invalid(("messages",), 'first message must use the "user" role')
-    if all(t.role == "system" for t in turns):
-        raise invalid(("messages",), "at least one user message is required")
     last = next(t for t in reversed(turns) if t.role != "system")
     if last.role != "assistant":
         return
@@ -78,6 +76,18 @@ def _check_roles(request: MessagesRequest) -> None:
         and last.blocks[-1].text != last.blocks[-1].text.rstrip()
     ):
         raise invalid(("messages",), "final assistant content cannot end with trailing whitespace")
+
+
+def _check_system_entry(request: MessagesRequest, i: int) -> None:
+    """Check where a system entry stands: behind a user message, and last or before the assistant's (A-CACHE; the second
+    text as in anthropics/claude-code issue 73821, the first assumed after it)."""
+    turns, path = request.turns, ("messages", request.turns[i].blocks[0].message)
+    if not request.model.system_entries:
+        raise invalid((), "role 'system' is not supported on this model")
+    if i == 0 or turns[i - 1].role != "user":
+        raise invalid(path, "role 'system' must follow a 'user' message")
+    if i + 1 < len(turns) and turns[i + 1].role != "assistant":
+        raise invalid(path, "role 'system' must precede an 'assistant' message or end the array")
 
 
 def _check_tool_pairing(turns: tuple[Turn, ...]) -> None:

@@ -30,7 +30,8 @@ _PART = Fields(
 )
 _BLOB = Fields("mimeType", "data", "displayName")
 _CALL = Fields("id", "name", "args")
-_RESPONSE = Fields("id", "name", "response", "scheduling", "willContinue")
+_RESPONSE = Fields("id", "name", "response", "parts", "scheduling", "willContinue")
+_RESPONSE_PART = Fields("inlineData")
 _DATA = ("text", "inlineData", "functionCall", "functionResponse")
 _UNPLAYED = frozenset(
     {
@@ -49,7 +50,8 @@ class Part:
     """One part of a content.
 
     `signature` is the raw thought signature; `thought_of` what ours carries. `name`, `call_id` and `args`
-    are those of a call or response. `modality` is the wire's word for the tokens' kind.
+    are those of a call or response. `modality` is the wire's word for the tokens' kind. `attached` are the media of a
+    response.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Part:
     name: str = ""
     call_id: str | None = None
     args: Json | None = None
+    attached: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,11 @@ def _response(value: Any, at: str, role: str) -> Part:
     if not isinstance(result, dict):
         raise invalid(f"Invalid value at '{at}.function_response.response' (Struct), expected an object", at)
     shown = encode(result).decode()
+    media = response.get("parts", [])
+    if not isinstance(media, list):
+        raise invalid(f"Invalid value at '{at}.function_response.parts', expected a list", at)
     return Part(
+        attached=tuple(_attached(item, f"{at}.function_response.parts[{i}]") for i, item in enumerate(media)),
         kind="response",
         canon=f"{response.get('id', '')}\0{name}\0{shown}".encode(),
         text=f"{name} {shown}",
@@ -184,6 +191,14 @@ def _response(value: Any, at: str, role: str) -> Part:
         name=name,
         call_id=_id(response.get("id"), at),
     )
+
+
+def _attached(value: Any, at: str) -> Part:
+    """Read a part of a function response: media by value, nothing else (G-SDK types)."""
+    fields = _RESPONSE_PART.read(value, at)
+    if "inlineData" not in fields:
+        raise invalid(f"{at}.data: required oneof field 'data' must have one initialized field", at)
+    return _inline(fields["inlineData"], at, "user")
 
 
 def check_name(name: Any, at: str) -> str:

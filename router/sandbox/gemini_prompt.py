@@ -76,7 +76,11 @@ def flatten_contents(contents: tuple[Content, ...], model: GeminiModel) -> Promp
 
 
 def _rows(role: str, turn: Content) -> list[tuple[str, Part, int]]:
-    return [(role, part, 0 if i else CONTENT_TOKENS) for i, part in enumerate(turn.parts)]
+    rows: list[tuple[str, Part, int]] = []
+    for part in turn.parts:
+        rows.append((role, part, 0 if rows else CONTENT_TOKENS))
+        rows += [(role, media, 0) for media in part.attached]
+    return rows
 
 
 def _chain(rows: list[tuple[str, Part, int]], model: GeminiModel, scope: str) -> Prompt:

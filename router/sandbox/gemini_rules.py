@@ -33,6 +33,9 @@ def check_turns(contents: tuple[Content, ...], model: GeminiModel) -> None:
         elif turn.of("response"):
             _check_called(contents[i - 1] if i else None)
 
+        if not model.levels and any(part.attached for part in turn.parts):
+            raise invalid("Multimodal function responses are not supported for this model.", f"contents[{i}]")
+
     if contents[-1].role == "model" and model.levels:
         raise invalid(
             "The last content must not have the role 'model': prefilled answers are not supported.",

@@ -201,6 +201,16 @@ REFUSED = [
         {"model": "claude-sonnet-5", "messages": [U("x"), S("be brief")]},
         "role 'system' is not supported on this model",
     ),
+    ({"messages": [S("be brief"), U("x")]}, "messages.0: role 'system' must follow a 'user' message"),
+    ({"messages": [S("be brief")]}, "messages.0: role 'system' must follow a 'user' message"),
+    (
+        {"messages": [U("x"), A("y"), S("be brief"), U("z")]},
+        "messages.2: role 'system' must follow a 'user' message",
+    ),
+    (
+        {"messages": [U("x"), S("be brief"), U("y")]},
+        "messages.1: role 'system' must precede an 'assistant' message or end the array",
+    ),
     # structured output
     ({"output_config": fmt(OPEN)}, "'additionalProperties' must be explicitly set to false"),
     ({"output_config": fmt({"type": "object"})}, "'additionalProperties' must be explicitly set to false"),
@@ -255,7 +265,7 @@ ACCEPTED = [
     {"model": "claude-sonnet-5-5", "thinking": {"type": "between_tools"}},
     {"model": "claude-opus-4-6", "speed": "fast"},
     {"messages": [U("x"), S("be brief")]},
-    {"messages": [U("x"), A("y"), S("be brief"), U("z")]},
+    {"messages": [U("x"), S("be brief"), A("y"), U("z"), S("be brief"), S("and kind")]},
     {"messages": [U("x"), A([SAY, CALL]), U([RESULT, SAY])], "tools": [TOOL]},
     {"messages": [U("x"), A([CALL]), U([RESULT]), U("and?")], "tools": [TOOL]},
     {"inference_geo": "us", "metadata": {"user_id": "u"}, "service_tier": "auto", "speed": "fast"},

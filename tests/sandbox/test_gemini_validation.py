@@ -13,6 +13,12 @@ BARE = {"functionCall": {"name": "find", "args": {}}}
 RESULT = {"functionResponse": {"name": "find", "response": {"output": "w"}}}
 FIND = {"name": "find", "description": "d", "parametersJsonSchema": {"type": "object"}}
 TOOLS = [{"functionDeclarations": [FIND]}]
+PNG = {"inlineData": {"mimeType": "image/png", "data": "aGk="}}
+
+
+def seen(*parts):
+    """A function response with media."""
+    return {"functionResponse": {**RESULT["functionResponse"], "parts": list(parts)}}
 
 
 def config(**kw):
@@ -84,6 +90,12 @@ REFUSED = [
         "expected an object",
     ),
     ({"contents": [U(T), U(CALL)]}, "have the role 'model'"),
+    ({"contents": [U(T), M(CALL), U(seen(T))]}, 'Unknown name "text" at \'contents[2].parts[0]'),
+    ({"contents": [U(T), M(CALL), U(seen({}))]}, "required oneof field 'data'"),
+    (
+        {"contents": [U(T), M(CALL), U(seen({"inlineData": {"mimeType": "audio/wav", "data": "aGk="}}))]},
+        "Unsupported MIME type",
+    ),
     # thought signatures
     (
         {"contents": [U(T), M(BARE), U(RESULT)]},
@@ -131,6 +143,7 @@ ACCEPTED = [
     {"contents": [U(T), M(CALL), U(RESULT)], "tools": TOOLS},
     {"contents": [U(T), M(CALL, BARE), U(RESULT, RESULT)], "tools": TOOLS},  # parallel: first call only
     {"contents": [U(T), M(BARE), U(RESULT), M(T), U(T)], "tools": TOOLS},  # earlier turn: not validated
+    {"contents": [U(T), M(CALL), U(seen(PNG, PNG))], "tools": TOOLS},
     {"store": False, "serviceTier": "standard", "safetySettings": []},
     config(temperature=0.3, topP=0.5, topK=3, responseMimeType="application/json"),
 ]
@@ -163,6 +176,21 @@ async def test_older_models_need_no_signature_and_take_a_prefill(bench):
     """Signatures are optional on 2.5, and so is ending with a user content."""
     turns = [U(T), M(BARE), U(RESULT), M(T)]
     assert (await bench.google({"contents": turns}, model="gemini-2.5-flash-lite"))[0] == 200
+
+
+async def test_media_of_a_function_response_are_weighed_and_2_5_takes_none(bench):
+    """Two images weigh what two images weigh, as images; the 2.5 family takes text alone."""
+    plain, media = ({"contents": [U(T), M(CALL), U(result)]} for result in (RESULT, seen(PNG, PNG)))
+    usage = [(await bench.google(body))[1]["usageMetadata"] for body in (plain, media)]
+    (image,) = [each for each in usage[1]["promptTokensDetails"] if each["modality"] == "IMAGE"]
+    assert usage[1]["promptTokenCount"] - usage[0]["promptTokenCount"] == image["tokenCount"] == 2 * 258
+    status, answer = await bench.google(
+        {"contents": [U(T), M(BARE), U(seen(PNG))]}, model="gemini-2.5-flash-lite"
+    )
+    assert (status, answer["error"]["message"]) == (
+        400,
+        "Multimodal function responses are not supported for this model.",
+    )
 
 
 async def test_dummy_signature_is_taken_as_text_or_as_bytes(bench):

@@ -345,3 +345,19 @@ def test_samples_are_valid():
     sample = a_settlement()
     assert sample.cost.total_nano_usd == 23_750_000
     assert replace(sample, cost=None) != sample
+
+
+async def test_what_discarded_answers_cost_can_be_asked_by_failure(ledger):
+    """Answers that were paid for and not handed on, beside all others; also those booked before there were any."""
+    settle(
+        ledger,
+        ({}, {"cost": Cost(uncached_input_nano_usd=5), "discarded": "refusal"}),
+        ({}, {"cost": Cost(uncached_input_nano_usd=7), "discarded": "schema"}),
+        ({"tenant": "bolt"}, {"cost": Cost(uncached_input_nano_usd=11), "discarded": "schema"}),
+        ({}, {"cost": Cost(uncached_input_nano_usd=100)}),
+    )
+    await ledger.flush()
+    rows = {row.group["discarded"]: row.cost.total_nano_usd for row in await ledger.costs(("discarded",))}
+    assert rows == {"refusal": 5, "schema": 18, "": 100}
+    schema = await ledger.totals(Filter(equal={"discarded": "schema", "tenant": "bolt"}))
+    assert (schema.calls, schema.cost.total_nano_usd) == (1, 11)

@@ -61,6 +61,13 @@ def invalid(path: Path, message: str) -> ApiError:
 
 def of_fault(fault: Fault) -> ApiError:
     """Return the error a fault asks for; stream faults give the error of an overloaded server."""
+    error = _error_of(fault)
+    if fault.should_retry is not None:
+        error.headers = (*error.headers, ("x-should-retry", str(fault.should_retry).lower()))
+    return error
+
+
+def _error_of(fault: Fault) -> ApiError:
     text = fault.message
     match fault.kind:
         case "rate_limit":

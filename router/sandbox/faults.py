@@ -39,6 +39,7 @@ class Fault:
         many stream events pass before a mid-stream fault; None is half of them (for `reset` and
             `stall`: before the headers).
         stall_s: how long a stall lasts on the clock; None is until the client gives up.
+        should_retry: what Anthropic's `x-should-retry` header of an error says; None leaves it out.
         message: replaces the default error message.
     """
 
@@ -49,6 +50,7 @@ class Fault:
     retry_after_s: float | None = None
     after_events: int | None = None
     stall_s: float | None = None
+    should_retry: bool | None = None
     message: str | None = None
 
     def __post_init__(self) -> None:

@@ -55,6 +55,7 @@ TROUBLES = (
     Trouble("429 spent cap", {"kind": "spend_cap"}),
     Trouble("529/503, once", {"kind": "overloaded"}, 1),
     Trouble("529/503", {"kind": "overloaded"}),
+    Trouble("529, do not retry", {"kind": "overloaded", "should_retry": False}),
     Trouble("500", {"kind": "internal"}),
     Trouble("reset before headers", {"kind": "reset"}),
     Trouble("stall", {"kind": "stall"}),
@@ -275,6 +276,8 @@ def test_the_table_keeps_the_rules(golden: list[dict[str, str]]) -> None:
     assert {row["status"] for row in cells_where(golden, failure="429 long", fallback="allowed")} == {"OK"}
     for call, failure in product(("unary", "stream"), ("429 short, once", "529/503, once")):
         assert {row["status"] for row in cells_where(golden, call=call, failure=failure)} == {"OK"}
+    told_not_to = cells_where(golden, upstream="anthropic", failure="529, do not retry")
+    assert {row["waited"] for row in told_not_to} == {"-"}
     silent = cells_where(golden, call="stream", failure="stall", fallback="allowed")
     assert {(row["status"], row["waited"]) for row in silent} == {("OK", "-")}, (
         "silence leads to the other route"

@@ -4,6 +4,7 @@ See README.md beside this file for the design, its guarantees and its measured c
 """
 
 from router.ledger.groups import GROUPS, Comparison, Filter
+from router.ledger.judged import DecidedAttempt, DecidedRequest
 from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
 from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
 from router.ledger.queries import CostRow, Interrupted, LedgerReader, Tokens
@@ -19,6 +20,8 @@ __all__ = [
     "Comparison",
     "CostRow",
     "DearMiss",
+    "DecidedAttempt",
+    "DecidedRequest",
     "Filter",
     "Interrupted",
     "Ledger",

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from router.feedback import Feedback
 from router.settlement import Intent, Settlement
 
 INTENT = b"I"
 SETTLEMENT = b"S"
+FEEDBACK = b"F"
 
 Key = tuple[str, int]
 """(request_id, attempt): the identity of a call."""
@@ -47,7 +49,14 @@ class SettlementRecord(msgspec.Struct, frozen=True, gc=False):
         return self.settlement.intent.request_id, self.settlement.intent.attempt
 
 
-Record = IntentRecord | SettlementRecord
+class FeedbackRecord(msgspec.Struct, frozen=True, gc=False):
+    """A feedback and the bytes it is kept as."""
+
+    feedback: Feedback
+    body: bytes
+
+
+Record = IntentRecord | SettlementRecord | FeedbackRecord
 
 
 def _plain(value: object) -> object:
@@ -60,9 +69,10 @@ def _plain(value: object) -> object:
 _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 _INTENTS = msgspec.json.Decoder(Intent)
 _SETTLEMENTS = msgspec.json.Decoder(Settlement)
+_FEEDBACKS = msgspec.json.Decoder(Feedback)
 
 
-def encode(entry: Intent | Settlement | Mapping[str, str]) -> bytes:
+def encode(entry: Intent | Settlement | Feedback | Mapping[str, str]) -> bytes:
     """Return `entry` as JSON without a newline.
 
     Raises:
@@ -96,6 +106,18 @@ def decode_settlement(body: bytes) -> Settlement:
         raise Undecodable(f"not a settlement: {type(error).__name__}") from error
 
 
+def decode_feedback(body: bytes) -> Feedback:
+    """Return the feedback that `encode` wrote.
+
+    Raises:
+        Undecodable: The bytes are something else.
+    """
+    try:
+        return _FEEDBACKS.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Undecodable(f"not a feedback: {type(error).__name__}") from error
+
+
 def decode(kind: bytes, body: bytes) -> Record:
     """Return the record of a journal line.
 
@@ -107,5 +129,7 @@ def decode(kind: bytes, body: bytes) -> Record:
             return IntentRecord(decode_intent(body), body)
         case b"S":
             return SettlementRecord(decode_settlement(body), body)
+        case b"F":
+            return FeedbackRecord(decode_feedback(body), body)
         case _:
-            raise Undecodable(f"kind {kind!r} is not one of {INTENT!r}, {SETTLEMENT!r}")
+            raise Undecodable(f"kind {kind!r} is not one of {INTENT!r}, {SETTLEMENT!r}, {FEEDBACK!r}")

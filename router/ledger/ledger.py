@@ -24,15 +24,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Self, TypeVar
 
 from router.clock import Clock
 from router.errors import LedgerUnavailable
+from router.feedback import Feedback, Receipt
 from router.ledger import codec
 from router.ledger.codec import IntentRecord, SettlementRecord
 from router.ledger.groups import Filter
 from router.ledger.journal import Journal
+from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
 from router.ledger.queries import CostRow, Interrupted, LedgerReader
 from router.ledger.recent import LastCall
@@ -65,6 +68,7 @@ class LedgerSettings:
         max_pending: Records that may wait for the store; at this many, intents are refused, and at twice as
             many settlements are left to the journal alone.
         sync: Whether the journal is synced to the disk at all; False only for throw-away ledgers.
+        judged_within_s: How long after its start a request may be judged (`feedback`).
     """
 
     interval_s: float = 0.1
@@ -72,6 +76,7 @@ class LedgerSettings:
     segment_bytes: int = 16 * 1024 * 1024
     max_pending: int = 50_000
     sync: bool = True
+    judged_within_s: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +190,7 @@ class Ledger:
             interval_s=settings.interval_s,
             retry_s=settings.retry_s,
             sync=settings.sync,
+            judged_within_s=settings.judged_within_s,
         )
         writer.start()
         return cls(
@@ -270,6 +276,46 @@ class Ledger:
             _name(settlement),
             "the next opening replays it from the journal" if journalled else "it will show as interrupted",
         )
+
+    async def feedback(self, feedback: Feedback) -> Receipt:
+        """Keep how a request turned out; when this returns, it is in journal and store, and survives a power cut.
+
+        A kill on the way is as if it had not been sent, or as if it had; sending it again settles which.
+
+        Raises:
+            LedgerUnavailable: Nobody knows yet; the same may be sent again.
+        """
+        try:
+            return await asyncio.wrap_future(self._judge(feedback))
+        except (StoreError, OSError) as error:
+            raise LedgerUnavailable(f"the ledger's database failed: {error}") from error
+
+    def feedback_blocking(self, feedback: Feedback) -> Receipt:
+        """Do what `feedback` does, blocking the calling thread."""
+        try:
+            return self._judge(feedback).result()
+        except (StoreError, OSError) as error:
+            raise LedgerUnavailable(f"the ledger's database failed: {error}") from error
+
+    def _judge(self, feedback: Feedback) -> Future[Receipt]:
+        """Journal a feedback and hand it to the writer; its answer is sure to come."""
+        if self._writer.pending() >= self._settings.max_pending:
+            raise LedgerUnavailable(
+                f"{self._settings.max_pending} records wait for the ledger's database: the limit"
+            )
+        body = codec.encode(feedback)
+        with self._turn:
+            if self._closed:
+                raise LedgerUnavailable("the ledger is closed")
+            try:
+                self._journal.append(codec.FEEDBACK, body)
+            except OSError as error:
+                raise LedgerUnavailable(
+                    f"the journal cannot be written: {error.strerror or error}"
+                ) from error
+            done = self._writer.judge(feedback)
+            self._rotate()
+        return done
 
     def lag_s(self) -> float:
         """Age of the oldest settlement that is in the journal only, seconds; 0 when the store has them all."""
@@ -373,6 +419,25 @@ class Ledger:
             for _, settlement in rows:
                 yield settlement
             if len(rows) < page:
+                return
+            after = rows[-1][0]
+
+    async def feedback_for(self, request_ids: Sequence[str]) -> dict[str, tuple[Feedback, ...]]:
+        """Return how requests turned out; see `LedgerReader.feedback_for`."""
+        return await self._read(lambda reader: reader.feedback_for(request_ids))
+
+    async def decided(
+        self, since_s: float | None = None, until_s: float | None = None, *, batch: int = 500
+    ) -> AsyncIterator[DecidedRequest]:
+        """Yield decided requests by start time, reading `batch` of them at a time off the loop; see `LedgerReader`."""
+        after: tuple[float, int] | None = None
+        while True:
+            rows = await self._read(
+                partial(LedgerReader.decided_page, since_s=since_s, until_s=until_s, after=after, limit=batch)
+            )
+            for _, request in rows:
+                yield request
+            if len(rows) < batch:
                 return
             after = rows[-1][0]
 

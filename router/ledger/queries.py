@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import Self
 
 from router.cost import Cost
-from router.ledger import codec, misses
+from router.feedback import Feedback
+from router.ledger import codec, judged, misses
 from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions, expressions
+from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
 from router.ledger.recent import LastCall, last_calls
 from router.ledger.schema import MIGRATIONS
@@ -272,6 +274,44 @@ class LedgerReader:
         """
         self._require(2)
         return misses.dearest(self._connection, group_by, where, limit)
+
+    @as_store_error()
+    def feedback_for(self, request_ids: Sequence[str]) -> dict[str, tuple[Feedback, ...]]:
+        """Return the judgements of requests, by source; requests that nobody judged are left out.
+
+        Raises:
+            StoreError: The database is of an older release.
+        """
+        self._require(3)
+        return judged.feedback_for(self._connection, request_ids)
+
+    def decided(
+        self, since_s: float | None = None, until_s: float | None = None, *, batch: int = 500
+    ) -> Iterator[DecidedRequest]:
+        """Yield users' requests that were decided and settled, by start time, each with how it turned out.
+
+        Memory is that of one batch. Requests whose first attempt was interrupted have no decision and are left out.
+
+        Args:
+            since_s: Earliest start, inclusive, seconds since the epoch; None for no limit.
+            until_s: Latest start, exclusive.
+            batch: Requests read at a time, >= 1.
+
+        Raises:
+            StoreError: The database is of an older release.
+        """
+        after: tuple[float, int] | None = None
+        while rows := self.decided_page(since_s, until_s, after, batch):
+            yield from (request for _, request in rows)
+            after = rows[-1][0]
+
+    @as_store_error()
+    def decided_page(
+        self, since_s: float | None, until_s: float | None, after: tuple[float, int] | None, limit: int
+    ) -> list[tuple[tuple[float, int], DecidedRequest]]:
+        """Return at most `limit` decided requests behind the position `after`, each with its own position."""
+        self._require(3)
+        return judged.decided_page(self._connection, since_s, until_s, after, limit)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

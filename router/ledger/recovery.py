@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
+from router.feedback import Feedback, Received
 from router.ledger import codec
-from router.ledger.codec import IntentRecord, SettlementRecord, Undecodable
+from router.ledger.codec import FeedbackRecord, IntentRecord, Record, SettlementRecord, Undecodable
 from router.ledger.journal import Damage, Line, read_segment, segment_path, segments, sync_directory
 from router.ledger.store import LedgerStore
 
@@ -36,6 +38,7 @@ class Recovery:
         torn_lines: Unfinished last lines: records whose writer died before going on; nothing was
             acknowledged.
         damaged_lines: Whole lines that cannot be read; kept aside as they are.
+        feedback: Judgements in them that the store did not have.
     """
 
     last_segment: int = 0
@@ -46,6 +49,7 @@ class Recovery:
     interrupted: int = 0
     torn_lines: int = 0
     damaged_lines: int = 0
+    feedback: int = 0
 
 
 def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
@@ -63,6 +67,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
     numbers = segments(directory)
     open_intents = {record.key: record for record in store.open_intents()}
     settled = _Settled(store, now_s)
+    judgements: list[Feedback] = []
     torn = damaged = 0
     for number in numbers:
         kept_aside = []
@@ -74,6 +79,8 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
                 case SettlementRecord():
                     open_intents.pop(record.key, None)
                     settled.add(record)
+                case FeedbackRecord():
+                    judgements.append(record.feedback)
                 case Damage(torn=True):
                     torn += 1
                 case Damage():
@@ -82,6 +89,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
         _keep_aside(directory, number, kept_aside)
     settled.write()
     interrupted = store.interrupt(list(open_intents.values()), now_s) if open_intents else 0
+    kept = _keep_feedback(store, judgements)
     if numbers and store.make_durable():
         for number in numbers:
             segment_path(directory, number).unlink(missing_ok=True)
@@ -94,10 +102,24 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
         interrupted=interrupted,
         torn_lines=torn,
         damaged_lines=damaged,
+        feedback=kept,
     )
-    if interrupted or torn or damaged or settled.stored or settled.conflicting:
+    if interrupted or torn or damaged or settled.stored or settled.conflicting or kept:
         _LOG.warning("the ledger was not closed in order: %s", recovery)
     return recovery
+
+
+def _keep_feedback(store: LedgerStore, judgements: Sequence[Feedback]) -> int:
+    """Keep judgements once their requests are all in the store; return how many were not there.
+
+    Those of unknown requests were refused, or would have been; they are dropped. None is too old here: the time to
+    judge was when it came.
+    """
+    new = 0
+    for start in range(0, len(judgements), _BATCH):
+        receipts = store.keep_feedback(judgements[start : start + _BATCH], {}, -inf)
+        new += sum(receipt.received in (Received.RECORDED, Received.REPLACED) for receipt in receipts)
+    return new
 
 
 class _Settled:
@@ -124,7 +146,7 @@ class _Settled:
         self._batch = []
 
 
-def _record(item: Line | Damage) -> IntentRecord | SettlementRecord | Damage:
+def _record(item: Line | Damage) -> Record | Damage:
     """Return the record of a line; one that this release cannot read counts as damaged."""
     if isinstance(item, Damage):
         return item

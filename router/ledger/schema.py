@@ -106,7 +106,23 @@ before this one noted was the cause alone: tokens and loss of such a miss are un
 interrupted call and 0 for every call settled before there was any. The index holds all that is asked of calls on Opus
 as a whole: a row of `calls` fills half a page with its record, and reading a million of them would take seconds."""
 
-MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2)
+VERSION_3 = """
+CREATE TABLE feedback (
+    request_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    score REAL CHECK (score BETWEEN 0 AND 1),
+    time_s REAL NOT NULL,
+    replaced_count INTEGER NOT NULL,
+    CHECK (verdict <> '' OR score IS NOT NULL),
+    PRIMARY KEY (request_id, source)
+) WITHOUT ROWID;
+"""
+"""How requests turned out, one row per request and source; `verdict` is '' when only a score was given. A request is
+found by its id, in the index that `calls` has anyway; nothing is asked of feedback by its own time."""
+
+MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3)
 """Statements that lead from version i to i + 1; released ones are never changed, only added to."""
 
 

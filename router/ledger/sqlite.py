@@ -9,12 +9,13 @@ checkpoint, which does sync the write-ahead log and the database file (https://w
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
-from router.ledger import codec
+from router.feedback import Feedback, Receipt
+from router.ledger import codec, judged
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.schema import migrate
 from router.ledger.store import StoreError, Written
@@ -115,6 +116,17 @@ class SqliteStore:
         self._kept.difference_update(known)
         self._kept.update(record.key for record in open_intents)
         return written
+
+    def keep_feedback(
+        self, feedback: Sequence[Feedback], open_requests: Mapping[str, str], oldest_s: float
+    ) -> list[Receipt]:
+        """Keep judgements of requests that are known; see `LedgerStore.keep_feedback`.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        with self._transaction():
+            return [judged.keep(self._connection, each, open_requests, oldest_s) for each in feedback]
 
     def open_intents(self) -> list[IntentRecord]:
         """Return the intents kept by `write` and not settled since."""

@@ -7,10 +7,11 @@ time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from router.feedback import Feedback, Receipt
 from router.ledger.codec import IntentRecord, SettlementRecord
 
 
@@ -40,6 +41,22 @@ class LedgerStore(Protocol):
         self, settled: Sequence[SettlementRecord], open_intents: Sequence[IntentRecord], now_s: float
     ) -> Written:
         """Store settlements, forget their intents, keep `open_intents`; all or nothing.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        ...
+
+    def keep_feedback(
+        self, feedback: Sequence[Feedback], open_requests: Mapping[str, str], oldest_s: float
+    ) -> list[Receipt]:
+        """Keep judgements of requests that are known, one transaction for all; say of each what came of it.
+
+        The same again changes nothing, and an older one never takes the place of a newer, so replaying is harmless.
+
+        Args:
+            open_requests: Users' requests in progress that the store need not know yet: id to tenant.
+            oldest_s: Requests that began before are past being judged, seconds since the epoch.
 
         Raises:
             StoreError: Nothing was written.

@@ -14,12 +14,23 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
 
+from router.feedback import Feedback, Receipt
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.journal import Journal
 from router.ledger.store import LedgerStore, StoreError
+from router.settlement import Purpose
 
 _LOG = logging.getLogger("router.ledger")
+
+
+@dataclass(slots=True, eq=False)
+class Judgement:
+    """A feedback to keep; whoever waits for `done` wants to know what came of it, None when no one does any more."""
+
+    feedback: Feedback
+    done: Future[Receipt] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Stop:
     done: Future[None]
 
 
-Item = IntentRecord | SettlementRecord | SegmentEnded | Flush | Stop
+Item = IntentRecord | SettlementRecord | Judgement | SegmentEnded | Flush | Stop
 
 
 @dataclass(slots=True)
@@ -63,6 +74,7 @@ class _Batch:
     """What is taken from the queue and not yet committed."""
 
     settled: list[SettlementRecord] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     flushes: list[Future[None]] = field(default_factory=list)
     stop: Future[None] | None = None
@@ -78,6 +90,7 @@ class Writer:
         interval_s: How long a batch gathers; also the most a power cut can take back.
         retry_s: How long to wait after a failure of the store.
         sync: Whether to sync the journal with every batch.
+        judged_within_s: How long after its start a request may be judged.
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class Writer:
         interval_s: float,
         retry_s: float,
         sync: bool,
+        judged_within_s: float = inf,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -96,6 +110,7 @@ class Writer:
         self._interval_s = interval_s
         self._retry_s = retry_s
         self._sync = sync
+        self._judged_within_s = judged_within_s
         self._queue: deque[Item] = deque()
         self._batch = _Batch()
         self._waiting_since_s: float | None = None
@@ -122,7 +137,7 @@ class Writer:
 
     def pending(self) -> int:
         """Records in memory that the store does not have yet, about."""
-        return len(self._queue) + len(self._batch.settled)
+        return len(self._queue) + len(self._batch.settled) + len(self._batch.judgements)
 
     def lag_s(self) -> float:
         """Age of the oldest settlement the store does not have yet, seconds; 0 when it has them all."""
@@ -134,6 +149,12 @@ class Writer:
         done: Future[None] = Future()
         self.put(Flush(done))
         self._hurry.set()
+        return done
+
+    def judge(self, feedback: Feedback) -> Future[Receipt]:
+        """Hand over a feedback; the future tells what came of it once that is committed."""
+        done: Future[Receipt] = Future()
+        self.put(Judgement(feedback, done))
         return done
 
     def stop(self) -> Future[None]:
@@ -190,6 +211,10 @@ class Writer:
                 case SettlementRecord():
                     opened.pop(item.key, None)
                     batch.settled.append(item)
+                case Judgement():
+                    if item.done is not None and not item.done.set_running_or_notify_cancel():
+                        item.done = None
+                    batch.judgements.append(item)
                 case SegmentEnded():
                     batch.ended.append(item.number)
                 case Flush():
@@ -215,6 +240,9 @@ class Writer:
             self._kept.update(record.key for record in keep)
             if self._kept:
                 self._kept.difference_update(record.key for record in batch.settled)
+            batch.settled = []  # what fails from here on must not write them again
+        if batch.judgements:
+            self._judge(batch)
         self._unretired.extend(batch.ended)
         self._batch = _Batch()
         # What came in while this batch was written has waited for less than it, so the age starts anew.
@@ -226,6 +254,21 @@ class Writer:
             for number in self._unretired:
                 self._journal.retire(number)
             self._unretired.clear()
+
+    def _judge(self, batch: _Batch) -> None:
+        """Keep a batch's feedback, after the settlements that came before it."""
+        open_requests = {
+            record.intent.request_id: record.intent.tenant
+            for record in self._open.values()
+            if record.intent.purpose is Purpose.USER
+        }
+        receipts = self._store.keep_feedback(
+            [each.feedback for each in batch.judgements], open_requests, self._now_s() - self._judged_within_s
+        )
+        judgements, batch.judgements = batch.judgements, []
+        for judgement, receipt in zip(judgements, receipts, strict=True):
+            if judgement.done is not None:
+                judgement.done.set_result(receipt)
 
     def _failed(self, batch: _Batch, error: Exception) -> None:
         """Note a failure; whoever waits for a flush learns of it, the records stay for the next try."""
@@ -240,3 +283,8 @@ class Writer:
         for done in batch.flushes:
             done.set_exception(error)
         batch.flushes.clear()
+        # They are in the journal, and kept with the next try; but no one should wait for that.
+        for judgement in batch.judgements:
+            if judgement.done is not None:
+                judgement.done.set_exception(error)
+                judgement.done = None

@@ -8,6 +8,7 @@ import grpc
 
 from classifier.artifact import ArtifactError
 from classifier.dataset import DatasetError
+from classifier.registry import RegistryError
 from router.config import ConfigError
 from router.errors import RouterError
 from router.ledger import LedgerLocked, StoreError
@@ -21,6 +22,7 @@ _EXPECTED = (
     WorkloadError,
     DatasetError,
     ArtifactError,
+    RegistryError,
     LedgerLocked,
     StoreError,
     RouterError,

@@ -116,6 +116,10 @@ class Model:
         """Score one sample: its measures, three dot products, one sigmoid."""
         return self._score(*measure(sample), name_buckets(sample))
 
+    def score_measures(self, measures: Measures) -> Score:
+        """Score what another model's `judge` measured: features are the same for all models of this release."""
+        return self._score(*measures)
+
     def score_features(self, features: Features) -> Score:
         """Score features computed before, by `extract` or read back from a ledger."""
         buckets = np.fromiter(features.ngrams, np.uint16, len(features.ngrams))

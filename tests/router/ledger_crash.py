@@ -1,14 +1,25 @@
 """A process that journals and settles until it is killed, and says what it was promised.
 
 Run as `python ledger_crash.py DIRECTORY PREFIX`. Each promise is one line on standard output: "I id" once
-`journal_intent` has returned, "S id" once `settle` has. Every third call stays open while others come and go.
+`journal_intent` has returned, "S id" once `settle` has, "F id" once feedback has been answered. Every third call stays
+open while others come and go; some calls are judged once they are settled, some while they are open.
 """
 
 import os
 import sys
 
+from router.feedback import Feedback, Verdict
 from router.ledger import Ledger, LedgerSettings
-from tests.router.ledger_samples import StillClock, a_settlement, an_intent
+from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
+
+
+def judge(ledger, request_id):
+    """Say that a request was bad; how it turns out is known when this returns."""
+    said = Feedback(
+        request_id=request_id, tenant="acme", source="user", verdict=Verdict.BAD, score=None, time_s=START_S
+    )
+    assert ledger.feedback_blocking(said).kept
+    os.write(1, f"F {request_id}\n".encode())
 
 
 def main(directory, prefix):
@@ -27,6 +38,8 @@ def main(directory, prefix):
                 ledger.settle(a_settlement(done))
                 os.write(1, f"S {done.request_id}\n".encode())
             waiting = waiting[:-2]
+        if number % 40 in (0, 2):
+            judge(ledger, intent.request_id)
         if len(waiting) > 40:
             slow = waiting.pop(0)
             ledger.settle(a_settlement(slow))

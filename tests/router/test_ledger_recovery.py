@@ -179,7 +179,7 @@ def run_until_killed(directory, prefix, promises):
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     """Killed five times at random, restarted each time on what the last one left: every promise is kept."""
     chance = random.Random(20261122)
-    promised = {"I": set(), "S": set()}
+    promised = {"I": set(), "S": set(), "F": set()}
     for life in range(5):
         for kind, request_id in run_until_killed(tmp_path, f"life{life}", chance.randrange(1, 1_500)):
             promised[kind].add(request_id)
@@ -187,6 +187,12 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     assert len(settled) == len(set(settled))
     assert promised["S"] <= set(settled)
     assert promised["I"] <= set(settled) | set(interrupted)
+    with LedgerReader.open(tmp_path / DATABASE) as reader:
+        judged = reader.feedback_for([*settled, *interrupted])
+    assert promised["F"] <= set(judged)
+    assert promised["F"] & set(settled)
+    assert promised["F"] & set(interrupted), "some were judged while they were open"
+    assert all(len(said) == 1 for said in judged.values())
     assert not set(settled) & set(interrupted)
     assert interrupted, "every life leaves open calls"
     assert totals.calls == len(settled) + len(interrupted)

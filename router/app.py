@@ -34,11 +34,12 @@ from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
 from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
+from router.feedback_service import FeedbackService
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
-from router.later_services import FeedbackService
-from router.ledger import Ledger
+from router.learning import Learning, watching
+from router.ledger import Ledger, LedgerSettings
 from router.misses import MissMemory
 from router.operator_service import OperatorService
 from router.padding import Padding, Paddings
@@ -134,7 +135,10 @@ async def running(
         telemetry = Telemetry.build(_telemetry_settings(config, environ))
         stack.push_async_callback(telemetry.shutdown)
         if ledger is None:
-            ledger = Ledger.open(config.ledger.path, clock=clock)
+            judged_within_s = config.ledger.feedback_days * 86_400.0
+            ledger = Ledger.open(
+                config.ledger.path, clock=clock, settings=LedgerSettings(judged_within_s=judged_within_s)
+            )
             stack.push_async_callback(ledger.close)
         telemetry.watch_ledger_lag(ledger.lag_s)
         index, scopes = state.beliefs.index, _scopes(config)
@@ -148,6 +152,14 @@ async def running(
                 upstream.compare_with(state.misses.previous_response_id)
         tasks = await stack.enter_async_context(Tasks())
         stack.push_async_callback(tasks.drain, SETTLE_TIMEOUT_S)
+        learning = Learning(
+            state.classifiers,
+            clock=clock,
+            telemetry=telemetry,
+            tasks=tasks,
+            margin=config.classifier.rollback_margin,
+            window=config.classifier.drift_window,
+        )
         settler = Settler(
             upstreams=upstreams,
             beliefs=state.beliefs,
@@ -161,9 +173,11 @@ async def running(
             paddings=state.paddings,
             clock=clock,
             circuits=circuits,
+            learn=learning.settled,
+            keep_features=config.classifier.keep_features,
         )
         services = Services(
-            router=_router_service(config, state, upstreams, telemetry, settler, draw, sleep),
+            router=_router_service(config, state, upstreams, telemetry, settler, learning, draw, sleep),
             session=SessionService(
                 book=state.book,
                 store=state.held,
@@ -172,10 +186,13 @@ async def running(
                 index=state.beliefs.index,
                 clock=clock,
             ),
-            feedback=FeedbackService(),
-            operator=_operator_service(config, state, ledger, clock)
+            feedback=FeedbackService(ledger=ledger, telemetry=telemetry, clock=clock, learn=learning.judged),
+            operator=_operator_service(config, state, ledger, learning, clock)
             if config.server.operator_service
             else None,
+        )
+        await stack.enter_async_context(
+            watching(learning, ledger, every_s=config.classifier.watch_s, sleep=sleep)
         )
         interceptor = ServerInterceptor(telemetry, max_in_flight=config.server.in_flight_limit)
         server = Server(config.server, services, interceptor)
@@ -225,7 +242,6 @@ class _State:
     """What is learnt and loaded, and shared by the services of one process."""
 
     classifiers: Classifiers
-    threshold: float
     applications: Applications
     prices: PriceTable
     beliefs: Beliefs
@@ -237,14 +253,13 @@ class _State:
 
 
 def _state(config: Config) -> _State:
-    classifiers = Classifiers(config.routing.classifier)
-    threshold = config.routing.threshold
+    learning = config.classifier
+    classifiers = Classifiers(config.routing.classifier, registry=learning.registry, shadow=learning.shadow)
     prices = price_table(config)
     limit = config.cache.prefix_limit
     applications, estimator = Applications(config.applications), TokenEstimator()
     return _State(
         classifiers=classifiers,
-        threshold=classifiers.current().manifest.threshold if threshold is None else threshold,
         applications=applications,
         prices=prices,
         beliefs=Beliefs(
@@ -277,10 +292,14 @@ def _router_service(
     upstreams: Mapping[Route, Upstream],
     telemetry: Telemetry,
     settler: Settler,
+    learning: Learning,
     draw: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
 ) -> RouterService:
     routing = config.routing
+    threshold = routing.threshold
+    if threshold is None:
+        threshold = state.classifiers.current().manifest.threshold
     preparation = Preparation(
         upstreams=upstreams,
         model=state.classifiers.current,
@@ -290,14 +309,17 @@ def _router_service(
         memory=state.book,
         telemetry=telemetry,
         settings=RoutingSettings(
-            policy=PolicySettings(threshold=state.threshold, default_route=Route(routing.default_route)),
+            policy=PolicySettings(threshold=threshold, default_route=Route(routing.default_route)),
             strategy=Strategy(config.cache.strategy),
             follow_ups=routing.follow_up_inherits,
             fallback=routing.fallback,
         ),
         circuits=settler.circuits,
         paddings=settler.paddings,
+        shadow=state.classifiers.shadow,
     )
+    if routing.threshold is None:
+        learning.on_swap(lambda swap: preparation.follow_threshold(swap.model.manifest.threshold))
     limits = RetryLimits(
         retry_limit=routing.retry_limit,
         wait_limit_s=routing.retry_wait_limit_s,
@@ -384,13 +406,15 @@ def _watch(telemetry: Telemetry, circuits: Circuits, clock: Clock) -> None:
     telemetry.watch_each(names.CIRCUIT_STATE, "{state}", "Circuit: 0 closed, 1 half open, 2 open", observe)
 
 
-def _operator_service(config: Config, state: _State, ledger: Ledger, clock: Clock) -> OperatorService:
+def _operator_service(
+    config: Config, state: _State, ledger: Ledger, learning: Learning, clock: Clock
+) -> OperatorService:
     return OperatorService(
         ledger=ledger,
         beliefs=state.beliefs,
         scopes=_scopes(config),
-        classifiers=state.classifiers,
-        threshold=state.threshold,
+        learning=learning,
+        threshold=config.routing.threshold,
         clock=clock,
     )
 

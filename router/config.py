@@ -194,6 +194,29 @@ class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     path: str = "var/ledger"
     """Directory of the ledger; made when missing. One process at a time."""
+    feedback_days: Annotated[float, Meta(gt=0, le=3650)] = 90.0
+    """How long after it began a request may be judged (SubmitFeedback); later its id is as unknown as any other."""
+
+
+class ClassifierConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the classifier is exchanged and watched while requests are served."""
+
+    registry: str = ""
+    """Directory of a registry of classifiers; its champion scores, `routing.classifier` while it has none. Empty: no
+    registry, and nothing is promoted or rolled back."""
+    watch_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """How often to look whether a command made another model of the registry the champion; 0: only when told to."""
+    shadow: str = ""
+    """Digest in the registry, or directory, of a model that scores every request and decides none; empty: none."""
+    keep_features: bool = True
+    """Keep in the ledger what each score was computed from, hashed, for training: 0.25 kB for a short question, 1.5 kB
+    for 2,000 characters, 5 kB at most. No text, but whoever holds the ledger can test guesses at words against
+    it: false for none of it."""
+    drift_window: Annotated[int, Meta(ge=200, le=100_000)] = 2_000
+    """Last requests whose figures are compared with the reference."""
+    rollback_margin: Share = 0.05
+    """With a registry: a new model whose share of bad outcomes is surely larger than the one's before by more than this
+    is taken back by itself; 1: never."""
 
 
 class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -274,6 +297,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cache: CacheConfig = CacheConfig()
     sessions: SessionsConfig = SessionsConfig()
     ledger: LedgerConfig = LedgerConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     applications: dict[Name, ApplicationConfig] = {}
     prices: dict[str, PriceConfig] = {}

@@ -121,6 +121,7 @@ def decision_fields(
         "estimates": [_estimate(estimate) for estimate in prepared.estimates.values()],
         "flips": decision.flips,
         "model": prepared.estimates[route].model,
+        "shadow_score": None if prepared.shadow is None else prepared.shadow.value,
     }
 
 

@@ -3,6 +3,7 @@
     RouterError
     ├── InvalidRequest             a field is wrong: names field, value, limit         fix the request
     ├── NotFound                   unknown application, session, request, prefix
+    ├── PreconditionFailed         the service is not in the state this needs           change that first
     ├── NotSupported               no configured route can take this request
     ├── AlreadyExists              the id to open is taken
     ├── Conflict                   the session moved on under this request             read it again, retry
@@ -69,6 +70,12 @@ class NotFound(RouterError):
         super().__init__(f"{kind} {name!r} does not exist" + (f"; {hint}" if hint else ""))
         self.kind = kind
         self.name = name
+
+
+class PreconditionFailed(RouterError):
+    """The service is not in the state this needs; the same fails again until somebody changes that."""
+
+    reason = "PRECONDITION_FAILED"
 
 
 class NotSupported(RouterError):

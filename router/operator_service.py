@@ -1,7 +1,9 @@
 """OperatorService over gRPC: what the ledger, the index and the classifier say, for people who run the router."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -10,19 +12,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache.belief import Belief
 from cache.index import CALIBRATION_BINS, Calibration
 from cache.prompt import CacheScope
-from classifier.artifact import ArtifactError
 from classifier.model import Model
+from classifier.route import Route
 from router.beliefs import Beliefs
-from router.classifiers import Classifiers
 from router.clock import Clock
-from router.convert_response import cost_fields, duration_fields
-from router.errors import Conflict, InvalidRequest, Unimplemented
+from router.convert_response import ROUTES, cost_fields, duration_fields
+from router.drift import Level
+from router.errors import InvalidRequest, Unimplemented
+from router.learning import Learning, ShadowCount
 from router.ledger import Comparison, CostRow, Filter, Ledger
 from router.v1 import accounting_pb2, operator_service_pb2_grpc
 from router.v1 import operator_service_pb2 as pb
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 PAGE_SIZE = 100
 PAGE_SIZE_LIMIT = 1000
 
@@ -46,15 +50,18 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         ledger: Ledger,
         beliefs: Beliefs,
         scopes: tuple[CacheScope, ...],
-        classifiers: Classifiers,
-        threshold: float,
+        learning: Learning,
+        threshold: float | None,
         clock: Clock,
     ) -> None:
-        """Keep references; `scopes` names the caches that prefixes are believed in."""
+        """Keep references; `scopes` names the caches that prefixes are believed in, `threshold` is the operator's, None
+        where each classifier's own holds.
+        """
         self._ledger = ledger
         self._beliefs = beliefs
         self._scopes = scopes
-        self._classifiers = classifiers
+        self._learning = learning
+        self._classifiers = learning.classifiers
         self._threshold = threshold
         self._clock = clock
 
@@ -96,26 +103,63 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
     async def GetClassifier(
         self, request: pb.GetClassifierRequest, context: Context
     ) -> pb.GetClassifierResponse:
-        """Show the classifier that scores."""
-        return pb.GetClassifierResponse(classifier=self._classifier(self._classifiers.current()))
+        """Show the classifier that scores, its shadow, and how far the traffic is from its training."""
+        learning = self._learning
+        return pb.GetClassifierResponse(
+            classifier=self._classifier(self._classifiers.current(), learning.figures()),
+            shadow=None if learning.shadow is None else self._shadow(*learning.shadow),
+            drift=[
+                pb.DriftFigure(
+                    name=each.name,
+                    psi=each.psi,
+                    alarm_psi=each.alarm_psi,
+                    sample_count=each.request_count,
+                    alarming=each.level is not Level.NONE,
+                )
+                for each in learning.drift
+            ],
+        )
 
     async def ReloadClassifier(
         self, request: pb.ReloadClassifierRequest, context: Context
     ) -> pb.ReloadClassifierResponse:
-        """Load the artifact again and swap it in."""
-        try:
-            model, previous = self._classifiers.reload()
-        except ArtifactError as error:
-            raise Conflict(f"the artifact was not loaded and the old classifier goes on: {error}") from error
-        return pb.ReloadClassifierResponse(classifier=self._classifier(model), previous_digest=previous)
+        """Load the champion, or the artifact, and the shadow again and swap them in."""
+        swap = await self._classifiers.reload()
+        return pb.ReloadClassifierResponse(
+            classifier=self._classifier(swap.model), previous_digest=swap.previous.digest
+        )
 
     async def PromoteClassifier(
         self, request: pb.PromoteClassifierRequest, context: Context
     ) -> pb.PromoteClassifierResponse:
-        """Not in this release."""
-        raise Unimplemented("PromoteClassifier arrives with a later release")
+        """Make a model of the registry the champion; requests in progress end with the one they began with."""
+        if not request.digest:
+            raise InvalidRequest(
+                "digest", "is empty; give the digest of a model of the registry, or its beginning"
+            )
+        candidate = await self._classifiers.candidate(request.digest)
+        share = await asyncio.to_thread(self._learning.opus_share, candidate, self._threshold_of(candidate))
+        swap = await self._classifiers.promote(
+            candidate, now_s=self._clock.now(), reason="PromoteClassifier was called"
+        )
+        return pb.PromoteClassifierResponse(
+            classifier=self._classifier(swap.model),
+            expected_shares=[] if share is None else _shares(share),
+            previous_digest=swap.previous.digest,
+        )
 
-    def _classifier(self, model: Model) -> pb.Classifier:
+    def _shadow(self, model: Model, count: ShadowCount) -> pb.ShadowReport:
+        return pb.ShadowReport(
+            classifier=self._classifier(model),
+            scored_count=count.scored,
+            disagreement_count=count.disagreed,
+            mean_score_difference=count.differences / count.scored if count.scored else 0.0,
+        )
+
+    def _threshold_of(self, model: Model) -> float:
+        return model.manifest.threshold if self._threshold is None else self._threshold
+
+    def _classifier(self, model: Model, figures: Mapping[str, float] = _NO_FIGURES) -> pb.Classifier:
         manifest = model.manifest
         trained = Timestamp()
         trained.FromDatetime(datetime.fromisoformat(manifest.created_time))
@@ -128,9 +172,16 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
             digest=model.digest,
             train_time=trained,
             sample_count=manifest.rows,
-            threshold=self._threshold,
-            metrics=metrics,
+            threshold=self._threshold_of(model),
+            metrics={**metrics, **figures},
         )
+
+
+def _shares(opus_share: float) -> list[pb.RouteShare]:
+    return [
+        pb.RouteShare(route=ROUTES[Route.FLASH], share=1.0 - opus_share),
+        pb.RouteShare(route=ROUTES[Route.OPUS], share=opus_share),
+    ]
 
 
 def costs_response(

@@ -5,6 +5,7 @@ what `Generate` does. It reads beliefs, forecasts and prices as they are now and
 settlement.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ import msgspec.structs
 from cache.economics import TokenSplit
 from cache.plan import Plan, Strategy
 from cache.rolling import Rolling
+from classifier.features import Measures
 from classifier.model import Contribution, Model
 from classifier.policy import (
     Constraints,
@@ -41,10 +43,13 @@ from router.pricing import PriceTable, UnknownPrice
 from router.request import Request
 from router.sampling import sample_of, session_state
 from router.session_book import SessionBook
+from router.stack import stack_of
 from router.telemetry import Telemetry
 from router.upstreams.anthropic_models import traits_of
 from router.upstreams.base import Continuing, Rendered, Upstream
 from router.usage import Usage
+
+logger = logging.getLogger(__name__)
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
         refusals: Why a route's adapter refused to spell it.
         padding: How the application's shared layers stand in Opus's spelling; None when they are not to be padded.
         rolling: Opus's spelling as the next turn of a held session goes on from it; None without one.
+        measures: What the score was computed from, hashed; None without a score.
+        shadow: Score of the shadow classifier, which decides nothing; None without one.
     """
 
     request: Request
@@ -71,6 +78,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     padding: Padding | None = None
     rolling: Rolling | None = None
+    measures: Measures | None = None
+    shadow: Score | None = None
 
     def plan_for(self, route: Route) -> Plan | None:
         """What the upstream of `route` is asked to cache; None for no breakpoints."""
@@ -113,10 +122,14 @@ class Preparation:
         settings: RoutingSettings,
         circuits: Circuits | None = None,
         paddings: Paddings | None = None,
+        shadow: Callable[[], Model | None] = lambda: None,
     ) -> None:
-        """Keep references; `model` gives the classifier that scores now, None when there is none."""
+        """Keep references; `model` gives the classifier that scores now, None when there is none, `shadow` the one that
+        scores beside it.
+        """
         self._upstreams = upstreams
         self._model = model
+        self._shadow = shadow
         self._beliefs = beliefs
         self._prices = prices
         self._forecast = forecast
@@ -149,10 +162,30 @@ class Preparation:
         with self._telemetry.classify():
             sample = sample_of(request, remembered, None if held is None else held.known_past)
             model = self._model()
-            score = None if model is None else model.score(sample)
+            score = measures = shadow = None
+            if model is not None:
+                score, measures = model.judge(sample)
+                shadow = self._shadow_score(measures)
         session = session_state(request.call, sample, remembered, follow_ups=self._settings.follow_ups)
         with self._telemetry.plan():
-            return self._decide(request, now_s, sample, session, score, held)
+            prepared = self._decide(request, now_s, sample, session, score, held)
+        return msgspec.structs.replace(prepared, measures=measures, shadow=shadow)
+
+    def follow_threshold(self, threshold: float) -> None:
+        """Compare scores with `threshold` from now on: what another classifier's training suggests."""
+        policy = replace(self._settings.policy, threshold=threshold)
+        self._settings = replace(self._settings, policy=policy)
+
+    def _shadow_score(self, measures: Measures) -> Score | None:
+        """What the shadow says; a fault in it is its own."""
+        shadow = self._shadow()
+        if shadow is None:
+            return None
+        try:
+            return shadow.score_measures(measures)
+        except Exception as error:
+            logger.error("the shadow classifier %s failed\n%s", shadow.digest, stack_of(error))
+            return None
 
     def contributions(self, prepared: Prepared, top_count: int = 20) -> tuple[Contribution, ...]:
         """What moved the score, largest first; empty without a classifier."""

@@ -8,7 +8,7 @@ and is left to the service's task owner.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import msgspec
@@ -75,9 +75,12 @@ class Settler:
         clock: Clock,
         circuits: Circuits | None = None,
         paddings: Paddings | None = None,
+        learn: Callable[[Prepared, Settlement], None] | None = None,
+        keep_features: bool = True,
     ) -> None:
         """Keep references; all are owned by the service. Without `circuits` none ever opens, without `paddings` nothing
-        is ever padded.
+        is ever padded. `learn` hears of every request when its first attempt ends; `keep_features` says whether the
+        ledger keeps what its score was computed from, hashed.
         """
         self.upstreams = upstreams
         self.beliefs = beliefs
@@ -91,6 +94,8 @@ class Settler:
         self.clock = clock
         self.circuits = Circuits.off() if circuits is None else circuits
         self.paddings = paddings
+        self.learn = learn
+        self.keep_features = keep_features
         self._unpriced: set[str] = set()
 
     def note_unpriced(self, model: str, error: UnknownPrice) -> None:
@@ -429,15 +434,22 @@ class Attempt:
             self.settlement = settlement
             settler.ledger.settle(settlement)
             settler.book.note(settlement, self._prepared.views.get(self._route))
+            if self.intent.attempt == 1 and settler.learn is not None:
+                settler.learn(self._prepared, settlement)
         settler.telemetry.record_settlement(settlement, self._timer)
         settler.telemetry.end_inference(self._span, settlement)
         return settlement
 
     def decision_record(self) -> DecisionRecord:
         """The decision as the ledger keeps it."""
-        return decision_record(
+        record = decision_record(
             self._prepared, self._route, fell_back=self._fell_back, escalated=self._escalated
         )
+        measures = self._prepared.measures
+        # Once per request is enough to train from.
+        if measures is None or self.intent.attempt != 1 or not self._settler.keep_features:
+            return record
+        return msgspec.structs.replace(record, features=measures.pack())
 
     def _price(self, usage: Usage | None, answered_model: str) -> Price | None:
         """Price of the model that answered, on the day it was asked; None when the table has none."""
@@ -644,6 +656,8 @@ def decision_record(
         model_digest=decision.model_digest or "",
         expected_flash_nano_usd=prepared.estimates[Route.FLASH].expected_nano_usd,
         expected_opus_nano_usd=prepared.estimates[Route.OPUS].expected_nano_usd,
+        shadow_score=None if prepared.shadow is None else prepared.shadow.value,
+        shadow_digest="" if prepared.shadow is None else prepared.shadow.model_digest,
     )
 
 

@@ -76,6 +76,7 @@ STATUS: Final[Mapping[type[errors.RouterError], grpc.StatusCode]] = MappingProxy
         errors.RouterError: _CODE.INTERNAL,
         errors.InvalidRequest: _CODE.INVALID_ARGUMENT,
         errors.NotFound: _CODE.NOT_FOUND,
+        errors.PreconditionFailed: _CODE.FAILED_PRECONDITION,
         errors.NotSupported: _CODE.FAILED_PRECONDITION,
         errors.AlreadyExists: _CODE.ALREADY_EXISTS,
         errors.Conflict: _CODE.ABORTED,

@@ -33,8 +33,8 @@ GRPC_EDGE = {
     "router.convert_response",
     "router.convert_workload",
     "router.demo",
+    "router.feedback_service",
     "router.interceptors",
-    "router.later_services",
     "router.operator_service",
     "router.server",
     "router.service",
@@ -44,7 +44,7 @@ GRPC_EDGE = {
 }
 """All that may know gRPC, protobuf or generated messages: the server's edge, the client, and the verbs, clients too."""
 
-TASK_OWNERS = {"router.demo", "router.hedge", "router.tasks"}
+TASK_OWNERS = {"router.cli.feedback", "router.demo", "router.hedge", "router.tasks"}
 """Modules with a TaskGroup of their own; everyone else awaits, or hands work to `router.tasks`."""
 
 

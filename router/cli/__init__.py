@@ -8,7 +8,20 @@ inside its function, and --help stays quick.
 
 import typer
 
-from router.cli import advise, check, costs, demo, doctor, explain, health, replay, sandbox, serve, train
+from router.cli import (
+    advise,
+    check,
+    costs,
+    demo,
+    doctor,
+    explain,
+    feedback,
+    health,
+    replay,
+    sandbox,
+    serve,
+    train,
+)
 from router.cli.fault import reported
 
 app = typer.Typer(
@@ -24,6 +37,7 @@ app.command()(demo.demo)
 app.command()(explain.explain)
 app.command()(costs.costs)
 app.command()(doctor.doctor)
+app.command()(feedback.feedback)
 app.command()(sandbox.sandbox)
 app.command()(train.train)
 app.command()(replay.replay)

@@ -21,12 +21,21 @@ from router.client.requests import (
     Dimension,
     Fields,
     Messages,
+    VerdictName,
     costs_request,
+    feedback_request,
     open_request,
     request_of,
 )
 from router.client.settings import Settings, channel_options, stream_wait_s
-from router.v1 import content_pb2, operator_service_pb2, router_service_pb2, session_service_pb2
+from router.v1 import (
+    content_pb2,
+    feedback_service_pb2,
+    operator_service_pb2,
+    router_service_pb2,
+    session_service_pb2,
+)
+from router.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from router.v1.operator_service_pb2_grpc import OperatorServiceStub
 from router.v1.router_service_pb2_grpc import RouterServiceStub
 from router.v1.session_service_pb2_grpc import SessionServiceStub
@@ -65,6 +74,7 @@ class AsyncClient:
         self._router = RouterServiceStub(self._channel)
         self._session = SessionServiceStub(self._channel)
         self._operator = OperatorServiceStub(self._channel)
+        self._feedback = FeedbackServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         """Give the client."""
@@ -170,6 +180,22 @@ class AsyncClient:
             session=session, tenant=self._habits.tenant if tenant is None else tenant
         )
         return await _unary(self._session.CloseSession, request, self._habits.options(timeout_s))
+
+    async def feedback(
+        self,
+        request_id: str,
+        verdict: VerdictName | None = None,
+        *,
+        score: float | None = None,
+        source: str = "user",
+        tenant: str | None = None,
+        timeout_s: float | None = None,
+    ) -> feedback_service_pb2.SubmitFeedbackResponse:
+        """Say how a request turned out; see `Client.feedback`."""
+        request = feedback_request(
+            request_id, verdict, score, source, self._habits.tenant if tenant is None else tenant
+        )
+        return await _unary(self._feedback.SubmitFeedback, request, self._habits.options(timeout_s))
 
     async def costs(
         self,

@@ -21,12 +21,21 @@ from router.client.requests import (
     Dimension,
     Fields,
     Messages,
+    VerdictName,
     costs_request,
+    feedback_request,
     open_request,
     request_of,
 )
 from router.client.settings import Settings, channel_options, stream_wait_s
-from router.v1 import content_pb2, operator_service_pb2, router_service_pb2, session_service_pb2
+from router.v1 import (
+    content_pb2,
+    feedback_service_pb2,
+    operator_service_pb2,
+    router_service_pb2,
+    session_service_pb2,
+)
+from router.v1.feedback_service_pb2_grpc import FeedbackServiceStub
 from router.v1.operator_service_pb2_grpc import OperatorServiceStub
 from router.v1.router_service_pb2_grpc import RouterServiceStub
 from router.v1.session_service_pb2_grpc import SessionServiceStub
@@ -76,6 +85,7 @@ class Client:
         self._router = RouterServiceStub(self._channel)
         self._session = SessionServiceStub(self._channel)
         self._operator = OperatorServiceStub(self._channel)
+        self._feedback = FeedbackServiceStub(self._channel)
 
     def __enter__(self) -> Self:
         """Give the client."""
@@ -211,6 +221,34 @@ class Client:
             session=session, tenant=self._habits.tenant if tenant is None else tenant
         )
         return _unary(self._session.CloseSession, request, self._habits.options(timeout_s))
+
+    def feedback(
+        self,
+        request_id: str,
+        verdict: VerdictName | None = None,
+        *,
+        score: float | None = None,
+        source: str = "user",
+        tenant: str | None = None,
+        timeout_s: float | None = None,
+    ) -> feedback_service_pb2.SubmitFeedbackResponse:
+        """Say how a request turned out; what the classifier is retrained from. Retried: the same again changes nothing.
+
+        Args:
+            request_id: `GenerateResponse.request_id`, or that of a stream's `Decided`; not the id given in the call.
+            verdict: "flash_sufficed": Opus answered and Flash would have done; "opus_needed": the other way round.
+            score: Quality of the answer, 0 to 1; instead of a verdict or beside it.
+            source: Who judged; each source has one judgement of a request, its last.
+            tenant: Of the request; None: the client's own.
+
+        Raises:
+            CallFailed: `NotFound` when the tenant made no such request, or too long ago.
+            ValueError: `verdict` is no verdict.
+        """
+        request = feedback_request(
+            request_id, verdict, score, source, self._habits.tenant if tenant is None else tenant
+        )
+        return _unary(self._feedback.SubmitFeedback, request, self._habits.options(timeout_s))
 
     def costs(
         self,

@@ -15,6 +15,7 @@ from router.client.content import json_text, user
 from router.v1 import (
     accounting_pb2,
     content_pb2,
+    feedback_service_pb2,
     operator_service_pb2,
     router_service_pb2,
     routing_pb2,
@@ -29,6 +30,7 @@ Messages = (
 RouteName = Literal["flash", "opus"]
 EffortName = Literal["low", "medium", "high", "xhigh", "max"]
 StrategyName = Literal["none", "a", "b", "c", "auto"]
+VerdictName = Literal["good", "bad", "flash_sufficed", "opus_needed"]
 Dimension = Literal["total", "route", "model", "tenant", "application", "label", "day", "purpose"]
 
 
@@ -195,6 +197,22 @@ def costs_request(
         end_time=None if end is None else _timestamp("end", end),
         tenant=tenant,
         application=application,
+    )
+
+
+def feedback_request(
+    request_id: str, verdict: VerdictName | None, score: float | None, source: str, tenant: str
+) -> feedback_service_pb2.SubmitFeedbackRequest:
+    """Make a SubmitFeedbackRequest.
+
+    Raises:
+        ValueError: `verdict` is no verdict.
+    """
+    said = feedback_service_pb2.FEEDBACK_VERDICT_UNSPECIFIED
+    if verdict is not None:
+        said = _named(feedback_service_pb2.FeedbackVerdict, "FEEDBACK_VERDICT", verdict)
+    return feedback_service_pb2.SubmitFeedbackRequest(
+        request_id=request_id, verdict=said, score=score, source=source, tenant=tenant
     )
 
 

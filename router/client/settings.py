@@ -31,6 +31,7 @@ _RETRIED = (
     ("router.v1.RouterService", "Explain"),
     ("router.v1.SessionService", "GetSession"),
     ("router.v1.OperatorService", "GetCosts"),
+    ("router.v1.FeedbackService", "SubmitFeedback"),
 )
 """Methods the channel retries. Not OpenSession and CloseSession, which would find their own earlier work done."""
 

@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -428,7 +428,7 @@ class Ledger:
 
     async def decided(
         self, since_s: float | None = None, until_s: float | None = None, *, batch: int = 500
-    ) -> AsyncIterator[DecidedRequest]:
+    ) -> AsyncGenerator[DecidedRequest, None]:
         """Yield decided requests by start time, reading `batch` of them at a time off the loop; see `LedgerReader`."""
         after: tuple[float, int] | None = None
         while True:

@@ -35,6 +35,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from router import attributes as names
 from router.call import Call
+from router.feedback import Feedback, Receipt
 from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry import spans
 from router.telemetry.metrics import (
@@ -272,6 +273,21 @@ class Telemetry:
         """Count an answer that failed, and what came of it; see `Metrics.record_escalation`."""
         if self._metrics is not None:
             self._metrics.record_escalation(application, signal, result)
+
+    def record_feedback(self, feedback: Feedback, receipt: Receipt) -> None:
+        """Count a judgement of a request and what came of it."""
+        if self._metrics is not None:
+            self._metrics.record_feedback(feedback, receipt)
+
+    def record_swap(self, *, rolled_back: bool) -> None:
+        """Count a change of the classifier that scores."""
+        if self._metrics is not None:
+            self._metrics.record_swap(rolled_back=rolled_back)
+
+    def record_shadow(self, *, disagreed: bool) -> None:
+        """Count a request that the shadow classifier scored too."""
+        if self._metrics is not None:
+            self._metrics.record_shadow(disagreed=disagreed)
 
     # --- one attempt on an upstream ---
 

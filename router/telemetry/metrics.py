@@ -56,6 +56,7 @@ from cache.prompt import Layer
 from classifier.route import Route
 from router import attributes as names
 from router.cost import Cost, saving
+from router.feedback import Feedback, Receipt, Received, Verdict
 from router.settlement import CacheRecord, DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry.aggregates import Counter, Distribution, Histogram, Labels, Observed, Vocabulary
 from router.usage import Usage
@@ -190,6 +191,7 @@ class Metrics:
         self._define_ours()
         self._define_cache()
         self._define_buckets()
+        self._define_learning()
         self._start_series(sorted(buckets))
 
     def _start_series(self, buckets: Sequence[str]) -> None:
@@ -415,6 +417,31 @@ class Metrics:
             divisor=NANO_PER_USD,
         )
 
+    def _define_learning(self) -> None:
+        self.feedback = Counter(
+            names.FEEDBACK,
+            "{judgement}",
+            "Judgements of requests received, by verdict (score: none but a score) and what came of them; route of the "
+            "request, empty while it is in progress or when it is unknown",
+            (names.ROUTE, names.VERDICT, names.RECEIVED),
+        )
+        self.swaps = Counter(
+            names.CLASSIFIER_SWAPS, "{swap}", "Times another classifier came to score", (names.HOW,)
+        )
+        self.shadow_decisions = Counter(
+            names.SHADOW_DECISIONS,
+            "{decision}",
+            "Requests scored by the shadow classifier too, by whether it takes the same side of the threshold",
+            (names.AGREED,),
+        )
+        for how in ("promoted", "rolled_back"):
+            self.swaps.start((how,))
+        for agreed in ("yes", "no"):
+            self.shadow_decisions.start((agreed,))
+        for verdict in (*Verdict, "score"):
+            for route in Route:
+                self.feedback.start((route.value, str(verdict), Received.RECORDED.value))
+
     def add_target(self, target: InferenceTarget, route: str = "") -> None:
         """Make an upstream known, so that its calls carry its provider, host and model as labels.
 
@@ -501,6 +528,19 @@ class Metrics:
             result: "answered" or "failed" by Opus, "left" by the caller, or what forbade asking Opus.
         """
         self.escalations.add((self._application(application), self._word(signal), self._word(result)))
+
+    def record_feedback(self, feedback: Feedback, receipt: Receipt) -> None:
+        """Count one judgement of a request."""
+        verdict = feedback.verdict.value if feedback.verdict is not None else "score"
+        self.feedback.add((receipt.route, verdict, receipt.received.value))
+
+    def record_swap(self, *, rolled_back: bool) -> None:
+        """Count a change of the classifier that scores."""
+        self.swaps.add(("rolled_back" if rolled_back else "promoted",))
+
+    def record_shadow(self, *, disagreed: bool) -> None:
+        """Count a request that the shadow classifier scored too."""
+        self.shadow_decisions.add(("no" if disagreed else "yes",))
 
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""

@@ -43,6 +43,7 @@ from router.client.settings import service_config, stream_wait_s
 from router.v1 import (
     accounting_pb2,
     content_pb2,
+    feedback_service_pb2,
     operator_service_pb2,
     router_service_pb2,
     routing_pb2,
@@ -392,13 +393,19 @@ class TestRetries:
         assert methods["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
         known = {
             (service.full_name, method.name)
-            for file in (router_service_pb2, session_service_pb2, operator_service_pb2)
+            for file in (router_service_pb2, session_service_pb2, operator_service_pb2, feedback_service_pb2)
             for service in file.DESCRIPTOR.services_by_name.values()
             for method in service.methods
         }
         named = {(each["service"], each["method"]) for each in methods["name"]}
         assert named <= known
-        assert {method for _, method in named} == {"Generate", "Explain", "GetSession", "GetCosts"}
+        assert {method for _, method in named} == {
+            "Generate",
+            "Explain",
+            "GetSession",
+            "GetCosts",
+            "SubmitFeedback",
+        }
 
     def test_one_attempt_means_no_retry(self) -> None:
         """The switch for callers who would rather fail than perhaps pay twice."""

@@ -1137,4 +1137,4 @@ def test_every_instrument_is_collected():
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 30
+    assert len(instruments) == 33

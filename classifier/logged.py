@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from math import log2
 from typing import Final
 
 import msgspec
@@ -186,6 +187,20 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     judged: tuple[int, int]
     decided: tuple[int, int]
     unusable: int
+
+    @property
+    def seen_share(self) -> tuple[float, float]:
+        """Share of requests with a quality after (Flash, Opus); 0 for a route never taken."""
+        flash, opus = (
+            judged / decided if decided else 0.0
+            for judged, decided in zip(self.judged, self.decided, strict=True)
+        )
+        return flash, opus
+
+    def alike(self) -> list[LoggedRequest]:
+        """Rows with and without an outcome in their true proportion: all rows of the sessions both samples hold."""
+        bits = round(-log2(min(self.labelled_share, self.others_share)))
+        return [row for row in (*self.labelled, *self.others) if not _hash(row.session) >> (64 - bits)]
 
 
 def gather(rows: Iterable[LoggedRequest], limit: int = MAX_ROWS) -> Gathered:

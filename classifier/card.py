@@ -1,8 +1,8 @@
 """The model card: what a model is, what it was made from, how good it is, what it must not be trusted with.
 
-Markdown beside the artifact, for people; no program reads it. The rule: every figure comes from the manifest or from the
-report that was made with the model, so a card cannot say more than was measured; what was not measured is said to be
-unknown. It holds no text of any request.
+Markdown beside the artifact, for people; no program reads it. The rule: every figure comes from the manifest or from
+the report that was made with the model, so a card cannot say more than was measured; what was not measured is said to
+be unknown. It holds no text of any request.
 """
 
 from __future__ import annotations

@@ -207,13 +207,16 @@ def _slices(
 
 def _parts(rows: Sequence[LoggedRequest]) -> list[tuple[str, str, Bools]]:
     """(dimension, name, rows) of every part large enough, the largest of each dimension first."""
-    found = []
+    found: list[tuple[str, str, Bools]] = []
     for dimension in ("application", "kind"):
         names = np.asarray([getattr(row, dimension) for row in rows])
         values, counts = np.unique(names, return_counts=True)
-        for place in np.argsort(-counts, kind="stable")[:MOST_SLICES]:
-            if counts[place] >= LEAST_SLICE_ROWS and values[place]:
-                found.append((dimension, str(values[place]), names == values[place]))
+        largest = np.argsort(-counts, kind="stable")[:MOST_SLICES]
+        found += [
+            (dimension, str(values[place]), names == values[place])
+            for place in largest
+            if counts[place] >= LEAST_SLICE_ROWS and values[place]
+        ]
     return found
 
 
@@ -244,17 +247,16 @@ def report_of(
     """JSON-ready figures: evidence, discrimination and calibration of both models, slices of them, the curve."""
     rows = [row.labelled() for row in firm.rows]
     discrimination: dict[str, Any] = {}
-    parts: list[dict[str, Any]] = []
     if rows:
         models = {"candidate": (candidate, firm.candidate), "champion": (champion, firm.champion)}
-        for name, (model, scores) in models.items():
-            discrimination[name] = evaluate(
-                rows, scores.tolist(), model.manifest.threshold, seed=seed
-            ).to_dict()
-        parts = [
-            {"dimension": dimension, "name": name} | _ranking(rows, firm, mine, seed)
-            for dimension, name, mine in _parts(firm.rows)
-        ]
+        discrimination = {
+            name: evaluate(rows, scores.tolist(), model.manifest.threshold, seed=seed).to_dict()
+            for name, (model, scores) in models.items()
+        }
+    parts = [
+        {"dimension": dimension, "name": name} | _ranking(rows, firm, mine, seed)
+        for dimension, name, mine in _parts(firm.rows)
+    ]
     curve = [] if trials is None or predicted is None else _curve(seen, trials, predicted, seed)
     return {
         "candidate": candidate.digest,

@@ -103,7 +103,7 @@ def judged(
     Args:
         with_outcome: Requests with a label or a quality.
         alike: Requests with and without, in their true proportion, for costs.
-        seen_share: As in `Gathered.seen_share`.
+        seen_share: As in `Collected.seen_share`.
         golden: Examples whose route is beyond doubt.
         seed: Of bootstraps.
     """

@@ -166,7 +166,7 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-class Gathered(msgspec.Struct, frozen=True, kw_only=True):
+class Collected(msgspec.Struct, frozen=True, kw_only=True):
     """A bounded picture of a log of any length.
 
     Attributes:
@@ -203,7 +203,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
         return [row for row in (*self.labelled, *self.others) if not _hash(row.session) >> (64 - bits)]
 
 
-def gather(rows: Iterable[LoggedRequest], limit: int = MAX_ROWS) -> Gathered:
+def collect(rows: Iterable[LoggedRequest], limit: int = MAX_ROWS) -> Collected:
     """Read a stream of rows once, in memory that does not grow with it.
 
     Args:
@@ -222,7 +222,7 @@ def gather(rows: Iterable[LoggedRequest], limit: int = MAX_ROWS) -> Gathered:
             labelled.offer(row)
         else:
             others.offer(row)
-    return Gathered(
+    return Collected(
         labelled=sorted(labelled.rows, key=_by_time),
         others=sorted(others.rows, key=_by_time),
         labelled_share=labelled.share,

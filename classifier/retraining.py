@@ -6,7 +6,7 @@ and both models are judged on the newest, of which neither saw a row. What is ju
 is not fitted again on the slice that judged it. Price: the newest outcomes wait for the next retraining.
 
 The rule: equal rows, settings and seed give an equal candidate and an equal verdict. Memory is bounded by
-`logged.gather`, whatever the log's length. Training is not weighted by propensity: the sample depends on the features
+`logged.collect`, whatever the log's length. Training is not weighted by propensity: the sample depends on the features
 alone, so weights would only add variance (measured: they cost more than they gain).
 
 It does not know the clock (the time of creation is passed in), where rows come from, or where models are kept.
@@ -30,7 +30,7 @@ from classifier.card import Source, model_card, write_card
 from classifier.dataset import Dataset, Labelled, read
 from classifier.evidence import judged
 from classifier.gate import GateSettings, Verdict, judge
-from classifier.logged import Gathered, LoggedRequest
+from classifier.logged import Collected, LoggedRequest
 from classifier.model import Model
 from classifier.registry import REPORT_NAME
 from classifier.search import GRID, Progress, Tried, search
@@ -135,7 +135,7 @@ class Retrained:
 
 
 def retrain(
-    gathered: Gathered,
+    collected: Collected,
     champion: Model,
     base: Dataset | None,
     settings: RetrainingSettings,
@@ -145,7 +145,7 @@ def retrain(
     """Fit, calibrate and judge a candidate.
 
     Args:
-        gathered: The log.
+        collected: The log.
         champion: The model that serves.
         base: Labels from elsewhere, fitted on beside the outcomes; None for none.
         created_time: RFC 3339 time to record.
@@ -155,8 +155,8 @@ def retrain(
         TooFewOutcomes: The log has fewer firm labels of a kind than it takes.
         TrainingError: The labels cannot carry a model.
     """
-    _require(gathered.labelled, settings.least_outcomes)
-    slices = cut(gathered.labelled, settings)
+    _require(collected.labelled, settings.least_outcomes)
+    slices = cut(collected.labelled, settings)
     tell = progress or _silent
     others = base_rows(base, settings.base_weight)
     outcomes = outcome_rows(slices.fit, settings.half_life_s)
@@ -168,8 +168,8 @@ def retrain(
     window = (slices.fit[0].time_s, slices.judge[-1].time_s)
     candidate = calibrated(fitted, slices.calibrate, {"champion": champion.digest, "window_s": list(window)})
     tell(0, 1, "judging")
-    verdict, report = judge_candidate(gathered, slices, candidate, champion, settings)
-    report["log"] = _log_report(gathered, slices, window)
+    verdict, report = judge_candidate(collected, slices, candidate, champion, settings)
+    report["log"] = _log_report(collected, slices, window)
     report["search"] = [{"settings": asdict(each.settings), "losses": list(each.losses)} for each in tried]
     tell(1, 1, "judged")
     sources = [Source(name="production outcomes", rows=len(outcomes), licence="the operator's own")]
@@ -187,15 +187,15 @@ def retrain(
 
 
 def judge_candidate(
-    gathered: Gathered, slices: Slices, candidate: Model, champion: Model, settings: RetrainingSettings
+    collected: Collected, slices: Slices, candidate: Model, champion: Model, settings: RetrainingSettings
 ) -> tuple[Verdict, dict[str, Any]]:
     """Weigh any model against the champion on the newest slice, wherever it comes from."""
     sessions = slices.judged_sessions
     begins = min(row.time_s for row in slices.judge)
     found = judged(
         slices.judge,
-        [row for row in gathered.alike() if row.session in sessions or _unjudged(row, begins)],
-        gathered.seen_share,
+        [row for row in collected.alike() if row.session in sessions or _unjudged(row, begins)],
+        collected.seen_share,
         candidate,
         champion,
         read(GOLDEN_PATH),
@@ -322,13 +322,13 @@ def _require(rows: Sequence[LoggedRequest], least: int) -> None:
         )
 
 
-def _log_report(gathered: Gathered, slices: Slices, window: tuple[float, float]) -> dict[str, Any]:
+def _log_report(collected: Collected, slices: Slices, window: tuple[float, float]) -> dict[str, Any]:
     return {
-        "requests": gathered.seen,
-        "with_outcome": len(gathered.labelled),
-        "with_outcome_share_kept": gathered.labelled_share,
-        "without_features": gathered.unusable,
-        "judged_share": dict(zip(("flash", "opus"), gathered.seen_share, strict=True)),
+        "requests": collected.seen,
+        "with_outcome": len(collected.labelled),
+        "with_outcome_share_kept": collected.labelled_share,
+        "without_features": collected.unusable,
+        "judged_share": dict(zip(("flash", "opus"), collected.seen_share, strict=True)),
         "window_s": list(window),
         "rows": {"fit": len(slices.fit), "calibrate": len(slices.calibrate), "judge": len(slices.judge)},
         "explored": sum(row.explored for row in slices.judge),

@@ -37,7 +37,7 @@ GRID: Final = (
 """The default first: on equal losses it stays. Wider grids gained less than the folds' own noise."""
 
 
-class NoCluster(Exception):
+class NoCluster(ConnectionError):
     """The Dask cluster cannot be used; the message says why."""
 
 

@@ -17,7 +17,9 @@ from router.cli import (
     explain,
     feedback,
     health,
+    models,
     replay,
+    retrain,
     sandbox,
     serve,
     train,
@@ -40,6 +42,10 @@ app.command()(doctor.doctor)
 app.command()(feedback.feedback)
 app.command()(sandbox.sandbox)
 app.command()(train.train)
+app.command()(retrain.retrain)
+app.command()(models.models)
+app.command()(models.promote)
+app.command()(models.rollback)
 app.command()(replay.replay)
 app.command()(advise.advise)
 app.command()(health.health)

@@ -10,7 +10,7 @@ import pytest
 from classifier import artifact as artifacts
 from classifier.artifact import Artifact
 from classifier.dataset import read
-from classifier.logged import gather
+from classifier.logged import collect
 from classifier.model import Model
 from classifier.registry import CARD_NAME, REPORT_NAME, Registry
 from classifier.retraining import (
@@ -40,7 +40,7 @@ def champion() -> Model:
 @pytest.fixture(scope="module")
 def log(champion):
     """2,400 requests that the shipped model served."""
-    return gather(served(champion, 2_400))
+    return collect(served(champion, 2_400))
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +103,14 @@ def test_a_deliberately_worse_candidate_is_refused(log, champion, retrained):
 
 def test_the_old_champion_is_refused_against_the_new_one(retrained, champion):
     """What the new model served, judged the other way round."""
-    log = gather(served(retrained.candidate, 1_500, seed=5, start_s=2e6))
+    log = collect(served(retrained.candidate, 1_500, seed=5, start_s=2e6))
     verdict, _ = judge_candidate(log, cut(log.labelled, SETTINGS), champion, retrained.candidate, SETTINGS)
     assert "quality" in {each.name for each in verdict.conditions if not each.passed}
 
 
 def test_without_exploration_nothing_is_promoted(champion, base):
     """The same drift, but the log cannot say what the other route would have done."""
-    log = gather(served(champion, 1_600, explored=0.0))
+    log = collect(served(champion, 1_600, explored=0.0))
     found = retrain(log, champion, base, SETTINGS, CREATED_TIME)
     assert not found.verdict.passed
     assert "without exploration, taken at its worst" in found.verdict.reason
@@ -125,7 +125,7 @@ def test_the_champion_against_itself_changes_nothing(log, champion):
 
 def test_too_few_outcomes_are_told_with_counts(champion):
     """Before anything is fitted."""
-    log = gather(served(champion, 100))
+    log = collect(served(champion, 100))
     with pytest.raises(TooFewOutcomes, match="needs at least 60 outcomes of each label"):
         retrain(log, champion, None, SETTINGS, CREATED_TIME)
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from classifier.features import extract
-from classifier.logged import LoggedRequest, gather, kind_of
+from classifier.logged import LoggedRequest, collect, kind_of
 from classifier.sample import Sample
 from router import training_log
 from router.feedback import Feedback, Verdict
@@ -166,9 +166,9 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
         rows = (a_row(number, label=number % 2, weight=1.0, quality=1.0) for number in range(batches * 200))
         write_parquet(file, rows)
         tracemalloc.start()
-        gathered = gather(from_parquet(file), limit=200)
+        collected = collect(from_parquet(file), limit=200)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert gathered.seen == batches * 200
-        assert 0 < len(gathered.labelled) <= 200
+        assert collected.seen == batches * 200
+        assert 0 < len(collected.labelled) <= 200
     assert peaks[1] < 1.3 * peaks[0]

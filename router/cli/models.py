@@ -1,0 +1,161 @@
+"""`hybrid-router models`, `promote`, `rollback`: what the registry holds, and which of it serves."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from classifier.registry import REPORT_NAME, Entry, How, Registry
+from router.cli.retrain import DEFAULT_REGISTRY, REFUSED
+from router.config import ConfigError
+
+_REGISTRY = typer.Option(help="Directory of the models.")
+
+
+def models(
+    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show every change of champion instead.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models of the registry: the champion first, then former champions, then candidates.
+
+    Exit code 1 if a model cannot be used any more.
+
+    Example: hybrid-router models --registry var/models
+    """
+    found = Registry(registry)
+    entries = found.entries()
+    changes = [msgspec.to_builtins(change) for change in found.history()]
+    if as_json:
+        print(json.dumps({"models": [_row(entry) for entry in entries], "history": changes}))
+    elif history:
+        for change in changes:
+            print(
+                f"{_shown(change['time_s'])}  {change['previous'] or 'shipped'} -> {change['digest'] or 'shipped'}"
+                f"  {change['how']}: {change['reason']}"
+            )
+    else:
+        _print(entries, found.champion_digest())
+    if any(entry.fault for entry in entries):
+        raise typer.Exit(1)
+
+
+def promote(
+    model: Annotated[
+        str, typer.Argument(help="Digest, its beginning, or the directory of an artifact to add first.")
+    ],
+    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    force: Annotated[
+        str, typer.Option(metavar="REASON", help="Do it without the gate's consent; the reason is noted.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a model the champion: one that passed the gate against the present champion, or served before.
+
+    Exit code 3: neither, and not forced. A running router takes it up when it is told to reload.
+
+    Example: hybrid-router promote 1f0c --registry var/models
+    """
+    found = Registry(registry)
+    path = Path(model)
+    digest = found.add(path) if path.is_dir() else found.resolve(model)
+    how, reason, consent = _consent(found, digest)
+    if not consent:
+        if not force:
+            typer.echo(f"hybrid-router: {digest} is not promoted: {reason}; --force REASON does it", err=True)
+            raise typer.Exit(REFUSED)
+        how, reason = How.FORCE, f"{force} ({reason})"
+    previous = found.promote(digest, now_s=time.time(), how=how, reason=reason)
+    if as_json:
+        print(json.dumps({"champion": digest, "previous": previous, "how": how, "reason": reason}))
+    else:
+        print(f"{digest} is the champion; before it {previous or 'the shipped model'}")
+
+
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; noted in the history.")],
+    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Return to the champion before the present one, the shipped model at last.
+
+    Example: hybrid-router rollback --reason "complaints from helpdesk"
+    """
+    if not reason.strip():
+        raise ConfigError("--reason is empty; say why")
+    change = Registry(registry).rollback(now_s=time.time(), reason=reason)
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(change)))
+        return
+    for digest in change.skipped:
+        print(f"{digest} was passed over: its artifact cannot be used")
+    print(f"{change.digest or 'the shipped model'} serves again; {change.previous} was taken back")
+
+
+def _consent(found: Registry, digest: str) -> tuple[How, str, bool]:
+    """How, why, and whether a model may be promoted without force."""
+    if any(change.digest == digest for change in found.history()):
+        return How.OPERATOR, "served before", True
+    report = _report(found.path / digest)
+    verdict = report.get("verdict")
+    if not isinstance(verdict, dict):
+        return How.OPERATOR, "no gate has judged it", False
+    if not verdict.get("passed"):
+        failed = [each["name"] for each in verdict.get("conditions", []) if not each["passed"]]
+        return How.OPERATOR, f"the gate refused it for {', '.join(failed)}", False
+    champion = found.champion_digest()
+    if champion and report.get("champion") != champion:
+        return How.OPERATOR, f"it was judged against {report.get('champion')}, but {champion} serves", False
+    return How.GATE, "passed the gate", True
+
+
+def _report(directory: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((directory / REPORT_NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    manifest = entry.manifest
+    verdict = _report(entry.directory).get("verdict")
+    return {
+        "digest": entry.digest,
+        "champion": entry.champion,
+        "fault": entry.fault,
+        "created_time": None if manifest is None else manifest.created_time,
+        "rows": None if manifest is None else manifest.rows,
+        "passed": verdict.get("passed") if isinstance(verdict, dict) else None,
+        "promoted_time_s": entry.changes[-1].time_s if entry.changes else None,
+        "how": entry.changes[-1].how.value if entry.changes else None,
+    }
+
+
+def _print(entries: tuple[Entry, ...], champion: str) -> None:
+    if not champion:
+        print("the shipped model serves")
+    if not entries:
+        return
+    table = Table("model", "", "trained", "rows", "gate", "champion since")
+    for entry in entries:
+        row = _row(entry)
+        gate = {True: "passed", False: "refused", None: "-"}[row["passed"]]
+        since = "-" if row["promoted_time_s"] is None else _shown(row["promoted_time_s"])
+        state = "unusable" if entry.fault else "champion" if entry.champion else ""
+        table.add_row(entry.digest, state, row["created_time"] or "-", str(row["rows"] or "-"), gate, since)
+    Console().print(table)
+    for entry in entries:
+        if entry.fault:
+            print(entry.fault)
+
+
+def _shown(epoch_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(epoch_s))

@@ -1,0 +1,142 @@
+"""The verbs of the loop: retrain, models, promote, rollback, with exit codes that mean something."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from classifier import artifact as artifacts
+from classifier.model import DEFAULT_DIRECTORY, Model
+from classifier.registry import CARD_NAME, Registry
+from router.cli import app
+from router.feedback import Feedback, Verdict
+from router.ledger import Ledger
+from router.training_log import from_parquet, write_parquet
+from tests.classifier.drifted import served
+from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
+
+
+def run(*arguments: str | Path):
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    """2,000 requests of a drifted service as Parquet."""
+    file = tmp_path_factory.mktemp("log") / "rows.parquet"
+    write_parquet(file, served(Model.default(), 2_000))
+    return file
+
+
+def retrain(log: Path, registry: Path, *more: str):
+    return run("retrain", "--parquet", log, "--registry", registry, "--quick", "--json", *more)
+
+
+def test_one_command_from_outcomes_to_champion(log, tmp_path):
+    """Read, fit, judge, keep, promote; the registry has model, card and report, and the history says why."""
+    found = retrain(log, tmp_path, "--promote")
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert report["promoted"] is True
+    registry = Registry(tmp_path)
+    assert registry.champion_digest() == report["candidate"]
+    assert (registry.champion() / CARD_NAME).exists()
+    (change,) = registry.history()
+    assert change.how == "gate"
+    assert "lift +" in change.reason
+
+    listed = json.loads(run("models", "--registry", tmp_path, "--json").stdout)
+    assert [(row["champion"], row["passed"]) for row in listed["models"]] == [(True, True)]
+    assert run("rollback", "--registry", tmp_path, "--reason", "drill").exit_code == 0
+    assert registry.champion() is None
+    again = run("promote", report["candidate"][:6], "--registry", tmp_path)
+    assert again.exit_code == 0, again.output
+    assert registry.champion_digest() == report["candidate"]
+    shown = run("models", "--registry", tmp_path, "--history")
+    assert [line.split()[6].rstrip(":") for line in shown.stdout.splitlines()] == [
+        "gate",
+        "rollback",
+        "operator",
+    ]
+
+
+def test_a_refused_candidate_is_kept_and_not_promoted(tmp_path):
+    """Exit code 3 without exploration; promote refuses it too, and force notes why."""
+    file = tmp_path / "rows.parquet"
+    write_parquet(file, served(Model.default(), 1_200, explored=0.0))
+    registry = tmp_path / "models"
+    found = retrain(file, registry, "--promote", "--least-outcomes", "40")
+    assert found.exit_code == 3, found.output
+    digest = json.loads(found.stdout)["candidate"]
+    assert Registry(registry).champion() is None
+    refused = run("promote", digest, "--registry", registry)
+    assert refused.exit_code == 3
+    assert "the gate refused it for quality" in refused.stderr
+    forced = run("promote", digest, "--registry", registry, "--force", "we know better", "--json")
+    assert forced.exit_code == 0
+    (change,) = Registry(registry).history()
+    assert (change.digest, change.how) == (digest, "force")
+    assert change.reason.startswith("we know better (the gate refused it for quality")
+
+
+def test_too_few_outcomes_have_an_exit_code_of_their_own(tmp_path):
+    """4, with the counts on standard error, and no model."""
+    file = tmp_path / "rows.parquet"
+    write_parquet(file, served(Model.default(), 60))
+    found = retrain(file, tmp_path / "models")
+    assert found.exit_code == 4
+    assert "needs at least 80 outcomes of each label" in found.stderr
+    assert Registry(tmp_path / "models").entries() == ()
+
+
+def test_rows_of_a_ledger_can_be_exported(tmp_path):
+    """--export writes what retrain would read, feedback included."""
+    ledger = Ledger.open(tmp_path / "ledger", clock=StillClock())
+    for number in range(3):
+        intent = an_intent(request_id=f"r{number}", started_time_s=START_S + number)
+        ledger.journal_intent(intent)
+        ledger.settle(a_settlement(intent))
+    ledger.feedback_blocking(
+        Feedback(
+            request_id="r1",
+            tenant="acme",
+            source="user",
+            verdict=Verdict.FLASH_SUFFICED,
+            score=None,
+            time_s=START_S + 9,
+        )
+    )
+    ledger.close_blocking()
+    file = tmp_path / "rows.parquet"
+    found = run("retrain", "--ledger", tmp_path / "ledger", "--export", file)
+    assert found.exit_code == 0, found.output
+    assert [(row.request_id, row.label) for row in from_parquet(file)] == [
+        ("r0", None),
+        ("r1", 0),
+        ("r2", None),
+    ]
+
+
+def test_an_artifact_nobody_judged_needs_force(tmp_path):
+    """promote takes a directory, adds it, and asks for a reason."""
+    shipped = artifacts.load(DEFAULT_DIRECTORY)
+    source = tmp_path / "own"
+    artifacts.save(source, msgspec.structs.replace(shipped.manifest, threshold=0.4), shipped.arrays)
+    registry = tmp_path / "models"
+    refused = run("promote", source, "--registry", registry)
+    assert refused.exit_code == 3
+    assert "no gate has judged it" in refused.stderr
+    assert run("promote", source, "--registry", registry, "--force", "trial").exit_code == 0
+    assert Registry(registry).champion_digest()
+
+
+def test_a_damaged_model_is_listed_as_such(tmp_path):
+    """models ends with 1 and names the fault."""
+    registry = Registry(tmp_path)
+    digest = registry.add(DEFAULT_DIRECTORY)
+    (tmp_path / digest / "manifest.json").write_text("{}")
+    found = run("models", "--registry", tmp_path)
+    assert found.exit_code == 1
+    assert "is not a classifier manifest" in found.stdout

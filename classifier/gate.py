@@ -12,7 +12,7 @@ depends on nothing but the evidence and the settings, so it can be repeated. Wha
 | slices | no slice (application, kind) is harmed by more than 2 points, Holm over slices |
 | golden | no example of the golden set that the champion routes rightly is routed wrongly |
 
-Calibration error is compared beyond chance because the estimate is never 0: a perfectly calibrated model shows some .05
+Calibration error is compared beyond chance because the estimate is never 0: a perfectly calibrated model shows some .07
 on 300 rows. The time a score takes is measured elsewhere: candidates have the champion's form.
 
 It does not know how the evidence was gathered, nor where models are kept.

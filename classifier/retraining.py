@@ -55,6 +55,7 @@ class RetrainingSettings:
         half_life_s: Age, against the newest row, at which an outcome counts half; None: age does not matter.
         grid: Settings to try; one is taken without a search.
         folds: Of the search, >= 2.
+        search_rows: Newest outcomes the search uses; what suits a few thousand suits more, and fits take minutes.
         gate: Limits of the gate.
         seed: Of folds and bootstraps.
         jobs: Tasks of the search at a time.
@@ -67,6 +68,7 @@ class RetrainingSettings:
     half_life_s: float | None = None
     grid: tuple[TrainingSettings, ...] = GRID
     folds: int = 3
+    search_rows: int = 4_000
     gate: GateSettings = field(default_factory=GateSettings)
     seed: int = 0
     jobs: int = 1
@@ -303,7 +305,7 @@ def _search(
     if len(settings.grid) == 1:
         return []
     return search(
-        outcomes,
+        outcomes[-settings.search_rows :],
         others,
         settings.grid,
         folds=settings.folds,

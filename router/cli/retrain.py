@@ -82,7 +82,7 @@ def retrain(
     export: Annotated[
         Path | None, typer.Option(help="Write the rows to this Parquet file and do nothing else.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings, TOML: ledger and classifier.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fit a candidate on what came of requests, judge it against the champion, keep it in the registry.
@@ -111,8 +111,7 @@ def retrain(
         seed=seed,
         jobs=jobs,
     )
-    directory = models.champion()
-    champion = Model.default() if directory is None else Model.load(directory)
+    champion = _champion(models, config)
     base = _labels(labels or [SEED_LABELS]) if base_weight else None
     try:
         found = _run(rows, champion, base, settings, distributed, max_rows, as_json)
@@ -129,6 +128,12 @@ def retrain(
         _show(found, promoted, registry)
     if not found.verdict.passed and not promoted:
         raise typer.Exit(REFUSED)
+
+
+def _champion(models: Registry, config: Path | None) -> Model:
+    """The model that serves: the registry's champion, else the settings' artifact, else the shipped one."""
+    directory = models.champion() or load_config(config).routing.classifier
+    return Model.load(directory) if directory else Model.default()
 
 
 def _promoted(models: Registry, digest: str, found: "Retrained", promote: bool, force: str) -> bool:

@@ -1,8 +1,9 @@
 """A candidate and a champion on requests neither was fitted on: the evidence for the gate, and the report for people.
 
 Both models score the features that were kept with each decision, and each score meets the cut that held for that very
-request (with its costs, its budget, its quality floor), so what is compared is what would have been decided. Requests
-on which the score did not decide stay where they were.
+request (with its costs, its budget, its quality floor), so what is compared is what would have been decided. Where that
+cut was the champion's own suggestion, the candidate's takes its place. Requests on which the score did not decide stay
+where they were.
 
 Two sets of rows, for two questions. Ranking and calibration: rows with a firm label. They are those Flash answered, for
 the most part, because only there the need is seen; which rows these are was decided by the features the scores are made
@@ -23,7 +24,7 @@ import numpy as np
 from classifier.artifact import Array
 from classifier.dataset import Dataset, LabelledFeatures
 from classifier.evaluation import calibration_error, evaluate
-from classifier.features import Features
+from classifier.features import STRUCTURE_NAMES, Features
 from classifier.gate import CalibrationError, Evidence, Slice
 from classifier.logged import LoggedRequest
 from classifier.model import Model
@@ -36,6 +37,7 @@ MOST_SLICES: Final = 12
 
 CURVE_SHARES: Final = tuple(step / 10 for step in range(11))
 _CHANCE_DRAWS: Final = 200
+_LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,18 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Requests with what both models say of them; arrays of shape (n,)."""
+    """Requests with what both models say of them; arrays of shape (n,).
+
+    Attributes:
+        candidate, champion: Scores.
+        thresholds: What (candidate, champion) suggest.
+    """
 
     rows: Sequence[LoggedRequest]
     features: Sequence[Features]
     candidate: Array
     champion: Array
+    thresholds: tuple[float, float]
 
     def part(self, rows: Bools) -> Scored:
         """Only some requests."""
@@ -68,11 +76,31 @@ class Scored:
             [self.features[row] for row in kept],
             self.candidate[rows],
             self.champion[rows],
+            self.thresholds,
         )
 
-    def policy(self, scores: Array) -> Bools:
-        """Whether each request would have gone to Opus with these scores."""
-        cuts = np.asarray([np.nan if row.threshold is None else row.threshold for row in self.rows])
+    @property
+    def cuts(self) -> Array:
+        """The cut that held for each request; not a number where the score did not decide."""
+        return np.asarray([np.nan if row.threshold is None else row.threshold for row in self.rows])
+
+    @property
+    def suggested(self) -> Bools:
+        """Whether the cut was the champion's own suggestion, so that the candidate's would take its place."""
+        fixed = np.asarray([row.answer_value_nano_usd is None for row in self.rows], dtype=np.bool_)
+        return fixed & (np.abs(self.cuts - self.thresholds[1]) < 1e-9)
+
+    @property
+    def one(self) -> Bools:
+        """Whether the candidate would have sent each request to Opus."""
+        return self._sent(self.candidate, np.where(self.suggested, self.thresholds[0], self.cuts))
+
+    @property
+    def other(self) -> Bools:
+        """Whether the champion would have."""
+        return self._sent(self.champion, self.cuts)
+
+    def _sent(self, scores: Array, cuts: Array) -> Bools:
         stayed = np.asarray([row.opus for row in self.rows], dtype=np.bool_)
         return np.where(np.isnan(cuts), stayed, scores >= cuts)
 
@@ -85,7 +113,33 @@ def scored(rows: Sequence[LoggedRequest], candidate: Model, champion: Model) -> 
         features,
         np.asarray([candidate.score_features(each).value for each in features]),
         np.asarray([champion.score_features(each).value for each in features]),
+        (candidate.manifest.threshold, champion.manifest.threshold),
     )
+
+
+def equal_cost_threshold(rows: Sequence[LoggedRequest], candidate: Model, champion: Model) -> float:
+    """The cut at which the candidate is expected to spend on Opus what the champion did at its own suggestion.
+
+    It is found from scores and expected costs alone, never from outcomes, so it may be found on the rows that judge.
+    Where no row was cut at the champion's suggestion it is the candidate's own threshold.
+    """
+    every = scored(rows, candidate, champion)
+    extra = np.asarray(
+        [
+            0.0
+            if row.opus_nano_usd is None or row.flash_nano_usd is None
+            else row.opus_nano_usd - row.flash_nano_usd
+            for row in rows
+        ]
+    )[every.suggested]
+    if not extra.sum() > 0.0:
+        return candidate.manifest.threshold
+    spent = extra[every.other[every.suggested]].sum()
+    scores = every.candidate[every.suggested]
+    order = np.argsort(-scores, kind="stable")
+    sent = int(np.searchsorted(np.cumsum(extra[order]), spent, side="right"))
+    bounds = np.concatenate([[1.0], scores[order], [0.0]])
+    return float(np.clip((bounds[sent] + bounds[sent + 1]) / 2.0, 0.01, 0.99))
 
 
 def judged(
@@ -113,7 +167,7 @@ def judged(
     trials, predicted = _quality_trials(seen, seen_share)
     quality = slices = None
     if trials is not None and predicted is not None:
-        one, other = seen.policy(seen.candidate), seen.policy(seen.champion)
+        one, other = seen.one, seen.other
         quality = lift(trials, one, other, predicted, seed=seed)
         slices = _slices(seen, trials, one, other, predicted, seed)
     cost, base = _costs(scored(alike, candidate, champion), seed)
@@ -188,7 +242,7 @@ def _costs(alike: Scored, seed: int) -> tuple[Estimate | None, float | None]:
         bounds=None,
     )
     expected = np.asarray([(row.flash_nano_usd, row.opus_nano_usd) for row in known.rows], dtype=np.float64)
-    one, other = known.policy(known.candidate), known.policy(known.champion)
+    one, other = known.one, known.other
     found = lift(trials, one, other, expected, seed=seed)
     return found.dr, value(trials, other, expected, seed=seed).value
 
@@ -321,7 +375,7 @@ def _point(
 
 def _length(features: Features) -> float:
     """Log length of the text."""
-    return features.structure[0]
+    return features.structure[_LENGTH]
 
 
 def _sessions(rows: Sequence[LoggedRequest]) -> Any:

@@ -28,7 +28,7 @@ from classifier import artifact as artifacts
 from classifier.artifact import Array, Artifact
 from classifier.card import Source, model_card, write_card
 from classifier.dataset import Dataset, Labelled, read
-from classifier.evidence import judged
+from classifier.evidence import equal_cost_threshold, judged
 from classifier.gate import GateSettings, Verdict, judge
 from classifier.logged import Collected, LoggedRequest
 from classifier.model import Model
@@ -56,6 +56,8 @@ class RetrainingSettings:
         grid: Settings to try; one is taken without a search.
         folds: Of the search, >= 2.
         search_rows: Newest outcomes the search uses; what suits a few thousand suits more, and fits take minutes.
+        equal_cost: Have the candidate suggest the threshold at which it costs what the champion costs; else it keeps
+            what training suggests. It matters where the settings leave the threshold to the classifier.
         gate: Limits of the gate.
         seed: Of folds and bootstraps.
         jobs: Tasks of the search at a time.
@@ -69,6 +71,7 @@ class RetrainingSettings:
     grid: tuple[TrainingSettings, ...] = GRID
     folds: int = 3
     search_rows: int = 4_000
+    equal_cost: bool = True
     gate: GateSettings = field(default_factory=GateSettings)
     seed: int = 0
     jobs: int = 1
@@ -170,6 +173,9 @@ def retrain(
     window = (slices.fit[0].time_s, slices.judge[-1].time_s)
     candidate = calibrated(fitted, slices.calibrate, {"champion": champion.digest, "window_s": list(window)})
     tell(0, 1, "judging")
+    if settings.equal_cost:
+        cut_at = equal_cost_threshold(cost_rows(collected, slices), candidate, champion)
+        candidate = noted(candidate, threshold=cut_at)
     verdict, report = judge_candidate(collected, slices, candidate, champion, settings)
     report["log"] = _log_report(collected, slices, window)
     report["search"] = [{"settings": asdict(each.settings), "losses": list(each.losses)} for each in tried]
@@ -192,11 +198,9 @@ def judge_candidate(
     collected: Collected, slices: Slices, candidate: Model, champion: Model, settings: RetrainingSettings
 ) -> tuple[Verdict, dict[str, Any]]:
     """Weigh any model against the champion on the newest slice, wherever it comes from."""
-    sessions = slices.judged_sessions
-    begins = min(row.time_s for row in slices.judge)
     found = judged(
         slices.judge,
-        [row for row in collected.alike() if row.session in sessions or _unjudged(row, begins)],
+        cost_rows(collected, slices),
         collected.seen_share,
         candidate,
         champion,
@@ -205,6 +209,13 @@ def judge_candidate(
     )
     verdict = judge(found.evidence, settings.gate)
     return verdict, found.report | {"verdict": verdict.to_dict()}
+
+
+def cost_rows(collected: Collected, slices: Slices) -> list[LoggedRequest]:
+    """Requests of the newest slice's time with and without an outcome, in their true proportion."""
+    sessions = slices.judged_sessions
+    begins_s = min(row.time_s for row in slices.judge)
+    return [row for row in collected.alike() if row.session in sessions or _unjudged(row, begins_s)]
 
 
 def _unjudged(row: LoggedRequest, begins_s: float) -> bool:
@@ -254,8 +265,8 @@ def base_rows(base: Dataset | None, weight: float) -> list[Labelled]:
     ]
 
 
-def calibrated(model: Model, rows: Sequence[LoggedRequest], noted: dict[str, Any]) -> Model:
-    """The model with its sigmoid bent to the firm labels of `rows`, and `noted` in its manifest's metrics.
+def calibrated(model: Model, rows: Sequence[LoggedRequest], about: dict[str, Any]) -> Model:
+    """The model with its sigmoid bent to the firm labels of `rows`, and `about` in its manifest's metrics.
 
     The new score is sigmoid(a x + b) of the old one's logit x, with a and b fitted under a pull to 1 and 0 as strong as
     one row: few rows change little. The order of scores never changes (a > 0).
@@ -268,12 +279,17 @@ def calibrated(model: Model, rows: Sequence[LoggedRequest], noted: dict[str, Any
         labels = np.asarray([row.label for row in firm], dtype=np.float64)
         weights = np.asarray([row.weight for row in firm])
         slope, shift = _bend(logit(np.clip(scores, 1e-9, 1.0 - 1e-9)), labels, weights)
-    changed = msgspec.structs.replace(
-        manifest,
+    return noted(
+        model,
         calibration_slope=slope * manifest.calibration_slope,
         calibration_intercept=slope * manifest.calibration_intercept + shift,
-        metrics=manifest.metrics | {"retrained": noted | {"calibrated_on": len(firm)}},
+        metrics=manifest.metrics | {"retrained": about | {"calibrated_on": len(firm)}},
     )
+
+
+def noted(model: Model, **changes: Any) -> Model:
+    """The model with fields of its manifest changed, and so of another digest."""
+    changed = msgspec.structs.replace(model.manifest, **changes)
     digest = artifacts.digest_of(artifacts.encode_manifest(changed))
     return Model(Artifact(manifest=changed, digest=digest, arrays=model.artifact.arrays))
 

@@ -64,6 +64,13 @@ def retrain(
     cost_tolerance: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Change of cost that counts as equal, as a share.")
     ] = 0.02,
+    keep_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--keep-threshold",
+            help="Let the candidate suggest what training does, not the threshold of equal cost.",
+        ),
+    ] = False,
     always_valid: Annotated[
         bool, typer.Option("--always-valid", help="Bounds that hold however often you look (wider).")
     ] = False,
@@ -107,6 +114,7 @@ def retrain(
         base_weight=base_weight,
         half_life_s=None if half_life_days is None else half_life_days * 86_400.0,
         grid=(BASE,) if quick else GRID,
+        equal_cost=not keep_threshold,
         gate=GateSettings(cost_tolerance=cost_tolerance, always_valid=always_valid),
         seed=seed,
         jobs=jobs,
@@ -221,6 +229,11 @@ def _show(found: "Retrained", promoted: bool, registry: Path) -> None:
         f" calibrated on {rows['calibrate']:,}, judged on the newest {rows['judge']:,}",
         highlight=False,
     )
+    if log["without_features"]:
+        console.print(
+            f"{log['without_features']:,} requests were left out: without features, or of another version",
+            highlight=False,
+        )
     table = Table("", "AUROC", "95 %", "calibration error", "Brier")
     for name in ("candidate", "champion"):
         if figures := held_out.get(name):

@@ -52,7 +52,7 @@ def served(
     start_s: float = 0.0,
     judged: float = 0.8,
 ) -> list[LoggedRequest]:
-    """Rows of `count` requests, two a session, that the model decided at .5 with exploration.
+    """Rows of `count` requests, two a session, that the model decided at its own threshold with exploration.
 
     Args:
         explored: Share of requests whose route is drawn by a coin.
@@ -69,7 +69,8 @@ def _served(
     features = extract(Sample.bounded(text=text, application=draw.choice(("helpdesk", "office"))))
     score = model.score_features(features).value
     coin = draw.random() < explored
-    greedy = score >= 0.5
+    cut = model.manifest.threshold
+    greedy = score >= cut
     opus = draw.random() < 0.5 if coin else greedy
     flash_good, opus_good = draw.random() < (0.1 if needs_opus else 0.97), draw.random() < 0.97
     outcome = outcome_of(Route.FLASH, "", "", [])
@@ -89,7 +90,7 @@ def _served(
         kind=kind_of(features),
         features=features.pack(),
         score=score,
-        threshold=0.5,
+        threshold=cut,
         opus=opus,
         propensity=1.0 - explored / 2 if opus == greedy else explored / 2,
         explored=coin,

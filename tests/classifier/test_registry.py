@@ -161,6 +161,18 @@ def test_a_tampered_source_never_enters(tmp_path: Path) -> None:
     assert registry.entries() == ()
 
 
+def test_a_crash_while_adding_leaves_no_model(tmp_path: Path, sources: list[Path], monkeypatch) -> None:
+    """Neither half a model under its name nor rubbish beside it; the next try succeeds."""
+    registry = Registry(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", _crash)
+        with pytest.raises(_Crash):
+            registry.add(sources[0])
+    assert registry.entries() == ()
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+    assert registry.add(sources[0]) == registry.entries()[0].digest
+
+
 @pytest.mark.parametrize("text", ['{"digest": 1}\n', "not json\n", '{"time_s":1,"digest":"aaaaaaaaaaaa"}\n'])
 def test_a_damaged_history_is_an_error_not_a_guess(text: str, tmp_path: Path) -> None:
     """The shipped model is not served by mistake because a file is damaged."""

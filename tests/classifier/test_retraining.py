@@ -4,12 +4,15 @@ import json
 import warnings
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from classifier import artifact as artifacts
 from classifier.artifact import Artifact
 from classifier.dataset import read
+from classifier.evidence import equal_cost_threshold, scored
+from classifier.features import Features
 from classifier.logged import collect
 from classifier.model import Model
 from classifier.registry import CARD_NAME, REPORT_NAME, Registry
@@ -18,6 +21,7 @@ from classifier.retraining import (
     TooFewOutcomes,
     base_rows,
     calibrated,
+    cost_rows,
     cut,
     judge_candidate,
     outcome_rows,
@@ -121,6 +125,34 @@ def test_the_champion_against_itself_changes_nothing(log, champion):
     verdict, report = judge_candidate(log, cut(log.labelled, SETTINGS), champion, champion, SETTINGS)
     assert report["evidence"]["quality"]["dr"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert {each.name for each in verdict.conditions if not each.passed} <= {"calibration"}
+
+
+def test_the_candidate_costs_what_the_champion_does(retrained, log, champion):
+    """Its threshold is the one of equal cost, found without looking at outcomes; the champion's own for itself."""
+    rows = cost_rows(log, cut(log.labelled, SETTINGS))
+    threshold = equal_cost_threshold(rows, retrained.candidate, champion)
+    assert retrained.candidate.manifest.threshold == threshold
+    shares = {}
+    for model, at in ((retrained.candidate, threshold), (champion, champion.manifest.threshold)):
+        sent = [model.score_features(Features.unpack(row.features)).value >= at for row in rows]
+        shares[model.digest] = sum(sent)
+    assert abs(shares[champion.digest] - shares[retrained.candidate.digest]) <= 1
+    blind = [msgspec.structs.replace(row, label=None, quality=None, weight=0.0, evidence="") for row in rows]
+    assert equal_cost_threshold(blind, retrained.candidate, champion) == threshold
+    other = [msgspec.structs.replace(row, threshold=0.123) for row in rows]
+    assert equal_cost_threshold(other, retrained.candidate, champion) == threshold
+
+
+def test_a_cut_of_the_operators_own_holds_for_both(log, champion, retrained):
+    """Where a budget or a value moved the cut, the candidate's suggestion changes nothing."""
+    rows = [msgspec.structs.replace(row, threshold=0.31) for row in log.labelled[:200]]
+    found = scored(rows, retrained.candidate, champion)
+    assert not found.suggested.any()
+    assert found.one.tolist() == (found.candidate >= 0.31).tolist()
+    forced = scored(
+        [msgspec.structs.replace(row, threshold=None) for row in rows], retrained.candidate, champion
+    )
+    assert forced.one.tolist() == forced.other.tolist() == [row.opus for row in rows]
 
 
 def test_too_few_outcomes_are_told_with_counts(champion):

@@ -24,20 +24,17 @@ import numpy as np
 from classifier.artifact import Array
 from classifier.dataset import Dataset, LabelledFeatures
 from classifier.evaluation import calibration_error, evaluate
-from classifier.features import STRUCTURE_NAMES, Features
 from classifier.gate import CalibrationError, Evidence, Slice
 from classifier.logged import LoggedRequest
 from classifier.model import Model
 from classifier.offpolicy import Bools, Estimate, Trials, lift, observed_propensity, outcome_model, value
+from classifier.scored import Scored, log_length, parts_of, scored, session_numbers
 
-LEAST_SLICE_ROWS: Final = 60
 LEAST_SLICE_SESSIONS: Final = 20
-MOST_SLICES: Final = 12
-"""Of one dimension, the largest; what is smaller cannot be judged."""
+"""Sessions a slice needs for an interval over sessions to mean anything."""
 
 CURVE_SHARES: Final = tuple(step / 10 for step in range(11))
 _CHANCE_DRAWS: Final = 200
-_LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,95 +48,6 @@ class Judged:
 
     evidence: Evidence
     report: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Requests with what both models say of them; arrays of shape (n,).
-
-    Attributes:
-        candidate, champion: Scores.
-        thresholds: What (candidate, champion) suggest.
-    """
-
-    rows: Sequence[LoggedRequest]
-    features: Sequence[Features]
-    candidate: Array
-    champion: Array
-    thresholds: tuple[float, float]
-
-    def part(self, rows: Bools) -> Scored:
-        """Only some requests."""
-        kept = np.nonzero(rows)[0].tolist()
-        return Scored(
-            [self.rows[row] for row in kept],
-            [self.features[row] for row in kept],
-            self.candidate[rows],
-            self.champion[rows],
-            self.thresholds,
-        )
-
-    @property
-    def cuts(self) -> Array:
-        """The cut that held for each request; not a number where the score did not decide."""
-        return np.asarray([np.nan if row.threshold is None else row.threshold for row in self.rows])
-
-    @property
-    def suggested(self) -> Bools:
-        """Whether the cut was the champion's own suggestion, so that the candidate's would take its place."""
-        fixed = np.asarray([row.answer_value_nano_usd is None for row in self.rows], dtype=np.bool_)
-        return fixed & (np.abs(self.cuts - self.thresholds[1]) < 1e-9)
-
-    @property
-    def one(self) -> Bools:
-        """Whether the candidate would have sent each request to Opus."""
-        return self._sent(self.candidate, np.where(self.suggested, self.thresholds[0], self.cuts))
-
-    @property
-    def other(self) -> Bools:
-        """Whether the champion would have."""
-        return self._sent(self.champion, self.cuts)
-
-    def _sent(self, scores: Array, cuts: Array) -> Bools:
-        stayed = np.asarray([row.opus for row in self.rows], dtype=np.bool_)
-        return np.where(np.isnan(cuts), stayed, scores >= cuts)
-
-
-def scored(rows: Sequence[LoggedRequest], candidate: Model, champion: Model) -> Scored:
-    """Score each request by both models; rows must have features."""
-    features = [Features.unpack(row.features) for row in rows]
-    return Scored(
-        rows,
-        features,
-        np.asarray([candidate.score_features(each).value for each in features]),
-        np.asarray([champion.score_features(each).value for each in features]),
-        (candidate.manifest.threshold, champion.manifest.threshold),
-    )
-
-
-def equal_cost_threshold(rows: Sequence[LoggedRequest], candidate: Model, champion: Model) -> float:
-    """The cut at which the candidate is expected to spend on Opus what the champion did at its own suggestion.
-
-    It is found from scores and expected costs alone, never from outcomes, so it may be found on the rows that judge.
-    Where no row was cut at the champion's suggestion it is the candidate's own threshold.
-    """
-    every = scored(rows, candidate, champion)
-    extra = np.asarray(
-        [
-            0.0
-            if row.opus_nano_usd is None or row.flash_nano_usd is None
-            else row.opus_nano_usd - row.flash_nano_usd
-            for row in rows
-        ]
-    )[every.suggested]
-    if not extra.sum() > 0.0:
-        return candidate.manifest.threshold
-    spent = extra[every.other[every.suggested]].sum()
-    scores = every.candidate[every.suggested]
-    order = np.argsort(-scores, kind="stable")
-    sent = int(np.searchsorted(np.cumsum(extra[order]), spent, side="right"))
-    bounds = np.concatenate([[1.0], scores[order], [0.0]])
-    return float(np.clip((bounds[sent] + bounds[sent + 1]) / 2.0, 0.01, 0.99))
 
 
 def judged(
@@ -214,9 +122,9 @@ def _quality_trials(seen: Scored, seen_share: tuple[float, float]) -> tuple[Tria
         opus=opus,
         propensity=observed_propensity(logged, opus, seen_share),
         reward=np.asarray([row.quality for row in seen.rows], dtype=np.float64),
-        session=_sessions(seen.rows),
+        session=session_numbers(seen.rows),
     )
-    lengths = np.asarray([_length(row) for row in seen.features])
+    lengths = np.asarray([log_length(row) for row in seen.features])
     columns = np.column_stack([2 * seen.champion - 1, 2 * seen.candidate - 1, lengths / 5 - 1])
     return trials, outcome_model(columns, trials)
 
@@ -238,7 +146,7 @@ def _costs(alike: Scored, seed: int) -> tuple[Estimate | None, float | None]:
         opus=np.asarray([row.opus for row in known.rows], dtype=np.bool_),
         propensity=np.asarray([row.propensity for row in known.rows]),
         reward=np.asarray([row.cost_nano_usd for row in known.rows], dtype=np.float64),
-        session=_sessions(known.rows),
+        session=session_numbers(known.rows),
         bounds=None,
     )
     expected = np.asarray([(row.flash_nano_usd, row.opus_nano_usd) for row in known.rows], dtype=np.float64)
@@ -251,26 +159,11 @@ def _slices(
     seen: Scored, trials: Trials, one: Bools, other: Bools, predicted: Array, seed: int
 ) -> list[Slice]:
     found = []
-    for dimension, name, mine in _parts(seen.rows):
+    for dimension, name, mine in parts_of(seen.rows):
         part = trials.part(mine)
         if len(np.unique(part.session)) >= LEAST_SLICE_SESSIONS:
             estimate = lift(part, one[mine], other[mine], predicted[mine], seed=seed).dr
             found.append(Slice(dimension=dimension, name=name, rows=int(mine.sum()), lift=estimate))
-    return found
-
-
-def _parts(rows: Sequence[LoggedRequest]) -> list[tuple[str, str, Bools]]:
-    """(dimension, name, rows) of every part large enough, the largest of each dimension first."""
-    found: list[tuple[str, str, Bools]] = []
-    for dimension in ("application", "kind"):
-        names = np.asarray([getattr(row, dimension) for row in rows])
-        values, counts = np.unique(names, return_counts=True)
-        largest = np.argsort(-counts, kind="stable")[:MOST_SLICES]
-        found += [
-            (dimension, str(values[place]), names == values[place])
-            for place in largest
-            if counts[place] >= LEAST_SLICE_ROWS and values[place]
-        ]
     return found
 
 
@@ -309,7 +202,7 @@ def report_of(
         }
     parts = [
         {"dimension": dimension, "name": name} | _ranking(rows, firm, mine, seed)
-        for dimension, name, mine in _parts(firm.rows)
+        for dimension, name, mine in parts_of(firm.rows)
     ]
     curve = [] if trials is None or predicted is None else _curve(seen, trials, predicted, seed)
     return {
@@ -347,7 +240,7 @@ def _curve(seen: Scored, trials: Trials, predicted: Array, seed: int) -> list[di
         ],
         dtype=np.float64,
     )
-    length = np.asarray([_length(row) for row in seen.features])
+    length = np.asarray([log_length(row) for row in seen.features])
     scorers = {"candidate": seen.candidate, "champion": seen.champion, "length": length}
     return [
         _point(name, scores, share, costs, trials, predicted, seed)
@@ -371,12 +264,3 @@ def _point(
         "quality_high": quality.high,
         "cost_nano_usd": None if np.isnan(paid).any() else float(paid.mean()),
     }
-
-
-def _length(features: Features) -> float:
-    """Log length of the text."""
-    return features.structure[_LENGTH]
-
-
-def _sessions(rows: Sequence[LoggedRequest]) -> Any:
-    return np.unique(np.asarray([row.session for row in rows]), return_inverse=True)[1].astype(np.int64)

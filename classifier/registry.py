@@ -10,7 +10,8 @@ no lock, and a crash at any step leaves the champion before or the champion afte
 before they are promoted and before a rollback returns to them; one under a name that is not its digest is foreign
 and refused. An artifact never changes once it is in.
 
-No champion means: the model that ships with the package serves. The way back ends there.
+No champion means: the model that serves without a registry, the one that ships unless settings name another. The way
+back ends there; in messages it is called the shipped model.
 
 It does not know the clock (times are passed in), nor whether a candidate deserves to be promoted: that is `gate`. It
 guards against damage and accidents, not against someone who may write the directory. `flock` does not work over every

@@ -28,11 +28,12 @@ from classifier import artifact as artifacts
 from classifier.artifact import Array, Artifact
 from classifier.card import Source, model_card, write_card
 from classifier.dataset import Dataset, Labelled, read
-from classifier.evidence import equal_cost_threshold, judged
+from classifier.evidence import judged
 from classifier.gate import GateSettings, Verdict, judge
 from classifier.logged import Collected, LoggedRequest
 from classifier.model import Model
 from classifier.registry import REPORT_NAME
+from classifier.scored import equal_cost_threshold
 from classifier.search import GRID, Progress, Tried, search
 from classifier.training import TrainingSettings, fit
 

@@ -11,7 +11,6 @@ import pytest
 from classifier import artifact as artifacts
 from classifier.artifact import Artifact
 from classifier.dataset import read
-from classifier.evidence import equal_cost_threshold, scored
 from classifier.features import Features
 from classifier.logged import collect
 from classifier.model import Model
@@ -27,6 +26,7 @@ from classifier.retraining import (
     outcome_rows,
     retrain,
 )
+from classifier.scored import equal_cost_threshold, scored
 from classifier.search import BASE, NoCluster, on_cluster, search
 from classifier.training import SEED_PATH
 from tests.classifier.drifted import served

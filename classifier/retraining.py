@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -132,6 +133,7 @@ class Retrained:
                 for each in self.verdict.conditions
             ),
             "The log": _log_section(self.report["log"]),
+            "By application and kind": _slices_section(self.report["slices"]),
         }
         figures = self.report["held_out"].get("candidate", {})
         write_card(directory, model_card(saved, sources=self.sources, figures=figures, sections=sections))
@@ -359,8 +361,36 @@ def _log_section(log: dict[str, Any]) -> str:
     return (
         f"{log['requests']} decided requests, {log['with_outcome']} with an outcome kept; fitted on {rows['fit']},"
         f" calibrated on {rows['calibrate']}, judged on the newest {rows['judge']}, {log['explored']} of them explored."
+        f" Requests from {_day(log['window_s'][0])} to {_day(log['window_s'][1])}."
         f" Answers judged: {shares['flash']:.1%} of Flash's, {shares['opus']:.1%} of Opus's."
     )
+
+
+def _slices_section(slices: Sequence[dict[str, Any]]) -> str:
+    if not slices:
+        return "No part of the traffic was large enough to judge."
+    rows = [
+        f"| {part['dimension']} {part['name']} | {part['rows']} | {part['needed_rows']} |"
+        f" {_ranking(part['candidate'])} | {_ranking(part['champion'])} | {_figure(part['length_auroc'])} |"
+        for part in slices
+    ]
+    head = (
+        "| part | rows | needed Opus | AUROC [95 %], calibration error | the champion's | AUROC of length |"
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def _ranking(figures: dict[str, Any]) -> str:
+    low, high = _figure(figures["auroc_low"]), _figure(figures["auroc_high"])
+    return f"{_figure(figures['auroc'])} [{low}, {high}], {_figure(figures['ece'])}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _day(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).date().isoformat()
 
 
 def _silent(done: int, total: int, what: str) -> None:

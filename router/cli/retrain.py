@@ -247,6 +247,8 @@ def _show(found: "Retrained", promoted: bool, registry: Path) -> None:
     if figures := held_out.get("candidate"):
         table.add_row("prompt length alone", _number(figures["length_auroc"]), "", "", "")
     console.print(table)
+    if found.report["curve"]:
+        console.print(_curve(found.report["curve"]))
     for condition in found.verdict.conditions:
         mark = "passed" if condition.passed else "FAILED"
         console.print(f"{mark} {condition.name}: {condition.figures}", highlight=False, markup=False)
@@ -261,6 +263,16 @@ def _show(found: "Retrained", promoted: bool, registry: Path) -> None:
     console.print(
         f"{digest} {what}; card and report are in {registry / digest}", highlight=False, markup=False
     )
+
+
+def _curve(points: list[dict[str, Any]]) -> Table:
+    """Estimated quality by share of requests on Opus, highest scores first."""
+    table = Table("on Opus", "candidate", "champion", "prompt length", title="quality, estimated")
+    quality = {(point["scores"], point["opus_share"]): point["quality"] for point in points}
+    for share in sorted({share for _, share in quality}):
+        shown = [f"{quality[name, share]:.3f}" for name in ("candidate", "champion", "length")]
+        table.add_row(f"{share:.0%}", *shown)
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -213,6 +213,8 @@ def test_a_candidate_enters_the_registry_with_card_and_report(retrained, tmp_pat
     card = (registry.path / digest / CARD_NAME).read_text()
     assert "passed quality: lift +" in card
     assert "production outcomes" in card
+    assert "| application helpdesk |" in card
+    assert "Requests from 1970-01-01 to 1970-01-02." in card
     assert json.loads((registry.path / digest / REPORT_NAME).read_text())["candidate"] == digest
     assert artifacts.load(registry.path / digest).manifest.metrics["retrained"]["champion"]
 

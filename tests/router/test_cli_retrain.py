@@ -1,5 +1,6 @@
 """The verbs of the loop: retrain, models, promote, rollback, with exit codes that mean something."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from classifier import artifact as artifacts
+from classifier.logged import LoggedRequest
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.registry import CARD_NAME, Registry
 from router.cli import app
+from router.cost import Cost
 from router.feedback import Feedback, Verdict
-from router.ledger import Ledger
+from router.ledger import Ledger, LedgerSettings
+from router.settlement import DecisionRecord
 from router.training_log import from_parquet, write_parquet
 from tests.classifier.drifted import served
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
@@ -81,6 +85,15 @@ def test_a_refused_candidate_is_kept_and_not_promoted(tmp_path):
     assert change.reason.startswith("we know better (the gate refused it for quality")
 
 
+def test_people_get_tables_and_every_condition(log, tmp_path):
+    """Without --json: both models beside prompt length, the curve, each condition, where the model is."""
+    found = run("retrain", "--parquet", log, "--registry", tmp_path, "--quick")
+    assert found.exit_code == 0, found.output
+    for expected in ("prompt length alone", "quality, estimated", "passed golden", "is kept as a candidate"):
+        assert expected in found.stdout
+    assert Registry(tmp_path).champion() is None
+
+
 def test_too_few_outcomes_have_an_exit_code_of_their_own(tmp_path):
     """4, with the counts on standard error, and no model."""
     file = tmp_path / "rows.parquet"
@@ -117,6 +130,67 @@ def test_rows_of_a_ledger_can_be_exported(tmp_path):
         ("r1", 0),
         ("r2", None),
     ]
+
+
+async def _keep(directory: Path, rows: list[LoggedRequest]) -> None:
+    """Book rows as the service would: intent, settlement with its decision, feedback."""
+    settings = LedgerSettings(interval_s=0.001, sync=False)
+    ledger = Ledger.open(directory, clock=StillClock(), settings=settings)
+    for row in rows:
+        route = "opus" if row.opus else "flash"
+        intent = an_intent(
+            request_id=row.request_id,
+            route=route,
+            session=row.session,
+            application=row.application,
+            started_time_s=START_S + row.time_s,
+        )
+        decision = DecisionRecord(
+            route=route,
+            reason=row.reason,
+            score=row.score,
+            threshold=row.threshold,
+            propensity=row.propensity,
+            model_digest=row.model_digest,
+            expected_flash_nano_usd=row.flash_nano_usd,
+            expected_opus_nano_usd=row.opus_nano_usd,
+            features=row.features,
+            explored=row.explored,
+        )
+        cost = Cost(output_text_nano_usd=row.cost_nano_usd)
+        ledger.journal_intent(intent)
+        ledger.settle(a_settlement(intent, decision=decision, cost=cost))
+    async with asyncio.TaskGroup() as judges:
+        for row in rows:
+            if row.evidence:
+                verdict = Verdict(row.evidence)
+                feedback = Feedback(
+                    request_id=row.request_id,
+                    tenant="acme",
+                    source="user",
+                    verdict=verdict,
+                    score=None,
+                    time_s=START_S + row.time_s + 9,
+                )
+                judges.create_task(ledger.feedback(feedback))
+    await ledger.close()
+
+
+def test_a_ledger_and_its_export_retrain_alike(tmp_path):
+    """What the service booked, read directly and by way of Parquet: the same evidence and the same verdict."""
+    rows = served(Model.default(), 1_200, seed=3)
+    asyncio.run(_keep(tmp_path / "ledger", rows))
+    more = ("--quick", "--json", "--least-outcomes", "60")
+    direct = run("retrain", "--ledger", tmp_path / "ledger", "--registry", tmp_path / "one", *more)
+    file = tmp_path / "rows.parquet"
+    assert run("retrain", "--ledger", tmp_path / "ledger", "--export", file).exit_code == 0
+    exported = retrain(file, tmp_path / "two", "--least-outcomes", "60")
+    assert direct.exit_code == exported.exit_code == 0, direct.output
+    one, two = json.loads(direct.stdout), json.loads(exported.stdout)
+    for name in ("evidence", "verdict", "log", "held_out", "curve"):
+        assert one[name] == two[name]
+    assert one["log"]["requests"] == 1_200
+    assert one["evidence"]["quality"]["dr"]["low"] > 0.0
 
 
 def test_an_artifact_nobody_judged_needs_force(tmp_path):

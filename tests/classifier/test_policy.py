@@ -8,7 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from classifier.exploration import draw_of
 from classifier.policy import (
+    NO_BUDGET,
+    Budget,
     Constraints,
     Decision,
     Incapable,
@@ -335,3 +338,159 @@ def test_a_forced_route_that_cannot_is_not_sent_to_one_that_cannot_either() -> N
     ):
         with pytest.raises(NoRoute, match=words):
             decide(scored(0.5), COSTS, Constraints(forced_route=OPUS, incapable=incapable), NEW, SETTINGS)
+
+
+budgets = st.builds(Budget, answer_value_nano_usd=st.none() | st.integers(1, 10**6), opus_fits=st.booleans())
+draws = st.none() | st.floats(0, 1, exclude_max=True)
+
+
+@given(scores, costs, constraints, sessions, settings_, budgets, draws, st.floats(0, 1))
+def test_neither_budget_nor_draw_breaks_a_limit(
+    score: Score | None,
+    c: RouteCosts,
+    k: Constraints,
+    s: SessionState,
+    p: PolicySettings,
+    b: Budget,
+    draw: float | None,
+    share: float,
+) -> None:
+    """Whatever money and chance say: limits hold, forced routes and loops stay, nobody is refused for money."""
+    p = replace(p, exploration_share=share)
+    plain = attempt(score, c, k, s, p)
+    if isinstance(plain, NoRoute):
+        with pytest.raises(NoRoute) as caught:
+            decide(score, c, k, s, p, b, draw)
+        assert caught.value.reason is plain.reason
+        return
+    decision = decide(score, c, k, s, p, b, draw)
+    assert k.forced_route in (None, decision.route)
+    for route in filter(None, (decision.route, decision.fallback)):
+        assert k.why_incapable(route) is None
+        assert route not in k.open_circuits
+        ceiling, cost = k.cost_ceiling_nano_usd, c.of(route)
+        assert ceiling is None or (cost is not None and cost <= ceiling)
+    assert decision.fallback is not decision.route
+    if plain.reason in (Reason.FORCED, Reason.CAPABILITY, Reason.OPEN_CIRCUIT, Reason.TOOL_LOOP):
+        assert (decision.route, decision.reason) == (plain.route, plain.reason)
+    if decision.reason is Reason.BUDGET and not b.opus_fits:
+        assert decision.route is FLASH
+    assert decision.flips is not None
+
+
+@given(
+    st.floats(0, 1).map(scored),
+    costs,
+    constraints,
+    sessions,
+    settings_,
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+)
+def test_a_lower_value_never_adds_opus(
+    score: Score, c: RouteCosts, k: Constraints, s: SessionState, p: PolicySettings, one: int, two: int
+) -> None:
+    """Worth less, no request moves from Flash to Opus; nor does an exhausted budget move any."""
+    assume(c.opus_nano_usd is not None and c.flash_nano_usd is not None)
+    low, high = sorted((one, two))
+    try:
+        rich = decide(score, c, k, s, p, Budget(high))
+    except NoRoute:
+        return
+    poor, broke = (decide(score, c, k, s, p, b) for b in (Budget(low), Budget(high, opus_fits=False)))
+    assert (poor.route is OPUS) <= (rich.route is OPUS)
+    assert (broke.route is OPUS) <= (rich.route is OPUS)
+
+
+@given(
+    st.floats(0, 1).map(scored), costs, settings_, budgets, st.floats(1e-6, 1), st.none() | st.floats(0, 1)
+)
+def test_propensities_of_both_outcomes_sum_to_one(
+    score: Score, c: RouteCosts, p: PolicySettings, b: Budget, share: float, band: float | None
+) -> None:
+    """Drawn or not, a route's propensity is its chance under the mix; over draws each comes out that often."""
+    p = replace(p, exploration_share=share, exploration_band=band)
+    greedy = decide(score, c, FREE, NEW, p, b)
+    outcomes = [decide(score, c, FREE, NEW, p, b, (i + 0.5) / 1000) for i in range(0, 1000, 7)]
+    outcomes += [decide(score, c, FREE, NEW, p, b, draw) for draw in (0.0, share / 2, min(share, 1 - 1e-9))]
+    chances = {each.route: each.propensity for each in outcomes}
+    if not greedy.explorable:
+        assert set(chances.items()) == {(greedy.route, 1.0)}
+        assert not any(each.explored for each in outcomes)
+        return
+    assert greedy.propensity == chances[greedy.route] == 1 - share / 2
+    assert chances[greedy.route.other] == share / 2
+    assert sum(chances.values()) == pytest.approx(1)
+    for each in outcomes:
+        assert each.explored == (each.reason is Reason.EXPLORATION)
+        assert each.explored or each.route is greedy.route
+
+
+def test_a_draw_takes_each_route_as_often_as_its_propensity_says() -> None:
+    """Over the ids of ten thousand requests, at 20 %: a fifth is marked, half of it on the other route."""
+    p = PolicySettings(exploration_share=0.2)
+    found = [decide(scored(0.1), COSTS, FREE, NEW, p, NO_BUDGET, draw_of(f"r-{i}")) for i in range(10_000)]
+    assert sum(each.explored for each in found) == pytest.approx(2_000, abs=120)
+    assert sum(each.route is OPUS for each in found) == pytest.approx(1_000, abs=90)
+    other = next(each for each in found if each.route is OPUS)
+    assert (other.propensity, other.overridden, other.fallback) == (
+        0.1,
+        (Reason.SCORE_BELOW_THRESHOLD,),
+        FLASH,
+    )
+    assert other.flips[0] == "no draw: score_below_threshold would choose flash"
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "p", "b"),
+    [
+        (Constraints(forced_route=OPUS), NEW, SETTINGS, NO_BUDGET),
+        (Constraints(exploration_allowed=False), NEW, SETTINGS, NO_BUDGET),
+        (Constraints(open_circuits=frozenset({OPUS})), NEW, SETTINGS, NO_BUDGET),
+        (Constraints(cost_ceiling_nano_usd=5_000), NEW, SETTINGS, NO_BUDGET),
+        (FREE, LOOP, SETTINGS, NO_BUDGET),
+        (FREE, SessionState(previous_route=OPUS, is_follow_up=True), SETTINGS, NO_BUDGET),
+        (FREE, NEW, SETTINGS, Budget(opus_fits=False)),
+        (FREE, NEW, PolicySettings(exploration_band=0.2), NO_BUDGET),
+    ],
+)
+def test_only_safe_requests_are_drawn(k: Constraints, s: SessionState, p: PolicySettings, b: Budget) -> None:
+    """What anything but the score bound, what the caller forbade, and what is far from the cut stays as decided."""
+    decision = decide(scored(0.1), COSTS, k, s, replace(p, exploration_share=1.0), b, 0.0)
+    assert (decision.explorable, decision.explored, decision.propensity) == (False, False, 1.0)
+
+
+def test_a_budget_is_the_reason_only_where_it_changed_the_outcome() -> None:
+    """The same side as the configured cut: the score's own reason; the other: the budget's. Its price is told."""
+    poor, rich = Budget(8_000), Budget(80_000)  # cuts at 1 and .1
+    for value, b, route, reason in (
+        (0.6, poor, FLASH, Reason.BUDGET),
+        (0.6, rich, OPUS, Reason.SCORE_ABOVE_THRESHOLD),
+        (0.3, rich, OPUS, Reason.BUDGET),
+        (0.3, poor, FLASH, Reason.SCORE_BELOW_THRESHOLD),
+    ):
+        decision = decide(scored(value), COSTS, FREE, NEW, SETTINGS, b)
+        assert (decision.route, decision.reason) == (route, reason)
+        assert decision.by_score
+        assert decision.answer_value_nano_usd == b.answer_value_nano_usd
+
+
+def test_an_exhausted_budget_takes_flash_but_keeps_promises() -> None:
+    """Free requests go to Flash; loops, forced routes, what only Opus can do or does no dearer are served."""
+    out = Budget(opus_fits=False)
+    cheap = RouteCosts(flash_nano_usd=5, opus_nano_usd=4)
+    only_opus = Constraints(incapable=(Incapable(route=FLASH, why="pdf"),))
+    cases = (
+        (COSTS, FREE, NEW, FLASH, Reason.BUDGET),
+        (COSTS, FREE, SessionState(previous_route=OPUS, is_follow_up=True), FLASH, Reason.BUDGET),
+        (COSTS, FREE, LOOP, OPUS, Reason.TOOL_LOOP),
+        (COSTS, Constraints(forced_route=OPUS), NEW, OPUS, Reason.FORCED),
+        (COSTS, only_opus, NEW, OPUS, Reason.CAPABILITY),
+        (cheap, FREE, NEW, OPUS, Reason.COST_INVERSION),
+    )
+    for c, k, s, route, reason in cases:
+        decision = decide(scored(0.9), c, k, s, SETTINGS, out)
+        assert (decision.route, decision.reason) == (route, reason)
+    exhausted = decide(scored(0.9), COSTS, FREE, NEW, SETTINGS, out)
+    assert not exhausted.by_score
+    assert exhausted.flips[0] == "a budget with room for Opus: score_above_threshold would choose opus"

@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from cache.prompt import CacheScope
 from cache.rules import rules_for
 from cache.tokens import TokenEstimator
 from classifier.policy import PolicySettings
+from classifier.profile import DAY_S
 from classifier.route import Route
 from router import attributes as names
 from router.applications import Applications
@@ -39,19 +41,22 @@ from router.hedge import Hedging
 from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
 from router.learning import Learning, watching
-from router.ledger import Ledger, LedgerSettings
+from router.ledger import Filter, Ledger, LedgerSettings
 from router.misses import MissMemory
+from router.money import NANO_PER_USD
 from router.operator_service import OperatorService
 from router.padding import Padding, Paddings
 from router.patience import Patience
 from router.preparation import Preparation, RoutingSettings
 from router.pricing import PriceTable
+from router.returns import Returns
 from router.server import Server, Services
 from router.service import RouterService
 from router.session_book import SessionBook
 from router.session_service import SessionService
 from router.session_store import MemorySessionStore, SessionLimits, SessionStore
 from router.settler import Settler
+from router.spending import Limits, Spending
 from router.tariff import check_models, price_table
 from router.tasks import Tasks
 from router.telemetry import Telemetry, TelemetrySettings, from_environ
@@ -77,6 +82,10 @@ RECALL_S = 3600.0
 RECALL_SESSION_LIMIT = 2_000
 RECALL_TIMEOUT_S = 2.0
 """Longest that asking may delay the start."""
+SPENDING_TIMEOUT_S = 10.0
+"""Longest that reading today's spend may delay the start, where a budget needs it."""
+PROFILE_DAYS = 7
+"""Days of traffic whose shape a budget plans by."""
 SANDBOX_KEY = "sandbox-key"
 """Credential of the built-in sandbox; not a secret."""
 
@@ -126,7 +135,7 @@ async def running(
     """
     clock = SystemClock() if clock is None else clock
     check_models(config)
-    state = _state(config)
+    state = _state(config, clock.now())
     circuits = _circuits(config, upstreams, draw)
     async with AsyncExitStack() as stack:
         # What is entered first is left last: the upstreams outlive the tasks that count with them.
@@ -146,7 +155,11 @@ async def running(
         for route, upstream in upstreams.items():
             telemetry.add_target(upstream, route.value)
         _watch(telemetry, circuits, clock)
+        if state.spending is not None:
+            _watch_spending(telemetry, state.spending, clock)
         await _recall_sessions(state.misses, ledger, clock)
+        if state.spending is not None and state.spending.day is not None:
+            await _recall_spending(state.spending, ledger, clock)
         for upstream in upstreams.values():
             if isinstance(upstream, AnthropicUpstream):
                 upstream.compare_with(state.misses.previous_response_id)
@@ -171,6 +184,8 @@ async def running(
             misses=state.misses,
             book=state.book,
             paddings=state.paddings,
+            spending=state.spending,
+            returns=state.returns,
             clock=clock,
             circuits=circuits,
             learn=learning.settled,
@@ -237,6 +252,27 @@ async def _recall_sessions(misses: MissMemory, ledger: Ledger, clock: Clock) -> 
         logger.warning("the last calls of recent sessions are not known: %s", type(error).__name__)
 
 
+async def _recall_spending(spending: Spending, ledger: Ledger, clock: Clock) -> None:
+    """Take over today's spend and the shape of the days before from the ledger.
+
+    A budget that does not know today's spend would spend it twice, so this is waited for; without it the start goes on
+    and says so.
+    """
+    now_s = clock.now()
+    try:
+        async with asyncio.timeout(SPENDING_TIMEOUT_S):
+            today = await ledger.totals(Filter(since_s=now_s - now_s % DAY_S))
+            rows = await ledger.costs(("hour",), Filter(since_s=now_s - now_s % DAY_S - PROFILE_DAYS * DAY_S))
+    except Exception as error:
+        logger.error("today's spend is not known, the budget begins anew: %s", type(error).__name__)
+        return
+    hours = [
+        (datetime.strptime(row.group["hour"], "%Y-%m-%dT%H:00Z").replace(tzinfo=UTC).timestamp(), row.calls)
+        for row in rows
+    ]
+    spending.prime(now_s, today.cost.total_nano_usd + today.unknown_bound_nano_usd, hours)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
     """What is learnt and loaded, and shared by the services of one process."""
@@ -250,14 +286,17 @@ class _State:
     book: SessionBook
     held: SessionStore
     paddings: Paddings | None
+    spending: Spending | None
+    returns: Returns | None
 
 
-def _state(config: Config) -> _State:
+def _state(config: Config, now_s: float) -> _State:
     learning = config.classifier
     classifiers = Classifiers(config.routing.classifier, registry=learning.registry, shadow=learning.shadow)
     prices = price_table(config)
     limit = config.cache.prefix_limit
     applications, estimator = Applications(config.applications), TokenEstimator()
+    limits = _limits(config)
     return _State(
         classifiers=classifiers,
         applications=applications,
@@ -283,7 +322,24 @@ def _state(config: Config) -> _State:
         )
         if config.cache.filler
         else None,
+        spending=Spending(limits, now_s) if limits.any_held else None,
+        returns=Returns(limit) if limits.answer_value_nano_usd is not None or limits.any_held else None,
     )
+
+
+def _limits(config: Config) -> Limits:
+    routing = config.routing
+    return Limits(
+        answer_value_nano_usd=_nano(routing.answer_value_usd),
+        day_nano_usd=_nano(routing.budget_usd_per_day),
+        opus_share=routing.opus_share_limit,
+        quality_floor=routing.quality_floor,
+    )
+
+
+def _nano(usd: float | None) -> int | None:
+    """Settings in USD as whole nano-USD."""
+    return None if usd is None else round(usd * NANO_PER_USD)
 
 
 def _router_service(
@@ -309,7 +365,13 @@ def _router_service(
         memory=state.book,
         telemetry=telemetry,
         settings=RoutingSettings(
-            policy=PolicySettings(threshold=threshold, default_route=Route(routing.default_route)),
+            policy=PolicySettings(
+                threshold=threshold,
+                default_route=Route(routing.default_route),
+                answer_value_nano_usd=_nano(routing.answer_value_usd),
+                exploration_share=routing.exploration_share,
+                exploration_band=routing.exploration_band,
+            ),
             strategy=Strategy(config.cache.strategy),
             follow_ups=routing.follow_up_inherits,
             fallback=routing.fallback,
@@ -317,6 +379,8 @@ def _router_service(
         circuits=settler.circuits,
         paddings=settler.paddings,
         shadow=state.classifiers.shadow,
+        spending=settler.spending,
+        returns=settler.returns,
     )
     if routing.threshold is None:
         learning.on_swap(lambda swap: preparation.follow_threshold(swap.model.manifest.threshold))
@@ -404,6 +468,24 @@ def _watch(telemetry: Telemetry, circuits: Circuits, clock: Clock) -> None:
         ]
 
     telemetry.watch_each(names.CIRCUIT_STATE, "{state}", "Circuit: 0 closed, 1 half open, 2 open", observe)
+
+
+def _watch_spending(telemetry: Telemetry, spending: Spending, clock: Clock) -> None:
+    def told(parts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
+        return [({names.BUDGET_PART: part}, amount / NANO_PER_USD) for part, amount in parts.items()]
+
+    telemetry.watch_each(
+        names.BUDGET_AMOUNT,
+        names.USD,
+        "USD of today's budget: limit, spent, in progress at expected cost, reserved for Flash",
+        lambda: told(spending.amounts_nano_usd(clock.now())),
+    )
+    telemetry.watch_each(
+        names.BUDGET_ANSWER_VALUE,
+        names.USD,
+        "USD that one needed Opus answer may cost now, by what is held",
+        lambda: told(spending.values_nano_usd()),
+    )
 
 
 def _operator_service(

@@ -221,6 +221,11 @@ CLASSIFIER_SWAPS: Final = "hybrid_router.classifier.swaps"
 SHADOW_DECISIONS: Final = "hybrid_router.classifier.shadow_decisions"
 CIRCUIT_STATE: Final = "hybrid_router.circuit.state"
 """By route, upstream and model: 0 closed, 1 half open, 2 open."""
+BUDGET_AMOUNT: Final = "hybrid_router.budget.amount"
+"""By part: limit, spent, in_progress and reserve of today's money."""
+BUDGET_ANSWER_VALUE: Final = "hybrid_router.budget.answer_value"
+"""By part: what one needed Opus answer may cost by the day's money, Opus's share or the quality floor."""
+BUDGET_PART: Final = "hybrid_router.budget.part"
 
 RPC_DURATION_BOUNDARIES: Final = (
     0.005,

@@ -24,6 +24,7 @@ FILLER_BYTES_LIMIT = 1 << 20
 Port = Annotated[int, Meta(ge=0, le=65535)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+PositiveUsd = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 StrategyName = Literal["none", "a", "b", "c", "auto"]
 SignalName = Literal["malformed", "refusal", "schema", "empty", "truncated"]
@@ -91,6 +92,20 @@ class RoutingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Directory of the classifier artifact; empty: the one that ships with the package."""
     threshold: Share | None = None
     """Score at or above which Opus is taken; absent: what the classifier's training suggests."""
+    answer_value_usd: PositiveUsd | None = None
+    """What one needed Opus answer is worth. Opus is then taken where the chance that it is needed pays what it costs
+    more with what is warm now (economics of `classifier/POLICY.md`); absent: the fixed threshold."""
+    budget_usd_per_day: PositiveUsd | None = None
+    """Spend of a day (UTC) to hold to. What is free to choose goes to Flash when it is used up; nothing is refused."""
+    opus_share_limit: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Opus's share of the requests to hold to, on the mean."""
+    quality_floor: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    """Share of answers that do, by the classifier's own chances, to hold to on the mean; money has the last word."""
+    exploration_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    """Share of the requests decided by score whose route is drawn at random, evenly, to judge the next classifier by.
+    0.01 is plenty; each draws Opus where Flash was meant, or the other way, half of the time."""
+    exploration_band: Share | None = None
+    """Draw only where the score is at most this far from the threshold; absent: everywhere."""
     default_route: Literal["flash", "opus"] = "flash"
     """Route when no classifier can score."""
     follow_up_inherits: bool = True

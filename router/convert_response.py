@@ -49,8 +49,9 @@ REASONS = {
     Reason.SCORE_ABOVE_THRESHOLD: routing_pb2.DECISION_REASON_SCORE_ABOVE_THRESHOLD,
     Reason.SCORE_BELOW_THRESHOLD: routing_pb2.DECISION_REASON_SCORE_BELOW_THRESHOLD,
     Reason.NO_SCORE: routing_pb2.DECISION_REASON_NO_SCORE,
+    Reason.BUDGET: routing_pb2.DECISION_REASON_BUDGET,
+    Reason.EXPLORATION: routing_pb2.DECISION_REASON_EXPLORATION,
 }
-_BY_SCORE = frozenset({Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD})
 FINISH_REASONS = {
     FinishReason.END_TURN: content_pb2.FINISH_REASON_END_TURN,
     FinishReason.MAX_TOKENS: content_pb2.FINISH_REASON_MAX_TOKENS,
@@ -107,7 +108,7 @@ def decision_fields(
         reason = routing_pb2.DECISION_REASON_FALLBACK
     score = None if decision.score is None else decision.score.value
     threshold = margin = None
-    if score is not None and decision.reason in _BY_SCORE:
+    if score is not None and decision.by_score:
         threshold, margin = decision.threshold, score - decision.threshold
     return {
         "route": ROUTES[route],
@@ -122,6 +123,8 @@ def decision_fields(
         "flips": decision.flips,
         "model": prepared.estimates[route].model,
         "shadow_score": None if prepared.shadow is None else prepared.shadow.value,
+        "opus_leaves_warm_nano_usd": decision.opus_leaves_nano_usd,
+        "answer_value_nano_usd": decision.answer_value_nano_usd,
     }
 
 

@@ -104,16 +104,16 @@ class Dispatch:
         self._draw = draw
         self._sleep = sleep
 
-    def prepare(self, request: Request, held: Held | None = None) -> Prepared:
+    def prepare(self, request: Request, held: Held | None = None, *, draw: bool = True) -> Prepared:
         """Decide without calling; what `generate` and `stream` would do now.
 
         Args:
-            held: As for `Preparation.prepare`.
+            held: As for `Preparation.prepare`, and `draw`.
 
         Raises:
             RouterError: As `Preparation.prepare`.
         """
-        return self._preparation.prepare(request, self._settler.clock.now(), held)
+        return self._preparation.prepare(request, self._settler.clock.now(), held, draw=draw)
 
     def cascade_of(self, prepared: Prepared) -> Cascade:
         """For which failures of Flash's answer Opus would be asked."""

@@ -15,9 +15,11 @@ import msgspec.structs
 from cache.economics import TokenSplit
 from cache.plan import Plan, Strategy
 from cache.rolling import Rolling
+from classifier.exploration import draw_of
 from classifier.features import Measures
 from classifier.model import Contribution, Model
 from classifier.policy import (
+    NO_BUDGET,
     Constraints,
     Decision,
     Incapable,
@@ -41,8 +43,10 @@ from router.padding import Padding, Paddings
 from router.placement import LIST_RATES, place
 from router.pricing import PriceTable, UnknownPrice
 from router.request import Request
+from router.returns import Returns, opus_leaves_nano_usd
 from router.sampling import sample_of, session_state
 from router.session_book import SessionBook
+from router.spending import Spending
 from router.stack import stack_of
 from router.telemetry import Telemetry
 from router.upstreams.anthropic_models import traits_of
@@ -123,9 +127,13 @@ class Preparation:
         circuits: Circuits | None = None,
         paddings: Paddings | None = None,
         shadow: Callable[[], Model | None] = lambda: None,
+        spending: Spending | None = None,
+        returns: Returns | None = None,
     ) -> None:
         """Keep references; `model` gives the classifier that scores now, None when there is none, `shadow` the one that
         scores beside it.
+
+        Without `spending` nothing is held over many requests; without `returns` what Opus leaves warm counts as 0.
         """
         self._upstreams = upstreams
         self._model = model
@@ -138,15 +146,21 @@ class Preparation:
         self._settings = settings
         self._circuits = Circuits.off() if circuits is None else circuits
         self._paddings = paddings
+        self._spending = spending
+        self._returns = returns
         opus = upstreams[Route.OPUS]
         self._continuing = opus if isinstance(opus, Continuing) else None
         self._opus_model = opus.model
         self._binding_model = opus.model if traits_of(opus.model).binds_thinking else ""
 
-    def prepare(self, request: Request, now_s: float, held: Held | None = None) -> Prepared:
+    def prepare(
+        self, request: Request, now_s: float, held: Held | None = None, *, draw: bool = True
+    ) -> Prepared:
         """Score, plan, price and decide.
 
         Args:
+            draw: Whether the route may be drawn at random, where exploration is on; False shows the decision that a
+                draw would start from, with its chance.
             held: Version of a held session that the request is a turn of: its messages begin the request's, and what
                 was worked out for them is taken over. The outcome is the same without it.
 
@@ -168,7 +182,7 @@ class Preparation:
                 shadow = self._shadow_score(measures)
         session = session_state(request.call, sample, remembered, follow_ups=self._settings.follow_ups)
         with self._telemetry.plan():
-            prepared = self._decide(request, now_s, sample, session, score, held)
+            prepared = self._decide(request, now_s, sample, session, score, held, remembered, draw)
         return msgspec.structs.replace(prepared, measures=measures, shadow=shadow)
 
     def follow_threshold(self, threshold: float) -> None:
@@ -224,6 +238,8 @@ class Preparation:
         session: SessionState,
         score: Score | None,
         held: Held | None,
+        remembered: Remembered | None,
+        draw: bool,
     ) -> Prepared:
         """Render Opus, plan and price both routes, decide; Flash is spelled only when it is chosen."""
         rendered: dict[Route, Rendered] = {}
@@ -244,7 +260,8 @@ class Preparation:
                 route: self._estimate(request, route, views.get(route), refusals.get(route), now_s)
                 for route in Route
             }
-            decision = self._choose(request, score, session, views, estimates)
+            leaves_nano_usd = self._leaves(request, score, session, remembered, views, now_s)
+            decision = self._choose(request, score, session, estimates, leaves_nano_usd, now_s, draw)
             if decision.route in rendered:
                 break
             # The adapter may know better than the estimate: a refused spelling is a lost capability, so decide anew.
@@ -393,13 +410,36 @@ class Preparation:
             output_tokens=output_tokens,
         )
 
+    def _leaves(
+        self,
+        request: Request,
+        score: Score | None,
+        session: SessionState,
+        remembered: Remembered | None,
+        views: Mapping[Route, CacheView],
+        now_s: float,
+    ) -> int:
+        """What the cache that Opus would leave warm is expected to save the next turn, nano-USD; 0 when unknown."""
+        view = views.get(Route.OPUS)
+        if self._returns is None or view is None:
+            return 0
+        try:
+            price = self._prices.price(self._opus_model, now_s)
+        except UnknownPrice:
+            return 0
+        follow_ups = request.demands.expected_follow_ups
+        premium = self._returns.premium(view, price, request.application.name, now_s, follow_ups)
+        return opus_leaves_nano_usd(premium, score, session, remembered)
+
     def _choose(
         self,
         request: Request,
         score: Score | None,
         session: SessionState,
-        views: Mapping[Route, CacheView],
         estimates: Mapping[Route, RouteEstimate],
+        leaves_nano_usd: int,
+        now_s: float,
+        draw: bool,
     ) -> Decision:
         demands = request.demands
         policy = self._settings.policy
@@ -419,14 +459,18 @@ class Preparation:
             open_circuits=frozenset(
                 route for route, estimate in estimates.items() if estimate.held_for_s is not None
             ),
+            exploration_allowed=demands.exploration_allowed,
         )
         costs = RouteCosts(
             flash_nano_usd=flash.expected_nano_usd,
             opus_nano_usd=opus.expected_nano_usd,
             opus_cold_nano_usd=opus.cold_nano_usd,
+            opus_leaves_nano_usd=leaves_nano_usd,
         )
+        budget = NO_BUDGET if self._spending is None else self._spending.budget(costs, now_s)
+        drawn = draw_of(request.call.identity.request_id) if draw and policy.exploration_share else None
         try:
-            return decide(score, costs, constraints, session, policy)
+            return decide(score, costs, constraints, session, policy, budget, drawn)
         except NoRoute as error:
             if error.may_pass:
                 raise self._circuits.refusal(_waits_s(demands.forced_route, estimates)) from error

@@ -127,7 +127,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Decide and say why, without a call."""
         held = await self._turns.look(request)
-        prepared = self._prepare(request, _unique(current_request()), held)
+        prepared = self._prepare(request, _unique(current_request()), held, draw=False)
         view = prepared.views.get(Route.OPUS)
         return pb.ExplainResponse(
             decision=wire.decision_fields(prepared, route=prepared.decision.route),
@@ -139,8 +139,11 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _deadline(self, context: Context) -> Deadline:
         return self._deadlines.start(context.time_remaining(), asyncio.get_running_loop().time())
 
-    def _prepare(self, request: AnyRequest, request_id: str, held: Held | None) -> Prepared:
-        return self._dispatch.prepare(request_from_proto(request, self._applications, request_id, held), held)
+    def _prepare(
+        self, request: AnyRequest, request_id: str, held: Held | None, *, draw: bool = True
+    ) -> Prepared:
+        asked = request_from_proto(request, self._applications, request_id, held)
+        return self._dispatch.prepare(asked, held, draw=draw)
 
     def _annotate(self, life: Life, current: RequestContext) -> None:
         """Write decision and outcome on the server span and count the decision, however the call ended."""
@@ -227,7 +230,22 @@ def explanation(prepared: Prepared, cascade: Cascade = Cascade()) -> list[str]: 
         and not demands.forced_route
     ):
         lines.append(f"asks Opus when the answer is: {', '.join(sorted(cascade.on))}")
+    lines.extend(_economics(decision))
     lines.extend(f"would flip: {flip}" for flip in decision.flips)
+    return lines
+
+
+def _economics(decision: Decision) -> list[str]:
+    """What money and chance had to do with it, where they had."""
+    lines = []
+    if decision.answer_value_nano_usd is not None:
+        lines.append(
+            f"a needed Opus answer is taken to be worth {usd(decision.answer_value_nano_usd)}; "
+            f"the cache Opus leaves warm {usd(decision.opus_leaves_nano_usd)}"
+        )
+    if decision.explorable:
+        other = decision.route.other
+        lines.append(f"exploration may take {other} instead, with probability {1 - decision.propensity:.3g}")
     return lines
 
 

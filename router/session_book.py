@@ -30,6 +30,7 @@ from cache.index import PrefixIndex
 from cache.prefix import DIGEST_SIZE
 from cache.prompt import CacheScope
 from classifier.route import Route
+from classifier.thresholds import mean_score
 from router.beliefs import CacheView
 from router.call import ContextPlacement, Message
 from router.memory import Remembered
@@ -103,6 +104,8 @@ class Account(msgspec.Struct, gc=False):
         ttls_s: Their TTLs in prompt order, seconds.
         answer_count: Requests answered.
         context: Its user context, as far as placing it needs.
+        score_mean: Running mean of its scores, and
+        scored_count: the turns that had one.
     """
 
     application: str
@@ -113,6 +116,8 @@ class Account(msgspec.Struct, gc=False):
     ttls_s: tuple[int, ...] = ()
     answer_count: int = 0
     context: ContextSeen = NO_CONTEXT
+    score_mean: float = 0.0
+    scored_count: int = 0
 
     def totals(self) -> Totals:
         """What the session has used, cost and saved."""
@@ -150,7 +155,13 @@ class SessionBook:
         account = self._accounts.get((tenant, session)) if session else None
         if account is None or not account.answer_count:
             return None
-        return Remembered(Route(account.route), account.answer_count, account.context)
+        return Remembered(
+            Route(account.route),
+            account.answer_count,
+            account.context,
+            account.score_mean,
+            account.scored_count,
+        )
 
     def habit(self, application: str) -> Habit:
         """How sessions of an application treat their context; requests without one have nothing in common."""
@@ -166,6 +177,7 @@ class SessionBook:
         context: Sequence[str] = (),
         placement: ContextPlacement = ContextPlacement.BEFORE_HISTORY,
         messages: Sequence[Message] = (),
+        score: float | None = None,
     ) -> None:
         """Note that `route` answered the session; no-op for the empty session.
 
@@ -174,6 +186,7 @@ class SessionBook:
             context: User context of the request; only its digest is kept.
             placement: Where it stood.
             messages: The request's; only how many and how long they are is kept.
+            score: Of the turn, in [0, 1]; None when it says nothing of the conversation.
         """
         if not session:
             return
@@ -183,6 +196,9 @@ class SessionBook:
         habit = self.habit(application)
         account.context, learnt = learn(context, messages, placement, before, habit)
         account.route = route.value
+        if score is not None:
+            account.score_mean = mean_score(account.score_mean, account.scored_count, score)
+            account.scored_count += 1
         if application and learnt is not habit:
             self._habits[application] = learnt
 

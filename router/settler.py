@@ -16,7 +16,6 @@ import msgspec.structs
 from opentelemetry.trace import Span
 
 from cache.index import Learned
-from classifier.policy import Reason
 from classifier.route import Route
 from router import cost
 from router.beliefs import Beliefs, CacheView
@@ -40,8 +39,10 @@ from router.padding_bill import (
 from router.preparation import Prepared, usage_of
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.returns import Returns
 from router.session_book import SessionBook
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
+from router.spending import Spending
 from router.stack import stack_of
 from router.tasks import Tasks
 from router.telemetry import ChunkTimer, Telemetry
@@ -77,10 +78,12 @@ class Settler:
         paddings: Paddings | None = None,
         learn: Callable[[Prepared, Settlement], None] | None = None,
         keep_features: bool = True,
+        spending: Spending | None = None,
+        returns: Returns | None = None,
     ) -> None:
         """Keep references; all are owned by the service. Without `circuits` none ever opens, without `paddings` nothing
-        is ever padded. `learn` hears of every request when its first attempt ends; `keep_features` says whether the
-        ledger keeps what its score was computed from, hashed.
+        is ever padded, without `spending` nothing is held over many requests. `learn` hears of every request when its
+        first attempt ends; `keep_features` says whether the ledger keeps what its score was computed from, hashed.
         """
         self.upstreams = upstreams
         self.beliefs = beliefs
@@ -96,6 +99,8 @@ class Settler:
         self.paddings = paddings
         self.learn = learn
         self.keep_features = keep_features
+        self.spending = spending
+        self.returns = returns
         self._unpriced: set[str] = set()
 
     def note_unpriced(self, model: str, error: UnknownPrice) -> None:
@@ -155,9 +160,24 @@ class Settler:
         span = self.telemetry.start_inference(
             upstream, prepared.request.call, route=route.value, stream=stream, attempt=number
         )
-        return Attempt(
+        attempt = Attempt(
             self, prepared, route, intent, span, fell_back=fell_back, escalated=escalated, permit=permit
         )
+        if number == 1:
+            attempt.reserved_nano_usd = self._first_sent(prepared, now_s)
+        return attempt
+
+    def _first_sent(self, prepared: Prepared, now_s: float) -> int:
+        """Tell of a request whose first attempt goes out; gives what the day's budget set aside for it."""
+        view = prepared.views.get(Route.OPUS)
+        if self.returns is not None and view is not None:
+            score = None if prepared.score is None else prepared.score.value
+            self.returns.arrive(view, prepared.request.application.name, now_s, score)
+        if self.spending is None:
+            return 0
+        decision, flash = prepared.decision, prepared.estimates[Route.FLASH]
+        expected = prepared.estimates[decision.route]
+        return self.spending.sent(decision, expected.expected_nano_usd, flash.expected_nano_usd)
 
     def _bound(self, prepared: Prepared, route: Route, now_s: float) -> int | None:
         """The most this attempt can cost: twice the estimated prompt at its dearest price, and all the output."""
@@ -231,6 +251,8 @@ class Attempt:
         self.misses: tuple[CacheMiss, ...] = ()
         self._reply: Reply | None = None
         self._failure: Failure | None = None
+        self.reserved_nano_usd = 0
+        """What the day's budget set aside for this attempt."""
 
     def see(self, chunk: Chunk) -> None:
         """Note a chunk of a streamed answer, in order."""
@@ -272,6 +294,9 @@ class Attempt:
             context=call.context,
             placement=call.context_placement,
             messages=call.messages,
+            score=None
+            if self._prepared.score is None or self._prepared.session.is_follow_up
+            else self._prepared.score.value,
         )
 
     def answered(self, reply: Reply, failure: Failure | None = None) -> Settlement:
@@ -436,6 +461,8 @@ class Attempt:
             settler.book.note(settlement, self._prepared.views.get(self._route))
             if self.intent.attempt == 1 and settler.learn is not None:
                 settler.learn(self._prepared, settlement)
+            if settler.spending is not None:
+                settler.spending.settled(settlement, self.reserved_nano_usd)
         settler.telemetry.record_settlement(settlement, self._timer)
         settler.telemetry.end_inference(self._span, settlement)
         return settlement
@@ -646,18 +673,20 @@ def decision_record(
 ) -> DecisionRecord:
     """The decision of a request as ledger and telemetry keep it."""
     decision = prepared.decision
-    by_score = decision.reason in (Reason.SCORE_ABOVE_THRESHOLD, Reason.SCORE_BELOW_THRESHOLD)
     return DecisionRecord(
         route=route.value,
         reason="escalation" if escalated else "fallback" if fell_back else decision.reason.value,
         score=None if decision.score is None else decision.score.value,
-        threshold=decision.threshold if by_score else None,
+        threshold=decision.threshold if decision.by_score else None,
         propensity=decision.propensity,
         model_digest=decision.model_digest or "",
         expected_flash_nano_usd=prepared.estimates[Route.FLASH].expected_nano_usd,
         expected_opus_nano_usd=prepared.estimates[Route.OPUS].expected_nano_usd,
         shadow_score=None if prepared.shadow is None else prepared.shadow.value,
         shadow_digest="" if prepared.shadow is None else prepared.shadow.model_digest,
+        explored=decision.explored,
+        answer_value_nano_usd=decision.answer_value_nano_usd,
+        opus_leaves_nano_usd=decision.opus_leaves_nano_usd,
     )
 
 

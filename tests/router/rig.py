@@ -2,7 +2,7 @@
 and dispatch.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from cache.demand import Demand
 from cache.index import PrefixIndex
 from cache.plan import Strategy
 from cache.tokens import TokenEstimator
+from classifier.model import Model
 from classifier.policy import PolicySettings
 from classifier.route import Route
 from router.app import sandbox_upstreams
@@ -24,9 +25,11 @@ from router.misses import MissMemory
 from router.preparation import Preparation, Prepared, RoutingSettings
 from router.pricing import PriceTable
 from router.request import Demands, Request
-from router.sandbox import Sandbox, VirtualClock
+from router.returns import Returns
+from router.sandbox import Sandbox, SandboxSettings, VirtualClock
 from router.session_book import SessionBook
 from router.settler import Settler
+from router.spending import Spending
 from router.tasks import Tasks
 from router.telemetry import Telemetry
 from router.upstreams.base import Upstream
@@ -62,38 +65,53 @@ class Rig:
 
 @asynccontextmanager
 async def rigged(
-    *, upstreams: dict[Route, Upstream] | None = None, circuit: CircuitSettings | None = None
+    *,
+    upstreams: dict[Route, Upstream] | None = None,
+    circuit: CircuitSettings | None = None,
+    sandbox_settings: SandboxSettings | None = None,
+    policy: PolicySettings | None = None,
+    strategy: Strategy = Strategy.C,
+    model: Callable[[], Model | None] = lambda: None,
+    returns: Returns | None = None,
+    spending: Spending | None = None,
+    limit: int = 1000,
 ) -> AsyncIterator[Rig]:
-    """Wire the parts together; background work is drained at the end."""
+    """Wire the parts together; background work is drained at the end.
+
+    Args:
+        limit: Prefixes, turns and sessions remembered.
+    """
     clock = VirtualClock(START_TIME_S)
-    sandbox = Sandbox(clock=clock)
+    sandbox = Sandbox(sandbox_settings, clock) if sandbox_settings else Sandbox(clock=clock)
     upstreams = upstreams or sandbox_upstreams(Config(), sandbox)
     prices, telemetry = PriceTable(), Telemetry.off()
     beliefs = Beliefs(
         prices=prices,
         workspaces={Route.OPUS: "default", Route.FLASH: "default"},
-        index=PrefixIndex(1000),
-        demand=Demand(max_prefixes=1000, max_waiting=1000),
+        index=PrefixIndex(limit),
+        demand=Demand(max_prefixes=limit, max_waiting=limit),
         estimator=TokenEstimator(),
     )
-    forecast, memory = OutputForecast(), SessionBook(100)
+    forecast, memory = OutputForecast(), SessionBook(limit)
     targets = {route: (upstream.name, upstream.model) for route, upstream in upstreams.items()}
     circuits = Circuits(targets, circuit or CircuitSettings(), draw=lambda: 0.0)
     preparation = Preparation(
         upstreams=upstreams,
-        model=lambda: None,
+        model=model,
         beliefs=beliefs,
         prices=prices,
         forecast=forecast,
         memory=memory,
         telemetry=telemetry,
         settings=RoutingSettings(
-            policy=PolicySettings(threshold=0.5, default_route=Route.FLASH),
-            strategy=Strategy.C,
+            policy=policy or PolicySettings(threshold=0.5, default_route=Route.FLASH),
+            strategy=strategy,
             follow_ups=True,
             fallback=True,
         ),
         circuits=circuits,
+        spending=spending,
+        returns=returns,
     )
     ledger = Ledger.temporary(clock=clock)
     try:
@@ -110,6 +128,8 @@ async def rigged(
                 book=memory,
                 clock=clock,
                 circuits=circuits,
+                spending=spending,
+                returns=returns,
             )
             yield Rig(
                 clock, sandbox, upstreams, ledger, tasks, memory, forecast, beliefs, settler, preparation

@@ -183,3 +183,24 @@ def test_what_would_fail_every_call_is_refused_before_the_first(name: str, value
     with pytest.raises(ConfigError, match=name.rpartition("__")[2].lower()):
         load_config(None, {f"HYBRID_ROUTER__{name}": value})
     assert load_config(None, {"HYBRID_ROUTER__OPUS__BASE_URL": "http://proxy:8080/claude"}).opus.base_url
+
+
+def test_money_and_chance_are_set_in_routing():
+    """Every limit is off until it is set, and refused where it allows nothing or means nothing."""
+    plain = load_config(None, {}).routing
+    assert (plain.answer_value_usd, plain.budget_usd_per_day, plain.opus_share_limit) == (None, None, None)
+    assert (plain.quality_floor, plain.exploration_share, plain.exploration_band) == (None, 0.0, None)
+    prefix = "HYBRID_ROUTER__ROUTING__"
+    environ = {f"{prefix}BUDGET_USD_PER_DAY": "40.5", f"{prefix}EXPLORATION_SHARE": "0.01"}
+    routing = load_config(None, environ).routing
+    assert (routing.budget_usd_per_day, routing.exploration_share) == (40.5, 0.01)
+    for key, value in (
+        ("ANSWER_VALUE_USD", "0.0"),
+        ("BUDGET_USD_PER_DAY", "-1.0"),
+        ("OPUS_SHARE_LIMIT", "0.0"),
+        ("QUALITY_FLOOR", "1.0"),
+        ("EXPLORATION_SHARE", "0.6"),
+        ("EXPLORATION_BAND", "1.5"),
+    ):
+        with pytest.raises(ConfigError, match=f"routing.{key.lower()}"):
+            load_config(None, {f"{prefix}{key}": value})

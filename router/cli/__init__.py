@@ -23,6 +23,7 @@ from router.cli import (
     sandbox,
     serve,
     train,
+    tune,
 )
 from router.cli.fault import reported
 
@@ -46,6 +47,7 @@ app.command()(retrain.retrain)
 app.command()(models.models)
 app.command()(models.promote)
 app.command()(models.rollback)
+app.command()(tune.tune)
 app.command()(replay.replay)
 app.command()(advise.advise)
 app.command()(health.health)

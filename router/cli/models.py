@@ -11,14 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from classifier.registry import REPORT_NAME, Entry, How, Registry
-from router.cli.retrain import DEFAULT_REGISTRY, REFUSED
+from router.cli.retrain import REFUSED, open_registry
 from router.config import ConfigError
 
-_REGISTRY = typer.Option(help="Directory of the models.")
+_REGISTRY = typer.Option(help="Directory of the models; default: the settings', else var/models.")
+_CONFIG = typer.Option(help="Settings, TOML, that name the registry.")
 
 
 def models(
-    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    registry: Annotated[Path | None, _REGISTRY] = None,
+    config: Annotated[Path | None, _CONFIG] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Show every change of champion instead.")
     ] = False,
@@ -30,7 +32,7 @@ def models(
 
     Example: hybrid-router models --registry var/models
     """
-    found = Registry(registry)
+    found = open_registry(registry, config)
     entries = found.entries()
     changes = [msgspec.to_builtins(change) for change in found.history()]
     if as_json:
@@ -51,7 +53,8 @@ def promote(
     model: Annotated[
         str, typer.Argument(help="Digest, its beginning, or the directory of an artifact to add first.")
     ],
-    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    registry: Annotated[Path | None, _REGISTRY] = None,
+    config: Annotated[Path | None, _CONFIG] = None,
     force: Annotated[
         str, typer.Option(metavar="REASON", help="Do it without the gate's consent; the reason is noted.")
     ] = "",
@@ -63,7 +66,7 @@ def promote(
 
     Example: hybrid-router promote 1f0c --registry var/models
     """
-    found = Registry(registry)
+    found = open_registry(registry, config)
     path = Path(model)
     digest = found.add(path) if path.is_dir() else found.resolve(model)
     how, reason, consent = _consent(found, digest)
@@ -81,7 +84,8 @@ def promote(
 
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; noted in the history.")],
-    registry: Annotated[Path, _REGISTRY] = DEFAULT_REGISTRY,
+    registry: Annotated[Path | None, _REGISTRY] = None,
+    config: Annotated[Path | None, _CONFIG] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Return to the champion before the present one, the shipped model at last.
@@ -90,7 +94,7 @@ def rollback(
     """
     if not reason.strip():
         raise ConfigError("--reason is empty; say why")
-    change = Registry(registry).rollback(now_s=time.time(), reason=reason)
+    change = open_registry(registry, config).rollback(now_s=time.time(), reason=reason)
     if as_json:
         print(json.dumps(msgspec.to_builtins(change)))
         return

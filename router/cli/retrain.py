@@ -42,7 +42,9 @@ def retrain(
     parquet: Annotated[
         list[Path] | None, typer.Option(help="Read rows from this Parquet file instead; repeatable.")
     ] = None,
-    registry: Annotated[Path, typer.Option(help="Directory of the models.")] = DEFAULT_REGISTRY,
+    registry: Annotated[
+        Path | None, typer.Option(help="Directory of the models; default: the settings', else var/models.")
+    ] = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(help="Labels to fit on beside the outcomes, repeatable; default: the shipped ones."),
@@ -108,7 +110,7 @@ def retrain(
     from classifier.retraining import RetrainingSettings, TooFewOutcomes
     from classifier.search import BASE, GRID
 
-    models = Registry(registry)
+    models = open_registry(registry, config)
     settings = RetrainingSettings(
         least_outcomes=least_outcomes,
         base_weight=base_weight,
@@ -131,11 +133,16 @@ def retrain(
         digest = models.add(Path(work))
     promoted = _promoted(models, digest, found, promote, force)
     if as_json:
-        print(json.dumps(found.report | {"registry": str(registry), "promoted": promoted}))
+        print(json.dumps(found.report | {"registry": str(models.path), "promoted": promoted}))
     else:
-        _show(found, promoted, registry)
+        _show(found, promoted, models.path)
     if not found.verdict.passed and not promoted:
         raise typer.Exit(REFUSED)
+
+
+def open_registry(registry: Path | None, config: Path | None) -> Registry:
+    """The registry that was named, else the settings', else `DEFAULT_REGISTRY`."""
+    return Registry(registry or load_config(config).classifier.registry or DEFAULT_REGISTRY)
 
 
 def _champion(models: Registry, config: Path | None) -> Model:

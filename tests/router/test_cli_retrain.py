@@ -206,6 +206,15 @@ def test_an_artifact_nobody_judged_needs_force(tmp_path):
     assert Registry(registry).champion_digest()
 
 
+def test_the_settings_name_the_registry(tmp_path):
+    """What a server with the same settings serves from is what the verbs look at."""
+    digest = Registry(tmp_path / "own").add(DEFAULT_DIRECTORY)
+    config = tmp_path / "router.toml"
+    config.write_text(f'[classifier]\nregistry = "{tmp_path / "own"}"\n')
+    listed = json.loads(run("models", "--config", config, "--json").stdout)
+    assert [row["digest"] for row in listed["models"]] == [digest]
+
+
 def test_a_damaged_model_is_listed_as_such(tmp_path):
     """models ends with 1 and names the fault."""
     registry = Registry(tmp_path)

@@ -33,7 +33,7 @@ from classifier.features import FEATURE_VERSION, NAME_BUCKETS, NGRAM_BUCKETS, ST
 from classifier.sample import SAMPLE_VERSION
 
 FORMAT: Final = "hybrid-router-classifier"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Version of the manifest and of the set of arrays."""
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -41,14 +41,26 @@ MAX_MANIFEST_BYTES: Final = 1 << 20
 MAX_ARRAYS_BYTES: Final = 1 << 26
 """Bounds on what is read into memory before it is checked, compressed or not."""
 
+TREES: Final = 80
+TREE_NODES: Final = 7
+TREE_LEAVES: Final = 8
+"""Complete trees of depth 3 over the structure; a model with fewer has trees of zeros."""
+
+ALWAYS_LEFT: Final = 1e300
+"""Threshold of a node that decides nothing."""
+
 ARRAYS: Final[dict[str, int]] = {
     "ngram_weights": NGRAM_BUCKETS,
     "ngram_idf": NGRAM_BUCKETS,
     "name_weights": NAME_BUCKETS,
     "structure_weights": len(STRUCTURE_NAMES),
     "structure_means": len(STRUCTURE_NAMES),
+    "tree_columns": TREES * TREE_NODES,
+    "tree_thresholds": TREES * TREE_NODES,
+    "tree_leaves": TREES * TREE_LEAVES,
 }
-"""Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0."""
+"""Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0. Trees stand one after another, nodes level by
+level: node i goes to 2i+1 if its column <= its threshold, else to 2i+2; leaves are in units of the raw score."""
 
 Array = npt.NDArray[np.float64]
 
@@ -71,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         settings: Training settings as given.
         data_digest: SHA-256 of the training rows in canonical form.
         rows, positive_rows, groups: Size of the training data.
-        bias: Decision value of a sample with average structure and no words.
+        bias: Decision value of a sample with average structure and no words, trees aside.
         calibration_slope, calibration_intercept: value = sigmoid(slope * raw + intercept).
         threshold: Threshold the training suggests, in [0, 1].
         metrics: Out-of-group figures of the training report.
@@ -252,6 +264,9 @@ def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:
             raise ArtifactError(f"{where}: array {name} holds values that are not finite")
     if not (arrays["ngram_idf"] > 0.0).all():
         raise ArtifactError(f"{where}: array ngram_idf holds values that are not > 0")
+    columns = arrays["tree_columns"]
+    if not ((columns >= 0.0) & (columns < len(STRUCTURE_NAMES)) & (columns == np.floor(columns))).all():
+        raise ArtifactError(f"{where}: array tree_columns holds values that are no structure column")
 
 
 def _read(path: Path, limit: int) -> bytes:

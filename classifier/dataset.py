@@ -6,6 +6,8 @@ One JSON object per line, plain or gzip-compressed (`.gz`). Fields:
     text            the user's text of the turn (`prompt` is accepted as another name for it)
     label           1 if Opus was needed (Flash's answer would not do and Opus's would), else 0
     weight          > 0, default 1: how much the row counts
+    target          chance in [0, 1] that Opus is needed, to train on instead of the label where more is known than
+                    one outcome; reports judge by the label
     group           rows of one group are paraphrases or one session and never split; default: the id
     kind            free word for the sort of request; reports are broken down by it
     tools           tools offered: a list of schemas (counted, not read) or their count
@@ -48,14 +50,14 @@ MAX_NAME_CHARACTERS: Final = 256
 
 _OWN_FIELDS: Final = frozenset(
     {
-        "id", "text", "prompt", "label", "weight", "group", "kind", "tools", "system", "flash_quality",
+        "id", "text", "prompt", "label", "weight", "target", "group", "kind", "tools", "system", "flash_quality",
         "opus_quality",
     }
 )  # fmt: skip
 
 
 _DESCRIBING: Final = frozenset(
-    {"id", "label", "weight", "group", "kind", "flash_quality", "opus_quality", "features"}
+    {"id", "label", "weight", "target", "group", "kind", "flash_quality", "opus_quality", "features"}
 )
 _LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
@@ -76,6 +78,7 @@ class LabelledSample:
     sample: Sample
     label: int
     weight: float = 1.0
+    target: float | None = None
     group: str
     kind: str | None = None
     flash_quality: float | None = None
@@ -103,6 +106,7 @@ class LabelledFeatures:
     features: Features
     label: int
     weight: float = 1.0
+    target: float | None = None
     group: str
     kind: str | None = None
     flash_quality: float | None = None
@@ -188,7 +192,7 @@ def _described(row: Labelled) -> dict[str, Any]:
     described: dict[str, Any] = {"id": row.id, "label": row.label, "group": row.group}
     if row.weight != 1.0:
         described["weight"] = row.weight
-    for name in ("kind", "flash_quality", "opus_quality"):
+    for name in ("target", "kind", "flash_quality", "opus_quality"):
         if (value := getattr(row, name)) is not None:
             described[name] = value
     return described
@@ -241,6 +245,21 @@ def write(path: Path, rows: Sequence[Labelled]) -> None:
     path.write_bytes(gzip.compress(encoded, mtime=0) if path.suffix == ".gz" else encoded)
 
 
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Stream the lines of a file that are not blank, with their 1-based numbers; compressed if it ends in `.gz`.
+
+    Raises:
+        DatasetError: The file cannot be read, or a line is too long.
+    """
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(_lines(file, str(path)), start=1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError) as error:
+        raise DatasetError(str(path), None, f"cannot be read: {error}") from error
+
+
 def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
@@ -272,6 +291,7 @@ def _row(line: bytes) -> Labelled:
         "id": identity,
         "label": int(label),
         "weight": weight,
+        "target": _quality(row, "target"),
         "group": _name(row, "group") if "group" in row else identity,
         "kind": _name(row, "kind") if row.get("kind") is not None else None,
         "flash_quality": _quality(row, "flash_quality"),

@@ -3,9 +3,9 @@ serving.
 
 Theory of operation. A request's difficulty is partly what it says (words) and partly what it is (a command, a
 tool result, a follow-up, an analysis). Words are lower-cased runs of letters and digits (one character each
-in Chinese and Japanese scripts), hashed with CRC-32; single words and pairs of neighbours fall into
-`NGRAM_BUCKETS` buckets and count once each. Names (application, action) are hashed into a block of their own,
-so that a name nobody trained on weighs nothing and does not thin out the words. Structure is a fixed row of
+in Chinese and Japanese scripts), hashed with CRC-32 into `NGRAM_BUCKETS` buckets, and count once each; the word
+that opens the text falls into a bucket of its own as well. Names (application, action) are hashed into a block of
+their own, so that a name nobody trained on weighs nothing and does not thin out the words. Structure is a fixed row of
 named numbers (`STRUCTURE_NAMES`), each bounded by a logarithm or a cap.
 
 `Features` hold no text. The buckets are nevertheless derived from the caller's words, and a dictionary attack
@@ -17,7 +17,9 @@ It does not know weights, labels or scikit-learn: `pipeline` turns features into
 from __future__ import annotations
 
 import binascii
+import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import islice
@@ -34,24 +36,19 @@ from classifier.followup import MAX_CHARACTERS, is_bare_follow_up
 from classifier.sample import EFFORTS, Sample
 from classifier.words import Reading, encoded_words, list_items, read, words
 
-FEATURE_VERSION: Final = 1
+FEATURE_VERSION: Final = 2
 """Version of everything below: tokens, hashes, buckets, names and their formulas. An artifact names the one
 it fits."""
 
 NGRAM_BUCKETS: Final = 1 << 16
-"""Buckets of words and word pairs: a few thousand labels hold some 10^4-10^5 distinct ones."""
+"""Buckets of words: ten thousand labels hold some 10^4-10^5 distinct ones."""
 
 NAME_BUCKETS: Final = 1 << 10
 """Buckets of application and action names."""
 
 _NGRAM_MASK: Final = NGRAM_BUCKETS - 1
 _NAME_MASK: Final = NAME_BUCKETS - 1
-_PAIR_SALT: Final = (
-    0x5BD1E995  # a pair's hash continues its first word's: without a salt "in side" = "inside"
-)
 _OPENING: Final = crc32(b"\x02")  # hash before the first word: "prove ..." and "... prove" open differently
-
-_PAIR_SALTS: Final = np.array([_PAIR_SALT & _NGRAM_MASK], np.uint16)
 
 STRUCTURE_NAMES: Final = (
     "text_characters_log", "words_log", "lines_log", "word_characters_mean", "sentences_log",
@@ -67,8 +64,13 @@ STRUCTURE_NAMES: Final = (
     "output_schema", "system_characters_log", "history_characters_log", "turn_index_log",
     "previous_flash", "previous_opus", "previous_text_log", "previous_analysis_words",
     "previous_reason_words",
+    "options", "option_characters_log", "stem_characters_log", "numeric_option_share", "numbers_log",
+    "number_digits", "long_word_share", "indent_log", "brackets_log",
 )  # fmt: skip
-"""Column names of the structure block, in order."""
+"""Column names of the structure block, in order; the last `DETAIL_COLUMNS` are about how a task is laid out."""
+
+DETAIL_COLUMNS: Final = 9
+"""Columns only the trees read: what they say of difficulty depends on what else the request is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Features:
     """What the model sees of one sample; holds no text.
 
     Attributes:
-        ngrams: Distinct buckets in [0, `NGRAM_BUCKETS`) of words and word pairs; each present once.
+        ngrams: Distinct buckets in [0, `NGRAM_BUCKETS`) of words; each present once.
         names: Distinct buckets in [0, `NAME_BUCKETS`) of the application and action names.
         structure: One finite number per `STRUCTURE_NAMES`.
     """
@@ -128,14 +130,14 @@ class Features:
 
 
 Buckets = npt.NDArray[np.uint16]
-"""Word and pair buckets in ascending order, repeated ones included; shape (occurrences,)."""
+"""Word buckets in ascending order, repeated ones included; shape (occurrences,)."""
 
 
 class Measures(NamedTuple):
     """What one sample measures, as the score takes it; `features` makes a record of it.
 
     Attributes:
-        ngrams: Buckets of words and word pairs, ascending, each as often as it occurs.
+        ngrams: Buckets of words, ascending, each as often as it occurs.
         structure: One finite number per `STRUCTURE_NAMES`.
         names: Distinct buckets of the application and action names, ascending.
     """
@@ -211,24 +213,22 @@ def measure(sample: Sample) -> tuple[Buckets, tuple[float, ...]]:
     """What `extract` computes, before it becomes a record: the serving path.
 
     Returns:
-        Buckets of words and word pairs, ascending, each as often as it occurs; the structure.
+        Buckets of words, ascending, each as often as it occurs; the structure.
     """
     reading = read(sample.text)
     return _ngrams(reading.words), _structure(sample, reading)
 
 
 def ngram_surfaces(text: str) -> dict[int, list[str]]:
-    """Bucket -> the words and pairs of `text` that fall into it; for explanation of the caller's own
-    request only."""
+    """Bucket -> the words of `text` that fall into it ("^ word" for the opening one); for explanation of the caller's
+    own request only."""
     tokens = words(text)
-    encoded = [token.encode() for token in tokens]
-    hashes = [crc32(token) for token in encoded]
     found: dict[int, list[str]] = {}
-    for token, value in zip(tokens, hashes, strict=True):
-        found.setdefault(value & _NGRAM_MASK, []).append(token)
-    firsts = [("^", _OPENING), *zip(tokens, hashes, strict=True)]
-    for (first, start), second, token in zip(firsts, encoded, tokens, strict=False):
-        found.setdefault((crc32(second, start) ^ _PAIR_SALT) & _NGRAM_MASK, []).append(f"{first} {token}")
+    for token in tokens:
+        found.setdefault(crc32(token.encode()) & _NGRAM_MASK, []).append(token)
+    if tokens:
+        opening = crc32(tokens[0].encode(), _OPENING) & _NGRAM_MASK
+        found.setdefault(opening, []).append(f"^ {tokens[0]}")
     return {bucket: list(dict.fromkeys(surfaces)) for bucket, surfaces in found.items()}
 
 
@@ -249,17 +249,17 @@ def name_buckets(sample: Sample) -> tuple[int, ...]:
 
 
 def _ngrams(encoded: list[bytes]) -> Buckets:
-    """Buckets of words and pairs, sorted.
+    """Buckets of the words and of the opening word, sorted.
 
     Once the checksums are there, cutting, sorting and gathering 16-bit numbers in arrays is cheaper than a set of
-    integers and two lists of weights (6 us instead of 9 at 200 characters, 8 instead of 30 at 700). A dict of
-    checksums by word was tried: a look-up costs what `crc32` does.
+    integers and two lists of weights. A dict of checksums by word was tried: a look-up costs what `crc32` does. Pairs
+    of words were dropped with feature version 2: they gained nothing on unseen questions, doubled what a ledger keeps
+    of a request, and in order they spell out its text.
     """
     hashes = list(map(crc32, encoded))
-    # crc32(second, start) continues the first word's checksum: a pair's hash without a new string.
-    pairs = map(crc32, encoded, [_OPENING, *hashes])
-    buckets = np.frombuffer(array("I", [*hashes, *pairs]), np.uint32).astype(np.uint16)  # the low 16 bits
-    buckets[len(hashes) :] ^= _PAIR_SALTS
+    if encoded:
+        hashes.append(crc32(encoded[0], _OPENING))
+    buckets = np.frombuffer(array("I", hashes), np.uint32).astype(np.uint16)  # the low 16 bits
     buckets.sort()
     return buckets
 
@@ -323,7 +323,28 @@ def _structure(sample: Sample, reading: Reading) -> tuple[float, ...]:
         1.0 if short and self_ else 0.0,
     )
     # Sums of tuples copy in one go; unpacking into one display appends item by item (0.4 us more).
-    return about + opener + asked + _context(sample, count)
+    return about + opener + asked + _context(sample, count) + _detail(text, reading)
+
+
+def _detail(text: str, reading: Reading) -> tuple[float, ...]:
+    """The last `DETAIL_COLUMNS`: answer options, numbers, long words, indentation and brackets."""
+    stem, *options = _OPTION.split(text) if "\nA" in text or "\n(A" in text else (text,)
+    option_count, found = len(options), reading.words
+    listed = len(text) - len(stem)
+    digits = reading.digit_words
+    indents = _INDENT.findall(text) if "\n " in text else ()
+    brackets = text.count("(") + text.count("[") + text.count("{")
+    return (
+        float(min(option_count, 12)),
+        log1p(listed / option_count) if option_count else 0.0,
+        log1p(len(stem)),
+        sum(option[:1] in _NUMERIC for option in options) / option_count if option_count else 0.0,
+        log1p(digits) if digits else 0.0,
+        float(min(max(map(len, filter(bytes.isdigit, found)), default=0), 12)) if digits else 0.0,
+        1.0 - bisect_right(sorted(map(len, found)), 8) / len(found) if found else 0.0,  # longer than 8 bytes
+        log1p(max(map(len, indents)) - 1) if indents else 0.0,
+        log1p(brackets) if brackets else 0.0,
+    )
 
 
 def _context(sample: Sample, count: int) -> tuple[float, ...]:
@@ -361,6 +382,10 @@ def _previous(text: str) -> tuple[float, float, float]:
     kinds = lexicon.counts(set(encoded_words(text)))
     return log1p(len(text)), _CAPPED[kinds[0]], _CAPPED[kinds[3]]
 
+
+_OPTION: Final = re.compile(r"\n\(?[A-J][.)] ")
+_INDENT: Final = re.compile(r"\n +")
+_NUMERIC: Final = frozenset("0123456789-+$.")
 
 _CAPPED: Final = (0.0, 1.0, 2.0, 3.0, *[4.0] * 252)
 """A count of words as evidence, by the count: the fifth of a kind adds nothing."""

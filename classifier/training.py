@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import scipy
 import sklearn
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedGroupKFold
 
 from classifier import artifact as artifacts
@@ -28,7 +27,13 @@ from classifier.dataset import Dataset, read
 from classifier.evaluation import Evaluation, evaluate
 from classifier.features import FEATURE_VERSION, Features, extract
 from classifier.model import Model
-from classifier.pipeline import Ints, RouteClassifier, fit_calibrated, served_arrays
+from classifier.pipeline import (
+    CalibratedRouteClassifier,
+    Ints,
+    RouteClassifier,
+    fit_calibrated,
+    served_arrays,
+)
 from classifier.sample import SAMPLE_VERSION, Sample
 
 SEED_PATH: Final = Path(__file__).parent / "data" / "seed.jsonl"
@@ -54,20 +59,29 @@ class TrainingSettings:
         ngram_scale: Length of the word part against structure columns of unit deviation, > 0.
         name_scale: Value of a name's column, > 0.
         scale_floor: Least divisor of a structure column, > 0.
+        tree_scale: Raw score per unit of the trees' target, > 0; they need rows with both qualities.
         folds: Group folds for calibration and for the report, >= 2.
         waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
             suggested threshold is waste / (1 + waste), the least harmful cut on a calibrated score.
     """
 
     inverse_penalty: float = 0.3
-    ngram_scale: float = 6.0
+    ngram_scale: float = 3.0
     name_scale: float = 1.0
     scale_floor: float = 0.3
+    tree_scale: float = 5.0
     folds: int = 5
-    waste_per_miss: float = 1.0
+    waste_per_miss: float = 1.0 / 3.0
 
     def __post_init__(self) -> None:
-        for name in ("inverse_penalty", "ngram_scale", "name_scale", "scale_floor", "waste_per_miss"):
+        for name in (
+            "inverse_penalty",
+            "ngram_scale",
+            "name_scale",
+            "scale_floor",
+            "tree_scale",
+            "waste_per_miss",
+        ):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
         if self.folds < 2:
@@ -81,7 +95,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingReport:
-    """What was trained on and how good it is on groups it had not seen."""
+    """What was trained on and how good it is on groups it had not seen; `scores` are those it is judged by, per row."""
 
     rows: int
     positive_rows: int
@@ -89,6 +103,7 @@ class TrainingReport:
     data_digest: str
     threshold: float
     held_out: Evaluation
+    scores: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form."""
@@ -113,7 +128,7 @@ class TrainedModel:
         metrics: The report's figures, or empty if it was not judged.
     """
 
-    calibrated: CalibratedClassifierCV
+    calibrated: CalibratedRouteClassifier
     settings: TrainingSettings
     seed: int
     dataset: Dataset
@@ -202,8 +217,55 @@ def fit(dataset: Dataset, settings: TrainingSettings, seed: int) -> TrainedModel
 
 
 def train_seed(progress: Progress | None = None) -> tuple[TrainedModel, TrainingReport]:
-    """Train the shipped model from the shipped labels, with the default settings and seed."""
+    """Train from the shipped labels alone, with the default settings and seed."""
     return train(read(SEED_PATH), TrainingSettings(), DEFAULT_SEED, progress)
+
+
+def cross_scores(
+    dataset: Dataset,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+    *,
+    features: Sequence[Features] | None = None,
+    leave_out_kinds: Sequence[str] = (),
+) -> tuple[Array, Ints]:
+    """Score every row by a model that saw none of its group.
+
+    Args:
+        features: Of the rows, if they are computed already.
+        leave_out_kinds: Instead of group folds, leave each of these kinds out wholly, with every group it shares; rows
+            of other kinds get NaN.
+
+    Returns:
+        Scores and fold numbers, each of shape (rows,).
+
+    Raises:
+        TrainingError: As `train`.
+    """
+    found = [row.extracted() for row in dataset.rows] if features is None else features
+    if leave_out_kinds:
+        splits = [_kind_split(dataset, kind) for kind in leave_out_kinds]
+    else:
+        _require_groups(dataset, settings.folds)
+        splits = _folds(dataset, settings.folds, seed)
+    scores, fold = np.full(len(dataset), np.nan), np.full(len(dataset), -1, dtype=np.int64)
+    for step, (train_rows, held_out) in enumerate(splits, start=1):
+        kept = Dataset(tuple(dataset.rows[row] for row in train_rows))
+        fitted = _fit(kept, [found[row] for row in train_rows], settings, seed, {})
+        scores[held_out] = fitted.calibrated.predict_proba([found[row] for row in held_out])[:, 1]
+        fold[held_out] = step - 1
+        if progress is not None:
+            progress(step, len(splits) + 1, f"judged fold {step} of {len(splits)}")
+    return scores, fold
+
+
+def _kind_split(dataset: Dataset, kind: str) -> tuple[Ints, Ints]:
+    """(train, held-out) rows: all of `kind` against all rows that share no group with it."""
+    groups = {row.group for row in dataset.rows if row.kind == kind}
+    held = [index for index, row in enumerate(dataset.rows) if row.kind == kind]
+    kept = [index for index, row in enumerate(dataset.rows) if row.group not in groups]
+    return np.asarray(kept, dtype=np.int64), np.asarray(held, dtype=np.int64)
 
 
 def _judge(
@@ -214,13 +276,7 @@ def _judge(
     progress: Progress | None,
 ) -> TrainingReport:
     """Score every row by a model that saw none of its group, and evaluate these scores."""
-    scores = np.empty(len(dataset))
-    for step, (train_rows, held_out) in enumerate(_folds(dataset, settings.folds, seed), start=1):
-        kept = Dataset(tuple(dataset.rows[row] for row in train_rows))
-        fitted = _fit(kept, [features[row] for row in train_rows], settings, seed, {})
-        scores[held_out] = fitted.calibrated.predict_proba([features[row] for row in held_out])[:, 1]
-        if progress is not None:
-            progress(step, settings.folds + 1, f"judged fold {step} of {settings.folds}")
+    scores, _ = cross_scores(dataset, settings, seed, progress, features=features)
     return TrainingReport(
         rows=len(dataset),
         positive_rows=sum(dataset.labels),
@@ -228,6 +284,7 @@ def _judge(
         data_digest=dataset.digest(),
         threshold=settings.threshold,
         held_out=evaluate(dataset.rows, scores.tolist(), settings.threshold, seed=seed),
+        scores=tuple(scores.tolist()),
     )
 
 
@@ -243,10 +300,14 @@ def _fit(
         ngram_scale=settings.ngram_scale,
         name_scale=settings.name_scale,
         scale_floor=settings.scale_floor,
+        tree_scale=settings.tree_scale,
     )
     weights = [row.weight for row in dataset.rows]
     folds = _folds(dataset, settings.folds, seed)
-    calibrated = fit_calibrated(classifier, features, dataset.labels, weights, folds)
+    targets = [float(row.label) if row.target is None else row.target for row in dataset.rows]
+    # Both routes' answers are known: how hard the request was within its kind can be learned from it.
+    slices = [row.kind if row.flash_quality is not None else None for row in dataset.rows]
+    calibrated = fit_calibrated(classifier, features, targets, weights, folds, slices)
     slope = served_arrays(calibrated)[2]
     if not slope > 0.0:
         raise TrainingError(

@@ -14,6 +14,7 @@ from router.cli import (
     costs,
     demo,
     doctor,
+    evaluate,
     explain,
     feedback,
     health,
@@ -21,6 +22,7 @@ from router.cli import (
     replay,
     retrain,
     sandbox,
+    score,
     serve,
     train,
     tune,
@@ -48,6 +50,8 @@ app.command()(models.models)
 app.command()(models.promote)
 app.command()(models.rollback)
 app.command()(tune.tune)
+app.command()(score.score)
+app.command()(evaluate.evaluate)
 app.command()(replay.replay)
 app.command()(advise.advise)
 app.command()(health.health)

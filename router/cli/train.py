@@ -1,4 +1,4 @@
-"""`hybrid-router train`: fit the routing classifier on a labelled file."""
+"""`hybrid-router train`: fit the routing classifier on labelled files."""
 
 import json
 from datetime import UTC, datetime
@@ -21,22 +21,40 @@ def train(
     labels: Annotated[
         Path | None, typer.Argument(help="Labelled JSON lines (.gz allowed); default: the shipped seed set.")
     ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Recorded answers of many models: id, source, prompt, scores. Repeat for more."),
+    ] = None,
+    kinds: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Requests whose kind alone is known: id, kind, prompt, tools, system. Repeat for more."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory to write the artifact to.")] = Path("var/classifier"),
     seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
+    created_time: Annotated[
+        str | None, typer.Option(help="RFC 3339 time to record, for a build that repeats; default: now.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Fit the classifier, judge it on held-out groups, and save it as checked data (no pickle).
+    """Fit the classifier, judge it on held-out groups, and save it as checked data (no pickle) with its model card.
 
-    Each line needs id, text (or prompt), label (1: Opus was needed) and group; classifier/README.md lists the rest.
-    Serve it with routing.classifier = "DIR", or reload a running router that already does.
+    Each line of LABELS needs id, text (or prompt), label (1: Opus was needed) and group; classifier/README.md lists the
+    rest. Serve it with routing.classifier = "DIR", or reload a running router that already does.
 
     Example: hybrid-router train labels.jsonl.gz --out var/classifier
     """
     # scikit-learn takes a second and 100 MB to load: only this verb needs it.
+    from classifier.answers import read_answers
+    from classifier.comparison import compare
+    from classifier.recipe import CARD_NAME, assemble, card
     from classifier.training import TrainingSettings
     from classifier.training import train as fit_and_judge
 
-    found = datasets.read(labels or SEED_LABELS)
+    own = datasets.read(labels or SEED_LABELS)
+    answered = [row for path in answers or () for row in read_answers(path)]
+    found = assemble(answered, kinds or (), own.rows)
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json) as bar:
         task = bar.add_task("training", total=None)
@@ -46,7 +64,13 @@ def train(
             seed,
             lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
-    artifact = trained.save(out, datetime.now(UTC).isoformat(timespec="seconds"))
+    artifact = trained.save(out, created_time or datetime.now(UTC).isoformat(timespec="seconds"))
+    scores = {row.id: score for row, score in zip(found.rows, report.scores, strict=True)}
+    compared = compare([row for row in answered if row.id in scores], scores)
+    (out / CARD_NAME).write_text(
+        card(artifact.manifest, artifact.digest, found, [figures.to_dict() for figures in compared]),
+        encoding="utf-8",
+    )
     if as_json:
         print(json.dumps(report.to_dict() | {"digest": artifact.digest, "out": str(out)}))
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from classifier.dataset import Dataset, read
@@ -39,3 +41,15 @@ def model(trained: TrainedModel) -> Model:
 def retrained(seed_dataset: Dataset) -> TrainedModel:
     """The shipped labels fitted afresh by the shipped recipe."""
     return fit(seed_dataset, TrainingSettings(), DEFAULT_SEED)
+
+
+@pytest.fixture(scope="session")
+def answered_trained(seed_dataset: Dataset) -> TrainedModel:
+    """A model whose rows carry both routes' qualities, so that it has trees."""
+    rows = [
+        replace(
+            row, kind="asked", flash_quality=1.0 - row.label, opus_quality=1.0, target=0.1 + 0.8 * row.label
+        )
+        for row in seed_dataset.rows
+    ]
+    return fit(Dataset(tuple(rows)), TrainingSettings(folds=3), DEFAULT_SEED)

@@ -1,0 +1,119 @@
+"""Recorded answers become labels and targets; requests of known kind become rows with a stated assumption."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from classifier.answers import (
+    KIND_TARGETS,
+    NEED_PAIRS,
+    Answered,
+    labelled_answers,
+    labelled_requests,
+    question,
+    read_answers,
+    requests,
+)
+from classifier.dataset import DatasetError
+
+PAIR = NEED_PAIRS["crux"]
+
+
+def answered(number: int, weak: float, strong: float, **others: float) -> Answered:
+    return Answered(
+        id=f"crux/{number}",
+        source="crux",
+        kind="code",
+        prompt=f"what does program {number} print",
+        scores={PAIR.weak: weak, PAIR.strong: strong, **others},
+    )
+
+
+def written(path: Path, *rows: Any) -> Path:
+    text = "\n".join(json.dumps(row) for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def test_label_is_the_pairs_own_outcome() -> None:
+    """1 only where the strong model was right and the weak one wrong; both qualities are kept."""
+    rows = labelled_answers([answered(0, 0, 1), answered(1, 1, 1), answered(2, 0, 0), answered(3, 1, 0)])
+    assert [row.label for row in rows] == [1, 0, 0, 0]
+    assert [(row.flash_quality, row.opus_quality) for row in rows] == [(0, 1), (1, 1), (0, 0), (1, 0)]
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0])] * 4), min_size=1, max_size=40))
+def test_targets_are_chances_with_no_more_than_the_needed_share(outcomes: list[tuple[float, ...]]) -> None:
+    """Whatever the answers, targets stay within [0, 1] and do not claim more need than was seen."""
+    rows = labelled_answers(
+        [answered(n, w, s, other=a, another=b) for n, (w, s, a, b) in enumerate(outcomes)]
+    )
+    targets = [row.target for row in rows if row.target is not None]
+    assert len(targets) == len(outcomes)
+    assert all(0.0 <= target <= 1.0 for target in targets)
+    assert sum(targets) <= sum(row.label for row in rows) + 1e-9
+
+
+def test_target_listens_to_models_about_as_good() -> None:
+    """Of two prompts the weak model failed, the one its peers failed, too, has the higher target."""
+    rows = [answered(n, n % 2, 1, peer=n % 2) for n in range(20)]
+    rows += [answered(20, 0, 1, peer=0), answered(21, 0, 1, peer=1), answered(22, 1, 1, peer=0)]
+    targets = {row.id: row.target or 0.0 for row in labelled_answers(rows)}
+    assert targets["crux/20"] > targets["crux/21"] > 0
+
+
+def test_rows_without_both_models_have_no_label() -> None:
+    """A missing answer is not a wrong one."""
+    lone = Answered(id="a", source="crux", kind="code", prompt="x", scores={PAIR.weak: 1.0})
+    assert labelled_answers([lone]) == []
+
+
+def test_one_question_with_other_options_is_one_group() -> None:
+    """MMLU and MMLU-Pro share questions: they differ in options, numbering and case only."""
+    four = question("Which planet is largest?\nA. Mars\nB. Jupiter\nAnswer:")
+    ten = question("which planet is  largest?\nA. Venus\nB. Mars\nC. Jupiter\nAnswer:")
+    assert four == ten != question("Which planet is smallest?\nA. Mars\nB. Jupiter")
+
+
+def test_requests_of_known_kind_carry_the_stated_assumption(tmp_path: Path) -> None:
+    """Each kind has its target; a kind without one is left out; a frequent one weighs no more than its share."""
+    many = [{"id": f"c{n}", "kind": "assistant_command", "prompt": f"do {n}"} for n in range(400)]
+    other = {"id": "o", "kind": "open_complex", "prompt": "prove", "tools": [{}], "system": "abc"}
+    path = written(tmp_path / "r.jsonl.gz", *many, other, {"id": "x", "kind": "poem", "prompt": "write"})
+    rows = {row.id: row for row in labelled_requests(path, 100)}
+    assert len(rows) == 401
+    assert rows["c0"].target == KIND_TARGETS["assistant_command"]
+    assert rows["c0"].label == 0
+    assert sum(row.weight for row in rows.values() if row.kind == "assistant_command") == pytest.approx(200)
+    assert rows["o"].label == 1
+    assert (rows["o"].sample.tools_offered_count, rows["o"].sample.system_characters) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"id": "a", "source": "s", "prompt": "x"}, "scores"),
+        ({"id": "a", "source": "s", "prompt": 3, "scores": {"m": 1}}, r"\$\.prompt"),
+        ({"id": "a", "source": "s", "prompt": "x", "scores": {"m": 2}}, "scores"),
+        ({"id": "a", "source": "s", "prompt": "x", "scores": {}}, "scores"),
+    ],
+)
+def test_wrong_lines_are_refused_by_number_and_field(tmp_path: Path, row: Any, fault: str) -> None:
+    """The second line's fault is named as such."""
+    good = {"id": "g", "source": "s", "prompt": "x", "scores": {"m": 1}, "more": [1]}
+    with pytest.raises(DatasetError, match=f"line 2: .*{fault}"):
+        read_answers(written(tmp_path / "a.jsonl", good, row))
+
+
+def test_requests_stream_and_ignore_what_they_do_not_know(tmp_path: Path) -> None:
+    """A labelled file is a file of requests; only id and prompt are needed."""
+    path = written(tmp_path / "a.jsonl", {"id": "g", "source": "s", "prompt": "x", "scores": {"m": 1}})
+    ((identity, sample, kind, source),) = requests(path)
+    assert (identity, sample.text, kind, source) == ("g", "x", None, "s")

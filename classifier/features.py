@@ -341,7 +341,9 @@ def _detail(text: str, reading: Reading) -> tuple[float, ...]:
         sum(option[:1] in _NUMERIC for option in options) / option_count if option_count else 0.0,
         log1p(digits) if digits else 0.0,
         float(min(max(map(len, filter(bytes.isdigit, found)), default=0), 12)) if digits else 0.0,
-        1.0 - bisect_right(sorted(map(len, found)), 8) / len(found) if found else 0.0,  # longer than 8 bytes
+        (len(found) - bisect_right(sorted(map(len, found)), 8)) / len(found)
+        if found
+        else 0.0,  # longer than 8 bytes
         log1p(max(map(len, indents)) - 1) if indents else 0.0,
         log1p(brackets) if brackets else 0.0,
     )

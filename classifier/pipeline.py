@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from classifier.artifact import ALWAYS_LEFT, TREE_LEAVES, TREE_NODES, TREES, Array
 from classifier.features import DETAIL_COLUMNS, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features

@@ -36,6 +36,8 @@ from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start,
 COUNT_ERROR = 0.01
 """Relative error of the providers' counters, which call their counts estimates (A-COUNT, 2026-11)."""
 
+BEING_WRITTEN = "another request is writing what ends here, and waiting for it is not worth it"
+
 
 class Strategy(StrEnum):
     """How breakpoints are chosen."""
@@ -134,6 +136,7 @@ def plan(
     uncertainty: float = 0.2,
     facts: OpenFacts = ASSUMED,
     counted_tokens: int = 0,
+    ends_before: int | None = None,
 ) -> Plan:
     """Choose the breakpoints of one request.
 
@@ -147,6 +150,8 @@ def plan(
             its breakpoint, which does no harm when it does not.
         counted_tokens: Tokens of what the prompt opens with, as the provider's counter gave them; 0 for none. Of
             these only `COUNT_ERROR` is in doubt.
+        ends_before: Position at and past which no breakpoint may stand, because another request is writing what ends
+            there; None for no bound.
 
     Returns:
         A valid plan; without breakpoints for a provider that caches by itself.
@@ -167,6 +172,13 @@ def plan(
             wishes = auto_wishes(prompt, counts, warm, expected_uses, rules, rates, facts, skipped)
         case _:
             wishes = _fixed_wishes(prompt, counts, strategy, skipped)
+    if ends_before is not None:
+        skipped.extend(
+            Skipped(wish.layer, wish.position, BEING_WRITTEN)
+            for wish in wishes
+            if wish.position >= ends_before
+        )
+        wishes = [wish for wish in wishes if wish.position < ends_before]
     placed = _placed(wishes, beliefs, rules, uncertainty, counted_tokens, skipped)
     if not placed:
         return _without_breakpoints(strategy, total, outlook((), (), (), total, rules), rules, tuple(skipped))

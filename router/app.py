@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from cache.demand import Demand
+from cache.flight import FlightBook
 from cache.index import PrefixIndex
 from cache.plan import Strategy
 from cache.prompt import CacheScope
@@ -37,6 +38,7 @@ from router.dispatch import Dispatch
 from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
 from router.feedback_service import FeedbackService
+from router.flights import Flights, FlightSettings, LoopTimer, Timer
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
@@ -118,6 +120,7 @@ async def running(
     ledger: Ledger | None = None,
     draw: Callable[[], float] = random.random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    timer: Timer | None = None,
 ) -> AsyncIterator[App]:
     """Run a router until the block is left; then drain, settle, flush and close, in this order.
 
@@ -128,6 +131,7 @@ async def running(
         ledger: Opened ledger to book in; None opens the configured one.
         draw: Gives jitter in [0, 1).
         sleep: Waits between attempts.
+        timer: Spans of single flight; None for the loop's.
 
     Raises:
         ConfigError: The settings cannot be used.
@@ -192,7 +196,17 @@ async def running(
             keep_features=config.classifier.keep_features,
         )
         services = Services(
-            router=_router_service(config, state, upstreams, telemetry, settler, learning, draw, sleep),
+            router=_router_service(
+                config,
+                state,
+                upstreams,
+                telemetry,
+                settler,
+                learning,
+                draw,
+                sleep,
+                LoopTimer() if timer is None else timer,
+            ),
             session=SessionService(
                 book=state.book,
                 store=state.held,
@@ -351,6 +365,7 @@ def _router_service(
     learning: Learning,
     draw: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
+    timer: Timer,
 ) -> RouterService:
     routing = config.routing
     threshold = routing.threshold
@@ -399,6 +414,9 @@ def _router_service(
             limits=limits,
             hedging=hedging,
             cascades=cascades_of(config),
+            flights=_flights(config, state, telemetry, settler, timer)
+            if config.cache.single_flight
+            else None,
             draw=draw,
             sleep=sleep,
         ),
@@ -433,6 +451,20 @@ def cascades_of(config: Config) -> Cascades:
             for name, application in config.applications.items()
             if application.cascade is not None or application.cascade_on is not None
         },
+    )
+
+
+def _flights(config: Config, state: _State, telemetry: Telemetry, settler: Settler, timer: Timer) -> Flights:
+    lock, cache = FlightBook(), config.cache
+    telemetry.watch_promotions(lambda: lock.promotions)
+    return Flights(
+        lock,
+        FlightSettings(limit_s=cache.flight_limit_s, second_usd=cache.flight_second_usd),
+        beliefs=state.beliefs,
+        prices=state.prices,
+        clock=settler.clock,
+        timer=timer,
+        watch=telemetry,
     )
 
 

@@ -135,6 +135,8 @@ FAILURE: Final = "hybrid_router.failure"
 """Inference span: the failure of an answer that was handed on all the same; absent otherwise."""
 KEPT: Final = "hybrid_router.kept"
 """Why it was."""
+FLIGHT_OUTCOME: Final = "hybrid_router.flight.outcome"
+"""What ended a wait for another request's write: "landed", "promoted", "gave_up" or "cancelled"."""
 
 # --- Ours, on metrics only ---
 
@@ -170,6 +172,8 @@ OVERFLOW: Final = "otel.metric.overflow"
 SPAN_CLASSIFY: Final = "classify"
 SPAN_PLAN: Final = "plan"
 SPAN_SETTLE: Final = "settle"
+SPAN_FLIGHT: Final = "flight wait"
+"""Only where a request met another that was writing the same cold prefix."""
 
 # --- Metric names, units and boundaries ---
 
@@ -219,6 +223,8 @@ CLASSIFIER_TAKEN_BACK: Final = "hybrid_router.classifier.taken_back"
 """1 while the classifier that scores does so because the one after it was rolled back by itself."""
 CLASSIFIER_SWAPS: Final = "hybrid_router.classifier.swaps"
 SHADOW_DECISIONS: Final = "hybrid_router.classifier.shadow_decisions"
+FLIGHT_WAIT: Final = "hybrid_router.flight.wait"
+FLIGHT_PROMOTIONS: Final = "hybrid_router.flight.promotions"
 CIRCUIT_STATE: Final = "hybrid_router.circuit.state"
 """By route, upstream and model: 0 closed, 1 half open, 2 open."""
 BUDGET_AMOUNT: Final = "hybrid_router.budget.amount"

@@ -170,23 +170,75 @@ class Beliefs:
         expected_follow_ups: int | None,
         rolling: Rolling | None,
     ) -> CacheView:
-        rules = rules_for(model)
-        scope = self._scope(route, model, rules.upstream)
+        scope = self._scope(route, model, rules_for(model).upstream)
         counts: Sequence[int]
-        believed: Sequence[Belief | None]
         counted = self.estimator.counted(prompt, model)
         if rolling is None:
             counts = self.estimator.cumulative_tokens(prompt, model, counted)
-            believed = self.index.belief(scope, digests)
         else:
             counts = self.estimator.counts(rolling.sums, model, counted)
+        planned = self._plan(
+            scope, prompt, digests, counts, counted, strategy, kind, now_s, expected_follow_ups, rolling
+        )
+        return CacheView(scope, prompt, digests, counts, planned, rolling, counted)
+
+    def replanned(
+        self,
+        view: CacheView,
+        *,
+        kind: str,
+        now_s: float,
+        expected_follow_ups: int | None,
+        ends_before: int | None = None,
+    ) -> CacheView:
+        """The view planned anew for `now_s`, by what is believed by then; prompt, digests and counts are taken over.
+
+        Args:
+            kind: As for `views`; likewise `expected_follow_ups`.
+            ends_before: As for `cache.plan.plan`.
+        """
+        planned = self._plan(
+            view.scope,
+            view.prompt,
+            view.digests,
+            view.counts,
+            view.counted,
+            view.plan.strategy,
+            kind,
+            now_s,
+            expected_follow_ups,
+            view.rolling,
+            ends_before,
+        )
+        return msgspec.structs.replace(view, plan=planned)
+
+    def _plan(
+        self,
+        scope: CacheScope,
+        prompt: Prompt,
+        digests: tuple[bytes, ...],
+        counts: Sequence[int],
+        counted: Counted,
+        strategy: Strategy,
+        kind: str,
+        now_s: float,
+        expected_follow_ups: int | None,
+        rolling: Rolling | None,
+        ends_before: int | None = None,
+    ) -> Plan:
+        model = scope.model
+        rules = rules_for(model)
+        believed: Sequence[Belief | None]
+        if rolling is None:
+            believed = self.index.belief(scope, digests)
+        else:
             believed = self.index.belief_at(scope, digests, rolling.positions(scope))
         forecasts = None
         if strategy is Strategy.AUTO and not rules.implicit:
             forecasts = self.demand.forecasts(scope, prompt, digests, now_s, kind, counts)
             if expected_follow_ups is not None:
                 forecasts = _as_told(forecasts, expected_follow_ups)
-        planned = plan(
+        return plan(
             prompt,
             digests,
             counts,
@@ -198,8 +250,8 @@ class Beliefs:
             forecasts=forecasts,
             uncertainty=self.estimator.uncertainty(model),
             counted_tokens=counted.tokens,
+            ends_before=ends_before,
         )
-        return CacheView(scope, prompt, digests, counts, planned, rolling, counted)
 
     def digests(self, prompt: Prompt, kind: str) -> tuple[bytes, ...]:
         """Digests of `prompt`; what requests of `kind` open with, tools and system, is hashed once."""

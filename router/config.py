@@ -180,6 +180,13 @@ class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     count_tokens: bool = True
     """Let the providers count the applications' tools and system prompts, once at the start: free, not billed, exact
     where estimates are a tenth off. Sends these, and never anything of a request, to both; false estimates."""
+    single_flight: bool = True
+    """Let requests that would write the same cold prefix wait for the first of them, and read what it wrote."""
+    flight_limit_s: Annotated[float, Meta(ge=0, le=60)] = 3.0
+    """Longest such wait; half of what the caller's deadline leaves is never exceeded."""
+    flight_second_usd: Annotated[float, Meta(ge=0, le=1000)] = 0.01
+    """What a second of a caller's waiting costs, USD: what the write would cost is held against it. 0: any wait within
+    the limit is worth it. Above zero by default, because it is the callers who wait."""
     filler_file: str = ""
     """Text that may lengthen shared layers too short to be cached, UTF-8, relative to the config file; empty: never.
     Opus reads it with every padded request: examples and notes that help its answers, the most useful first."""

@@ -246,6 +246,7 @@ def bill_fields(bill: Bill) -> Fields:
         "total_nano_usd": bill.total_nano_usd,
         "first_byte_duration": None if bill.first_byte_s is None else duration_fields(bill.first_byte_s),
         "duration": duration_fields(bill.duration_s),
+        "flight_wait": None if bill.flight_wait_s is None else duration_fields(bill.flight_wait_s),
         "cache_report": {
             "plan": None if bill.plan is None else plan_fields(bill.plan),
             "read_tokens": None if usage is None else usage.cache_read_tokens,

@@ -24,8 +24,10 @@ from router.errors import (
     LedgerUnavailable,
     NotSupported,
     UpstreamError,
+    UpstreamInterrupted,
 )
 from router.escalation import Cascade, Cascades, Circumstances, Failure, Signal, objection, signal_of
+from router.flights import Flight, Flights
 from router.hedge import Hedging, first_answer
 from router.held_session import Held
 from router.outcome import Answered, AttemptReport, Bill
@@ -54,9 +56,13 @@ Emit = Callable[[Event], Awaitable[None]]
 
 
 class Life:
-    """One request in progress; what its interceptors and service need afterwards."""
+    """One request in progress; what its interceptors and service need afterwards.
 
-    __slots__ = ("attempts", "escalated", "prepared", "route")
+    Attributes:
+        flight_wait_s: Time waited for other requests that were writing the same cold prefix.
+    """
+
+    __slots__ = ("attempts", "escalated", "flight_wait_s", "prepared", "route")
 
     def __init__(self, prepared: Prepared) -> None:
         """Begin with the decision."""
@@ -65,6 +71,7 @@ class Life:
         self.escalated = False
         """Whether Opus is being asked because Flash's answer failed."""
         self.attempts: list[Attempt] = []
+        self.flight_wait_s = 0.0
 
     @property
     def settlements(self) -> tuple[Settlement, ...]:
@@ -92,15 +99,17 @@ class Dispatch:
         limits: RetryLimits,
         hedging: Hedging = Hedging(),  # noqa: B008 (frozen)
         cascades: Cascades = Cascades(),  # noqa: B008 (frozen)
+        flights: Flights | None = None,
         draw: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Keep references; `draw` gives a number in [0, 1) for jitter."""
+        """Keep references; `draw` gives a number in [0, 1) for jitter. Without `flights` nobody waits for another."""
         self._preparation = preparation
         self._settler = settler
         self._limits = limits
         self._hedging = hedging
         self._cascades = cascades
+        self._flights = flights
         self._draw = draw
         self._sleep = sleep
 
@@ -128,6 +137,11 @@ class Dispatch:
         """
 
         async def once(attempt: Attempt, timeout_s: float) -> Reply:
+            if attempt.intent.stream:  # others wait for its first byte
+                try:
+                    return await self._relay(life, attempt, timeout_s, None)
+                except UpstreamInterrupted as error:
+                    raise _as_unary(error) from error
             rendered = self._preparation.rendered_for(life.prepared, life.route)
             upstream = self._settler.upstreams[life.route]
             return await upstream.generate(rendered, life.prepared.plan_for(life.route), timeout_s)
@@ -151,7 +165,7 @@ class Dispatch:
         )
         await emit(answered)
 
-    async def _relay(self, life: Life, attempt: Attempt, timeout_s: float, emit: Emit) -> Reply:
+    async def _relay(self, life: Life, attempt: Attempt, timeout_s: float, emit: Emit | None) -> Reply:
         rendered = self._preparation.rendered_for(life.prepared, life.route)
         upstream = self._settler.upstreams[life.route]
         chunks = upstream.stream(rendered, life.prepared.plan_for(life.route), timeout_s)
@@ -165,6 +179,8 @@ class Dispatch:
                         pass
                     case Finished(whole):
                         reply = whole
+                    case _ if emit is None:
+                        pass
                     case _:
                         attempt.answer_begun = True
                         attempt.handing_on = True
@@ -250,11 +266,20 @@ class Dispatch:
             deadline.require(loop.time())
             tries_on_route += 1
             answer_s = None if stream else self._answer_s(life, tries_on_route, fallback)
+            flight = (
+                None
+                if self._flights is None
+                else self._flights.board(life.prepared, life.route, stream=stream)
+            )
             try:
+                if flight is not None:
+                    await self._held(life, flight, deadline)
                 if stream or tries_on_route > 1 or not self._hedging.on(life.route):
-                    ended = await self._attempt(life, deadline, trace_id, once, answer_s, stream=stream)
+                    ended = await self._attempt(
+                        life, deadline, trace_id, once, answer_s, flight, stream=stream
+                    )
                 else:
-                    ended = await self._hedged(life, deadline, trace_id, once, answer_s)
+                    ended = await self._hedged(life, deadline, trace_id, once, answer_s, flight)
             except CircuitOpen:
                 # Held back since the decision, by what others met: nothing was sent.
                 if fallback is None or not self._can_render(life.prepared, fallback):
@@ -270,7 +295,12 @@ class Dispatch:
                 if step.next is Next.GIVE_UP:
                     raise
             else:
+                if self._flights is not None and life.route is Route.OPUS:
+                    self._flights.learn(ended.settlement)
                 return ended
+            finally:
+                if flight is not None:
+                    flight.close()
             if step.next is Next.OTHER_ROUTE:
                 assert fallback is not None
                 life.route, fallback, tries_on_route = fallback, None, 0
@@ -279,6 +309,16 @@ class Dispatch:
             elif step.wait_s > 0:
                 await self._sleep(step.wait_s)
 
+    async def _held(self, life: Life, flight: Flight, deadline: Deadline) -> None:
+        """Let whoever writes the same prefix go first, as long as that is worth it; then plan by what is warm."""
+        try:
+            await flight.hold(deadline.remaining_s(asyncio.get_running_loop().time()))
+        finally:
+            life.flight_wait_s += flight.waited_s
+        if flight.met:
+            now_s = self._settler.clock.now()
+            life.prepared = self._preparation.replanned(life.prepared, now_s, flight.ends_before)
+
     async def _attempt(
         self,
         life: Life,
@@ -286,11 +326,12 @@ class Dispatch:
         trace_id: str,
         once: Callable[[Attempt, float], Awaitable[Reply]],
         answer_s: float | None,
+        flight: Flight | None,
         *,
         stream: bool,
     ) -> "_Ended":
         """Make one attempt on the life's route and close it, however it ends."""
-        attempt = self._open(life, trace_id, stream=stream)
+        attempt = self._open(life, trace_id, flight, stream=stream)
         return await self._closed(life, attempt, once, deadline, answer_s)
 
     def _answer_s(self, life: Life, tries_on_route: int, fallback: Route | None) -> float | None:
@@ -303,16 +344,18 @@ class Dispatch:
         tokens = life.prepared.estimates[life.route].input_tokens
         return whole_answer_s(tokens, life.prepared.request.call.max_output_tokens)
 
-    def _open(self, life: Life, trace_id: str, *, stream: bool) -> Attempt:
+    def _open(self, life: Life, trace_id: str, flight: Flight | None = None, *, stream: bool) -> Attempt:
         attempt = self._settler.open(
             life.prepared,
             life.route,
             number=len(life.attempts) + 1,
-            stream=stream,
+            stream=stream or (flight is not None and flight.streams),
             trace_id=trace_id,
             fell_back=life.fell_back,
             escalated=life.escalated,
         )
+        if flight is not None:
+            attempt.on_first_byte = flight.landed
         life.attempts.append(attempt)
         return attempt
 
@@ -392,6 +435,7 @@ class Dispatch:
         trace_id: str,
         once: Callable[[Attempt, float], Awaitable[Reply]],
         answer_s: float | None,
+        flight: Flight | None,
     ) -> "_Ended":
         """Make an attempt, and one more when it is slow; each is booked, the first answer is taken."""
 
@@ -404,7 +448,7 @@ class Dispatch:
                 return None  # the first may still answer
             return self._closed(life, attempt, once, deadline, answer_s)
 
-        attempt = self._open(life, trace_id, stream=False)
+        attempt = self._open(life, trace_id, flight, stream=False)
         return await first_answer(
             lambda: self._closed(life, attempt, once, deadline, answer_s),
             second,
@@ -465,6 +509,19 @@ def _cost_nano_usd(attempt: Attempt) -> int | None:
     return None if cost is None else cost.total_nano_usd
 
 
+def _as_unary(error: UpstreamInterrupted) -> UpstreamError:
+    """What broke an answer of which the caller has nothing: it may be tried again, and its usage is still booked."""
+    return error.cause(
+        error.upstream,
+        str(error).removeprefix(f"{error.upstream}: "),
+        model=error.model,
+        http_status=error.http_status,
+        upstream_request_id=error.upstream_request_id,
+        retry_after_s=error.retry_after_s,
+        usage=error.usage,
+    )
+
+
 def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
     reports = tuple(_report(each, each is not ended.attempt) for each in life.attempts)
     settlement = ended.settlement
@@ -486,6 +543,7 @@ def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
             misses=ended.attempt.misses,
             padding_tokens=0 if settlement.cache is None else settlement.cache.padding_tokens,
             padding_nano_usd=0 if settlement.cache is None else settlement.cache.padding_nano_usd,
+            flight_wait_s=life.flight_wait_s or None,
         ),
     )
 

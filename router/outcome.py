@@ -62,6 +62,7 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         plan: What was sent to the cache; None on a route without breakpoints.
         padding_tokens: Part of the input that is the operator's filler.
         padding_nano_usd: What the filler cost, a part of `cost`; None when unknown.
+        flight_wait_s: Time waited for other requests that were writing the same cold prefix; None when it did not wait.
     """
 
     usage: Usage | None
@@ -76,6 +77,7 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     misses: tuple[CacheMiss, ...]
     padding_tokens: int = 0
     padding_nano_usd: int | None = 0
+    flight_wait_s: float | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -201,6 +201,22 @@ class Preparation:
             logger.error("the shadow classifier %s failed\n%s", shadow.digest, stack_of(error))
             return None
 
+    def replanned(self, prepared: Prepared, now_s: float, ends_before: int | None = None) -> Prepared:
+        """The request with Opus's breakpoints planned anew, by what is believed at `now_s`; the decision stands.
+
+        Args:
+            ends_before: Position at and past which no breakpoint may stand; None for no bound.
+        """
+        request = prepared.request
+        view = self._beliefs.replanned(
+            prepared.views[Route.OPUS],
+            kind=request.application.name,
+            now_s=now_s,
+            expected_follow_ups=request.demands.expected_follow_ups,
+            ends_before=ends_before,
+        )
+        return msgspec.structs.replace(prepared, views={**prepared.views, Route.OPUS: view})
+
     def contributions(self, prepared: Prepared, top_count: int = 20) -> tuple[Contribution, ...]:
         """What moved the score, largest first; empty without a classifier."""
         model = self._model()

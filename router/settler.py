@@ -249,6 +249,8 @@ class Attempt:
         self.handing_on = False
         """Whether content is being handed to the caller: what fails then is the caller's side."""
         self.misses: tuple[CacheMiss, ...] = ()
+        self.on_first_byte: Callable[[], None] | None = None
+        """Told once, after belief: from then on others can read what this attempt writes."""
         self._reply: Reply | None = None
         self._failure: Failure | None = None
         self.reserved_nano_usd = 0
@@ -388,6 +390,8 @@ class Attempt:
         view = self._prepared.views.get(self._route)
         if view is not None:
             self._settler.beliefs.first_byte(view, self.intent.started_time_s, seen.first_byte_at_s)
+        if self.on_first_byte is not None:
+            self.on_first_byte()
 
     def _close_counted(self, outcome: Outcome, usage: Usage, error: str) -> None:
         """Close a broken-off answer: its output is what was counted plus what was seen since."""

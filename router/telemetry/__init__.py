@@ -172,6 +172,11 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.watch_calibration(observe)
 
+    def watch_promotions(self, observe: Callable[[], int]) -> None:
+        """Say where the number of requests that took over another's write comes from."""
+        if self._metrics is not None:
+            self._metrics.watch_promotions(observe)
+
     # --- the RPC, for router.interceptors ---
 
     def start_server_span(
@@ -252,6 +257,15 @@ class Telemetry:
     def settle(self) -> AbstractContextManager[Span]:
         """Span around settling."""
         return self._stage(names.SPAN_SETTLE)
+
+    def flight_wait(self) -> AbstractContextManager[Span]:
+        """Span around waiting for another request that writes the same cold prefix."""
+        return self._stage(names.SPAN_FLIGHT)
+
+    def record_flight(self, outcome: str, waited_s: float) -> None:
+        """Count a request that met another's write; `outcome` is one of `attributes.FLIGHT_OUTCOME`."""
+        if self._metrics is not None:
+            self._metrics.record_flight(outcome, waited_s)
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer

@@ -387,6 +387,14 @@ class Metrics:
             divisor=NANO_PER_USD,
         )
 
+        self.flight_wait = Histogram(
+            names.FLIGHT_WAIT,
+            names.SECONDS,
+            "Time requests waited for another that was writing the same cold prefix, by what ended the wait",
+            (names.FLIGHT_OUTCOME,),
+            names.GEN_AI_DURATION_BOUNDARIES,
+        )
+
     def _define_buckets(self) -> None:
         labels = (names.BUCKET, names.ROUTE)
         self.bucket_calls = Counter(
@@ -507,6 +515,17 @@ class Metrics:
             monotonic=False,
         )
 
+    def watch_promotions(self, observe: Callable[[], int]) -> None:
+        """Export how many requests took over the write of a cold prefix."""
+        self.flight_promotions = Observed(
+            names.FLIGHT_PROMOTIONS,
+            "{promotion}",
+            "Requests that took over the write of a cold prefix from one that failed, left or was late",
+            (),
+            lambda: [((), observe())],
+            monotonic=True,
+        )
+
     def record_rpc(self, method: str, status_code: str, error_type: str, duration_s: float) -> None:
         """Count one RPC served; `method` without leading slash, `error_type` "" when it is none."""
         error_type = self._word(error_type) if error_type else ""
@@ -541,6 +560,9 @@ class Metrics:
     def record_shadow(self, *, disagreed: bool) -> None:
         """Count a request that the shadow classifier scored too."""
         self.shadow_decisions.add(("no" if disagreed else "yes",))
+    def record_flight(self, outcome: str, waited_s: float) -> None:
+        """Count one request that met another's write, and how long it waited."""
+        self.flight_wait.record((outcome,), waited_s)
 
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""

@@ -1,7 +1,7 @@
 """A running router in the test's own loop: real gRPC on loopback, real SDKs, the sandbox below them, one clock."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from grpc_status import rpc_status
 
 from router.app import App, running, sandbox_upstreams
 from router.config import Config
+from router.flights import Timer
 from router.ledger import Ledger
 from router.sandbox import Invoice, Sandbox, SandboxSettings, VirtualClock
 from router.settlement import Settlement
@@ -100,10 +101,12 @@ async def serving(
     settings: SandboxSettings = TALK_ONLY,
     environ: Mapping[str, str] | None = None,
     ledger: Ledger | None = None,
+    timer: Callable[[WatchedClock], Timer] | None = None,
 ) -> AsyncIterator[Service]:
     """Run a router over a fresh sandbox; at the end it drains, so what was left running is settled.
 
     Args:
+        timer: Makes the spans of single flight from the clock; None for those of the loop.
         ledger: Stays open after the block, to be read once both books are closed; None for one of its own.
     """
     config = default_config() if config is None else config
@@ -119,6 +122,7 @@ async def serving(
                 clock=clock,
                 ledger=booked,
                 draw=lambda: 0.0,
+                timer=None if timer is None else timer(clock),
             ) as app,
             grpc.aio.insecure_channel(app.address) as channel,
         ):

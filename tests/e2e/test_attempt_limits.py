@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
-from router.config import AttemptsConfig, RoutingConfig
+from router.config import AttemptsConfig, CacheConfig, RoutingConfig
 from router.ledger import Ledger
 from router.sandbox import Fault, VirtualClock
 from router.v1 import router_service_pb2 as pb
@@ -28,6 +28,7 @@ async def stalled(
     settings = config(
         routing=RoutingConfig(threshold=0.0 if upstream == "anthropic" else 1.0),
         attempts=AttemptsConfig(attempt_share=share),
+        cache=CacheConfig(single_flight=False),  # else a unary request that writes the system prompt is streamed
     )
     ledger = Ledger.temporary(clock=VirtualClock(START_TIME_S))
     try:

@@ -14,7 +14,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
 from router.app import running, sandbox_upstreams
-from router.config import Config, RoutingConfig
+from router.config import CacheConfig, Config, RoutingConfig
 from router.ledger import Ledger
 from router.sandbox import Fault, Sandbox
 from router.settlement import Outcome, Settlement
@@ -94,7 +94,12 @@ HEADER = ("upstream", "call", "failure", "fallback", "status", "told", "waited",
 
 def settings_of(cell: Cell) -> Config:
     """A router that sends everything to the cell's upstream first, by threshold: a forced route has no fallback."""
-    return config(routing=RoutingConfig(threshold=0.0 if cell.upstream == "anthropic" else 1.0))
+    return config(
+        routing=RoutingConfig(threshold=0.0 if cell.upstream == "anthropic" else 1.0),
+        cache=CacheConfig(
+            single_flight=False
+        ),  # else a unary request that writes the system prompt is streamed
+    )
 
 
 class LoopClock:

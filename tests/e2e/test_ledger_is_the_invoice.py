@@ -11,13 +11,24 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from router.config import CacheConfig
 from router.ledger import Ledger
 from router.report import Reconciliation, summarise
 from router.sandbox import Fault, InvoiceLine, SandboxSettings, VirtualClock
 from router.settlement import Outcome, Settlement
 from router.tables import render, summary_tables
 from router.v1 import router_service_pb2 as pb
-from tests.e2e.builders import FLASH, OPUS, START_TIME_S, as_stream, context_of, generate, said, user
+from tests.e2e.builders import (
+    FLASH,
+    OPUS,
+    START_TIME_S,
+    as_stream,
+    config,
+    context_of,
+    generate,
+    said,
+    user,
+)
 from tests.e2e.service import TIMEOUT_S, Service, serving
 
 UPSTREAMS = {OPUS: "anthropic", FLASH: "gemini"}
@@ -286,7 +297,8 @@ async def test_a_stream_the_provider_breaks(ledger: Ledger, route: int, kind: st
 @pytest.mark.parametrize("kind", ["cut", "malformed"])
 async def test_a_whole_answer_lost_on_its_way(ledger: Ledger, route: int, kind: str) -> None:
     """The provider generated and billed, and its answer never arrived whole: unknown with a bound, never free."""
-    async with serving(ledger=ledger) as service:
+    alone = config(cache=CacheConfig(single_flight=False))
+    async with serving(alone, ledger=ledger) as service:
         service.sandbox.inject(Fault(kind=kind, times=2))
         await fails(service, generate(user("Sum up."), route=route, no_fallback=True), stream=False)
         invoice = service.invoice.lines

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from router.config import ApplicationConfig, OpusConfig, RoutingConfig
+from router.config import ApplicationConfig, CacheConfig, OpusConfig, RoutingConfig
 from router.ledger import Ledger
 from router.sandbox import Fault, InvoiceLine, SandboxSettings, VirtualClock
 from router.sandbox.anthropic_models import find
@@ -237,6 +237,8 @@ class Story:
 
 NO_RETRY = config(applications=FIXED.applications, routing=RoutingConfig(retry_limit=0))
 ON_SHORT = config(applications=FIXED.applications, opus=OpusConfig(model=SHORT_MODEL))
+TOGETHER = config(applications=FIXED.applications, cache=CacheConfig(single_flight=False))
+"""Requests over the same layers start without regard for each other, as those of another router would."""
 SLOW = replace(TALK_ONLY, latency_scale=1.0)
 # Blocks: two tools, one of system, one of context, then the conversation.
 STORIES = {
@@ -247,7 +249,7 @@ STORIES = {
     "parameter": Story(parameter, "CONTEXT", 3),
     "image": Story(image, "CONTEXT", 3),
     "ttl_lapsed": Story(ttl_lapsed, "TOOLS", 0),
-    "herd": Story(herd, "TOOLS", 0, settings=SLOW),
+    "herd": Story(herd, "TOOLS", 0, settings=SLOW, config=TOGETHER),
     "evicted": Story(evicted, "TOOLS", 0),
     "unknown": Story(unknown, "TOOLS", 0, config=NO_RETRY),
     "below_minimum": Story(below_minimum, "TOOLS", 0, config=ON_SHORT),

@@ -1129,6 +1129,8 @@ def test_every_instrument_is_collected():
     chunks.tick(2.0)
     metrics.record_rpc("m", "OK", "", 0.1)
     metrics.record_decision(DECISION)
+    metrics.record_flight("landed", 0.8)
+    metrics.watch_promotions(lambda: 1)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
     metrics.record_settlement(settlement(discarded="refusal"))
@@ -1137,4 +1139,4 @@ def test_every_instrument_is_collected():
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 33
+    assert len(instruments) == 35

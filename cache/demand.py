@@ -32,6 +32,7 @@ TOOL_RESULT = BlockKind.TOOL_RESULT
 
 _PRIOR_ARRIVALS = 0.5
 """Weight of the prior rate: half an arrival, so that two or three real ones outweigh it."""
+_PRIOR_IDLE_S = 12 * 3600.0
 _KEYED = (TOOLS, SYSTEM, CONTEXT)
 _PLACES = ("first", "second", "third", "later")
 """Turns of a conversation told apart; from the fourth on they return alike."""
@@ -179,6 +180,24 @@ class Demand:
         if digests:
             turn = self._learnt(_turn_path(prompt, counts, kind, earlier, now), turn)
         return (*found, turn, turn)
+
+    def use_within(
+        self, scope: CacheScope, digest: bytes, now: float, from_s: float, to_s: float
+    ) -> tuple[float, float]:
+        """(Chance of a use of a shared or user prefix between two spans from now, decayed uses after its first).
+
+        A Gamma rate: the longer it has been idle, the less is expected. Its prior is half a use in `_PRIOR_IDLE_S`, so
+        that of a prefix that was used once nothing is expected that would pay for keeping it.
+        """
+        seen = self._arrivals.get(scope, _NONE).get(digest)
+        if seen is None:
+            return 0.0, 0.0
+        idle_s = max(0.0, now - seen.last)
+        kept = exp(-self._decay_per_s * idle_s)
+        uses = seen.count * kept
+        exposure_s = _PRIOR_IDLE_S + seen.exposure_s * kept + (1 - kept) / self._decay_per_s + from_s
+        silent = pow(exposure_s / (exposure_s + max(0.0, to_s - from_s)), _PRIOR_ARRIVALS + uses)
+        return 1 - silent, uses
 
     @property
     def entry_count(self) -> int:

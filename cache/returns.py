@@ -1,0 +1,123 @@
+"""When a turn that has gone quiet is followed up: the hazard of return in windows of one keep-alive.
+
+The rule: window j is the time from j to j + 1 keep-alive spacings after a turn's start (285 s, for the 5 minute TTL).
+Per kind of turn (a path from the general to the special, as in `cache.hazard`) and window: how many were still quiet
+when it began, and how many of them came back in it. A special kind's share is shrunk to its parent's by `PSEUDO_COUNT`
+turns, the most general to the prior, which stands below any break-even: nothing is spent before evidence.
+
+A window counts when it CLOSES, for those who came back in it and those who did not alike: quick returns are known long
+before slow ones, and counted as they come they would make every hazard start too high. Time is passed in; memory is
+bounded.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cache.economics import ping_spacing_s
+from cache.hazard import FORGETTING, PSEUDO_COUNT, Path
+from cache.rules import TTL_5M_S
+
+WINDOW_S = ping_spacing_s(TTL_5M_S)
+WINDOWS = 24
+"""Two hours: the most keep-alives that ski rental allows at a read rate of 0.05 (23), and one more."""
+PRIOR_HAZARD = 0.03
+"""Below the break-even of a ping at any rate but those under 0.04 (8.7 % at r = 0.1, 4.2 % at 0.05)."""
+
+
+@dataclass(slots=True)
+class _Cell:
+    quiet: list[float] = field(default_factory=lambda: [0.0] * WINDOWS)
+    returned: list[float] = field(default_factory=lambda: [0.0] * WINDOWS)
+
+    def count(self, window: int, returned: bool) -> None:
+        self.quiet[window] = self.quiet[window] * FORGETTING + 1
+        self.returned[window] = self.returned[window] * FORGETTING + returned
+
+
+@dataclass(slots=True, eq=False)
+class _Quiet:
+    """A turn that waits for its next one."""
+
+    started: float
+    path: Path
+    gap_s: float | None = None
+
+
+class Returns:
+    """Hazards of return of one process. Not thread-safe; time is passed in and never runs backwards."""
+
+    def __init__(self, *, max_cells: int = 5_000, max_waiting: int = 50_000) -> None:
+        """Hold at most so many kinds (about 500 bytes each) and quiet turns; what comes beyond is not counted."""
+        self._cells: dict[tuple[object, ...], _Cell] = {}
+        self._max_cells = max_cells
+        self._max_waiting = max_waiting
+        self._quiet: dict[bytes, _Quiet] = {}
+        # Turns enter each window in the order they began, so each queue is in order of its closing times.
+        self._closing: list[deque[_Quiet]] = [deque() for _ in range(WINDOWS)]
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Turns whose windows are open."""
+        return self._waiting
+
+    def quiet(self, key: bytes, path: Path, started: float) -> None:
+        """Begin to wait for the turn after the one known as `key`, which started then."""
+        self.close(started)
+        if self._waiting >= self._max_waiting:
+            return
+        turn = self._quiet[key] = _Quiet(started, path)
+        self._closing[0].append(turn)
+        self._waiting += 1
+
+    def returned(self, key: bytes, started: float) -> None:
+        """Note that the turn after `key` started then; nothing for an unknown key."""
+        turn = self._quiet.pop(key, None)
+        if turn is not None:
+            turn.gap_s = started - turn.started
+
+    def close(self, now: float) -> None:
+        """Count the windows that have ended by `now`."""
+        for window, closing in enumerate(self._closing):
+            end_s = (window + 1) * WINDOW_S
+            while closing and closing[0].started + end_s <= now:
+                turn = closing.popleft()
+                returned = turn.gap_s is not None and turn.gap_s < end_s
+                for cell in self._of(turn.path):
+                    cell.count(window, returned)
+                if returned or window + 1 == WINDOWS:
+                    self._waiting -= 1
+                else:
+                    self._closing[window + 1].append(turn)
+        if len(self._quiet) > self._waiting:
+            self._forget()
+
+    def hazards(self, path: Path, first: int = 0) -> Sequence[float]:
+        """Chance of a return in each window from `first` on, given none before it."""
+        found = [PRIOR_HAZARD] * WINDOWS
+        for key in path:
+            cell = self._cells.get(key)
+            if cell is None:
+                break
+            for window in range(WINDOWS):
+                found[window] = (cell.returned[window] + PSEUDO_COUNT * found[window]) / (
+                    cell.quiet[window] + PSEUDO_COUNT
+                )
+        return found[first:]
+
+    def _of(self, path: Path) -> list[_Cell]:
+        cells = []
+        for key in path:
+            cell = self._cells.get(key)
+            if cell is None:
+                if len(self._cells) >= self._max_cells:
+                    break
+                cell = self._cells[key] = _Cell()
+            cells.append(cell)
+        return cells
+
+    def _forget(self) -> None:
+        """Drop the keys of turns whose last window has closed."""
+        waiting = {id(turn) for closing in self._closing for turn in closing}
+        self._quiet = {key: turn for key, turn in self._quiet.items() if id(turn) in waiting}

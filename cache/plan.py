@@ -137,6 +137,7 @@ def plan(
     facts: OpenFacts = ASSUMED,
     counted_tokens: int = 0,
     ends_before: int | None = None,
+    points: Sequence[Breakpoint] | None = None,
 ) -> Plan:
     """Choose the breakpoints of one request.
 
@@ -152,6 +153,8 @@ def plan(
             these only `COUNT_ERROR` is in doubt.
         ends_before: Position at and past which no breakpoint may stand, because another request is writing what ends
             there; None for no bound.
+        points: Places and TTLs to take instead of what the strategy would choose: those of an earlier plan over the
+            same blocks, for a call that is to touch the same entries; None for the strategy's.
 
     Returns:
         A valid plan; without breakpoints for a provider that caches by itself.
@@ -164,9 +167,15 @@ def plan(
             strategy, total, implicit_outlook(warm, total, rules.minimum_tokens), rules
         )
     skipped: list[Skipped] = []
+    wishes: list[Wish]
     match strategy:
+        case _ if points is not None:
+            wishes = [
+                Wish(point.position, point.layer, point.ttl_s, counts.at(point.position), point.reason)
+                for point in points
+            ]
         case Strategy.NONE:
-            wishes: list[Wish] = []
+            wishes = []
         case Strategy.AUTO:
             expected_uses = prior_forecasts(prompt) if forecasts is None else forecasts
             wishes = auto_wishes(prompt, counts, warm, expected_uses, rules, rates, facts, skipped)

@@ -33,6 +33,8 @@ MARGIN = 1.25
 """Expected gain over cost that AUTO asks for: a learner that starts from priors overspends without it."""
 FIXED_PINGS = 3
 """Keep-alives of the policy that only counts: the best fixed number on recorded agents."""
+ALMOST_ALL = 0.9
+"""Share of a prefix that has to be warm for the rest not to be worth a call."""
 LEAST_USES = 1.0
 """Uses, each counting half after six hours, below which AUTO does not keep a shared prefix: about three a day."""
 
@@ -181,21 +183,30 @@ def keep_alive(policy: Policy, prefix: Prefix, worth: Worth, hazards: Sequence[f
 
 
 def ahead(
-    policy: Policy, prefix: Prefix, worth: Worth, p_use: float, p_warm: float, warm_tokens: int
+    policy: Policy,
+    prefix: Prefix,
+    worth: Worth,
+    p_use: float,
+    p_warm: float,
+    warm_tokens: int,
+    expected_units: float | None = None,
 ) -> Verdict:
     """Whether to warm a prefix ahead of a request that may come: at a session's start, or on a prediction.
 
     Args:
         p_use: Chance in [0, 1] of a use on this route within the TTL.
-        p_warm: Chance that all of it is warm already.
+        p_warm: Chance that `warm_tokens` of it are warm.
         warm_tokens: Tokens of it that are believed warm without it (Cs).
+        expected_units: What the warm is expected to cost, where a plan says so; None for one TTL throughout.
     """
     rates = worth.rates
     write = rates.write(prefix.ttl_s)
     cold = prefix.tokens - warm_tokens
     cost = rates.read * warm_tokens + write * cold + prefix.tail_tokens
+    if expected_units is not None:
+        cost = expected_units
     value = p_use * (worth.latency + write - rates.read) * cold
-    if p_warm > 0.5:
+    if p_warm > 0.5 and warm_tokens >= ALMOST_ALL * prefix.tokens:
         return Verdict(False, rates.read * prefix.tokens, 0.0, "it is warm already")
     if policy is not Policy.AUTO:
         return Verdict(True, cost, value, "the policy says so")

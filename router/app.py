@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from cache.demand import Demand
+from cache.first_byte import FirstByte
 from cache.flight import FlightBook
 from cache.index import PrefixIndex
+from cache.pace import Pace
 from cache.plan import Strategy
 from cache.prompt import CacheScope
 from cache.rules import rules_for
+from cache.schedule import Policy
 from cache.tokens import TokenEstimator
 from classifier.policy import PolicySettings
 from classifier.profile import DAY_S
@@ -67,6 +70,8 @@ from router.upstreams.anthropic import AnthropicUpstream
 from router.upstreams.anthropic_render import Options
 from router.upstreams.base import Upstream
 from router.upstreams.gemini import GeminiUpstream
+from router.warmer import WarmerParts
+from router.warming import Warming, WarmingSettings
 
 if TYPE_CHECKING:
     from router.sandbox import Sandbox
@@ -195,17 +200,14 @@ async def running(
             learn=learning.settled,
             keep_features=config.classifier.keep_features,
         )
+        timer = LoopTimer() if timer is None else timer
+        preparation = _preparation(config, state, upstreams, telemetry, settler, learning)
+        flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
+        warming = _warming(config, state, preparation, settler, flights, timer, draw)
+        await stack.enter_async_context(_warmed(warming))
         services = Services(
             router=_router_service(
-                config,
-                state,
-                upstreams,
-                telemetry,
-                settler,
-                learning,
-                draw,
-                sleep,
-                LoopTimer() if timer is None else timer,
+                config, state, telemetry, settler, preparation, flights, warming, draw, sleep
             ),
             session=SessionService(
                 book=state.book,
@@ -214,9 +216,10 @@ async def running(
                 settings=config.sessions,
                 index=state.beliefs.index,
                 clock=clock,
+                warming=warming,
             ),
             feedback=FeedbackService(ledger=ledger, telemetry=telemetry, clock=clock, learn=learning.judged),
-            operator=_operator_service(config, state, ledger, learning, clock)
+            operator=_operator_service(config, state, ledger, learning, clock, warming)
             if config.server.operator_service
             else None,
         )
@@ -356,17 +359,14 @@ def _nano(usd: float | None) -> int | None:
     return None if usd is None else round(usd * NANO_PER_USD)
 
 
-def _router_service(
+def _preparation(
     config: Config,
     state: _State,
     upstreams: Mapping[Route, Upstream],
     telemetry: Telemetry,
     settler: Settler,
     learning: Learning,
-    draw: Callable[[], float],
-    sleep: Callable[[float], Awaitable[None]],
-    timer: Timer,
-) -> RouterService:
+) -> Preparation:
     routing = config.routing
     threshold = routing.threshold
     if threshold is None:
@@ -399,6 +399,21 @@ def _router_service(
     )
     if routing.threshold is None:
         learning.on_swap(lambda swap: preparation.follow_threshold(swap.model.manifest.threshold))
+    return preparation
+
+
+def _router_service(
+    config: Config,
+    state: _State,
+    telemetry: Telemetry,
+    settler: Settler,
+    preparation: Preparation,
+    flights: Flights | None,
+    warming: Warming,
+    draw: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+) -> RouterService:
+    routing = config.routing
     limits = RetryLimits(
         retry_limit=routing.retry_limit,
         wait_limit_s=routing.retry_wait_limit_s,
@@ -414,9 +429,8 @@ def _router_service(
             limits=limits,
             hedging=hedging,
             cascades=cascades_of(config),
-            flights=_flights(config, state, telemetry, settler, timer)
-            if config.cache.single_flight
-            else None,
+            flights=flights,
+            answered=warming.answered,
             draw=draw,
             sleep=sleep,
         ),
@@ -466,6 +480,48 @@ def _flights(config: Config, state: _State, telemetry: Telemetry, settler: Settl
         timer=timer,
         watch=telemetry,
     )
+
+
+def _warming(
+    config: Config,
+    state: _State,
+    preparation: Preparation,
+    settler: Settler,
+    flights: Flights | None,
+    timer: Timer,
+    draw: Callable[[], float],
+) -> Warming:
+    warming, unlearnt = config.warming, FirstByte()
+    return Warming(
+        WarmerParts(
+            preparation=preparation,
+            settler=settler,
+            telemetry=settler.telemetry,
+            timer=timer,
+            pace=Pace(usd_per_hour=warming.usd_per_hour, requests_per_minute=warming.requests_per_minute),
+        ),
+        WarmingSettings(
+            policy=Policy(warming.policy),
+            second_usd=warming.second_usd,
+            actions=frozenset(warming.actions),
+            recipe_bytes_limit=warming.recipe_bytes_limit,
+        ),
+        applications=state.applications,
+        prices=state.prices,
+        first_byte=(lambda _: unlearnt) if flights is None else flights.first_byte,
+        draw=draw,
+    )
+
+
+@asynccontextmanager
+async def _warmed(warming: Warming) -> AsyncIterator[None]:
+    """Warm in the background; a warm that is on its way at the end is broken off and booked."""
+    async with Tasks() as tasks:
+        tasks.start(warming.warmer.run(), "warm prefixes")
+        try:
+            yield
+        finally:
+            await tasks.drain(0.0)
 
 
 _STATE_NUMBERS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
@@ -521,7 +577,12 @@ def _watch_spending(telemetry: Telemetry, spending: Spending, clock: Clock) -> N
 
 
 def _operator_service(
-    config: Config, state: _State, ledger: Ledger, learning: Learning, clock: Clock
+    config: Config,
+    state: _State,
+    ledger: Ledger,
+    learning: Learning,
+    clock: Clock,
+    warming: Warming,
 ) -> OperatorService:
     return OperatorService(
         ledger=ledger,
@@ -530,6 +591,7 @@ def _operator_service(
         learning=learning,
         threshold=config.routing.threshold,
         clock=clock,
+        warming=warming,
     )
 
 

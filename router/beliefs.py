@@ -13,7 +13,7 @@ from cache.demand import Demand
 from cache.economics import Rates
 from cache.forecast import Forecast, Forecasts
 from cache.index import Learned, PrefixIndex
-from cache.plan import Plan, Strategy, plan
+from cache.plan import Breakpoint, Plan, Strategy, plan
 from cache.prefix import extend_digests, prefix_digests
 from cache.prompt import CacheScope, Layer, Prompt
 from cache.rolling import Rolling
@@ -190,12 +190,13 @@ class Beliefs:
         now_s: float,
         expected_follow_ups: int | None,
         ends_before: int | None = None,
+        points: Sequence[Breakpoint] | None = None,
     ) -> CacheView:
         """The view planned anew for `now_s`, by what is believed by then; prompt, digests and counts are taken over.
 
         Args:
             kind: As for `views`; likewise `expected_follow_ups`.
-            ends_before: As for `cache.plan.plan`.
+            ends_before: As for `cache.plan.plan`; likewise `points`.
         """
         planned = self._plan(
             view.scope,
@@ -209,6 +210,7 @@ class Beliefs:
             expected_follow_ups,
             view.rolling,
             ends_before,
+            points,
         )
         return msgspec.structs.replace(view, plan=planned)
 
@@ -225,6 +227,7 @@ class Beliefs:
         expected_follow_ups: int | None,
         rolling: Rolling | None,
         ends_before: int | None = None,
+        points: Sequence[Breakpoint] | None = None,
     ) -> Plan:
         model = scope.model
         rules = rules_for(model)
@@ -251,6 +254,7 @@ class Beliefs:
             uncertainty=self.estimator.uncertainty(model),
             counted_tokens=counted.tokens,
             ends_before=ends_before,
+            points=points,
         )
 
     def digests(self, prompt: Prompt, kind: str) -> tuple[bytes, ...]:
@@ -261,6 +265,10 @@ class Beliefs:
         if shared and (known is None or known[1][-1] != digests[shared - 1]):
             self._openings[kind] = Prompt(prompt.blocks[:shared], prompt.parameters), digests[:shared]
         return digests
+
+    def opus_scope(self, model: str) -> CacheScope:
+        """Cache scope of an Opus model in this service's workspace."""
+        return self._scope(Route.OPUS, model, rules_for(model).upstream)
 
     def _scope(self, route: Route, model: str, upstream: str) -> CacheScope:
         scope = self._scopes.get((route, model))

@@ -194,6 +194,25 @@ class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What `filler_file` holds, once loaded; not for the file of settings."""
 
 
+class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Calls of zero output that keep or make prefixes warm on Opus; priced apart from the users' calls."""
+
+    policy: Literal["off", "session_start", "keep_alive", "predictive", "shared", "auto"] = "off"
+    """What is warmed. "auto": what is expected to pay; the four in the middle do what they say whether it pays or not,
+    for comparison. Off by default, because a warm is money that nobody asked to be spent."""
+    second_usd: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    """What a second less to the first token is worth, USD. At 0 only keep-alives and shared layers can pay: warming
+    ahead of a request is never cheaper in money. 0 by default: a gain we would claim has to be somebody's word."""
+    usd_per_hour: Annotated[float, Meta(ge=0, le=1_000_000)] = 1.0
+    """Most that warms may cost in an hour, USD."""
+    requests_per_minute: Annotated[float, Meta(ge=0, le=100_000)] = 30.0
+    """Most warms in a minute; they count towards the provider's limits."""
+    actions: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
+    """Users' actions (SessionService.ReportAction) taken to precede a request on Opus until it is seen otherwise."""
+    recipe_bytes_limit: Annotated[int, Meta(ge=1 << 20, le=1 << 36)] = 128 << 20
+    """Bytes of requests kept in memory to be warmed again; the longest unused are given up first."""
+
+
 class SessionsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Conversations held for callers (SessionService.OpenSession), in memory: a restart loses them."""
 
@@ -317,6 +336,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     attempts: AttemptsConfig = AttemptsConfig()
     cascade: CascadeConfig = CascadeConfig()
     cache: CacheConfig = CacheConfig()
+    warming: WarmingConfig = WarmingConfig()
     sessions: SessionsConfig = SessionsConfig()
     ledger: LedgerConfig = LedgerConfig()
     classifier: ClassifierConfig = ClassifierConfig()

@@ -100,16 +100,20 @@ class Dispatch:
         hedging: Hedging = Hedging(),  # noqa: B008 (frozen)
         cascades: Cascades = Cascades(),  # noqa: B008 (frozen)
         flights: Flights | None = None,
+        answered: Callable[[Prepared, Settlement], None] | None = None,
         draw: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Keep references; `draw` gives a number in [0, 1) for jitter. Without `flights` nobody waits for another."""
+        """Keep references; `draw` gives a number in [0, 1) for jitter. Without `flights` nobody waits for another;
+        `answered` is told of every request that Opus answered.
+        """
         self._preparation = preparation
         self._settler = settler
         self._limits = limits
         self._hedging = hedging
         self._cascades = cascades
         self._flights = flights
+        self._opus_answered = answered
         self._draw = draw
         self._sleep = sleep
 
@@ -295,8 +299,11 @@ class Dispatch:
                 if step.next is Next.GIVE_UP:
                     raise
             else:
-                if self._flights is not None and life.route is Route.OPUS:
-                    self._flights.learn(ended.settlement)
+                if life.route is Route.OPUS:
+                    if self._flights is not None:
+                        self._flights.learn(ended.settlement)
+                    if self._opus_answered is not None:
+                        self._opus_answered(life.prepared, ended.settlement)
                 return ended
             finally:
                 if flight is not None:

@@ -16,13 +16,14 @@ from classifier.model import Model
 from classifier.route import Route
 from router.beliefs import Beliefs
 from router.clock import Clock
-from router.convert_response import ROUTES, cost_fields, duration_fields
+from router.convert_response import ROUTES, cost_fields, duration_fields, usage_fields
 from router.drift import Level
-from router.errors import InvalidRequest, Unimplemented
+from router.errors import InvalidRequest
 from router.learning import Learning, ShadowCount
 from router.ledger import Comparison, CostRow, Filter, Ledger
 from router.v1 import accounting_pb2, operator_service_pb2_grpc
 from router.v1 import operator_service_pb2 as pb
+from router.warming import Warming
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,9 +54,10 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         learning: Learning,
         threshold: float | None,
         clock: Clock,
+        warming: Warming | None = None,
     ) -> None:
         """Keep references; `scopes` names the caches that prefixes are believed in, `threshold` is the operator's, None
-        where each classifier's own holds.
+        where each classifier's own holds; no `warming` warms none.
         """
         self._ledger = ledger
         self._beliefs = beliefs
@@ -64,6 +66,7 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         self._classifiers = learning.classifiers
         self._threshold = threshold
         self._clock = clock
+        self._warming = warming
 
     async def GetCosts(self, request: pb.GetCostsRequest, context: Context) -> pb.GetCostsResponse:
         """Sum the ledger."""
@@ -97,8 +100,19 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         )
 
     async def WarmPrefix(self, request: pb.WarmPrefixRequest, context: Context) -> pb.WarmPrefixResponse:
-        """Not in this release."""
-        raise Unimplemented("WarmPrefix arrives with a later release")
+        """Warm an application's shared layers now, whatever the policy; within the budget, and sent like any warm."""
+        if self._warming is None:
+            return pb.WarmPrefixResponse(verdict="nothing is warmed here")
+        sent = await self._warming.warm_application(request.application)
+        settlement = sent.settlement
+        if settlement is None or settlement.usage is None:
+            return pb.WarmPrefixResponse(verdict=f"{sent.result}: {sent.why}")
+        model = settlement.answered_model or settlement.intent.model
+        return pb.WarmPrefixResponse(
+            usage=usage_fields(settlement.usage),
+            cost=None if settlement.cost is None else cost_fields(settlement.cost, model),
+            verdict=f"{sent.result}: {sent.why}",
+        )
 
     async def GetClassifier(
         self, request: pb.GetClassifierRequest, context: Context

@@ -6,14 +6,14 @@ settlement.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import msgspec.structs
 
 from cache.economics import TokenSplit
-from cache.plan import Plan, Strategy
+from cache.plan import Breakpoint, Plan, Strategy
 from cache.rolling import Rolling
 from classifier.exploration import draw_of
 from classifier.features import Measures
@@ -201,11 +201,18 @@ class Preparation:
             logger.error("the shadow classifier %s failed\n%s", shadow.digest, stack_of(error))
             return None
 
-    def replanned(self, prepared: Prepared, now_s: float, ends_before: int | None = None) -> Prepared:
+    def replanned(
+        self,
+        prepared: Prepared,
+        now_s: float,
+        ends_before: int | None = None,
+        points: Sequence[Breakpoint] | None = None,
+    ) -> Prepared:
         """The request with Opus's breakpoints planned anew, by what is believed at `now_s`; the decision stands.
 
         Args:
             ends_before: Position at and past which no breakpoint may stand; None for no bound.
+            points: Places and TTLs to take instead of the strategy's; None for the strategy's.
         """
         request = prepared.request
         view = self._beliefs.replanned(
@@ -214,6 +221,7 @@ class Preparation:
             now_s=now_s,
             expected_follow_ups=request.demands.expected_follow_ups,
             ends_before=ends_before,
+            points=points,
         )
         return msgspec.structs.replace(prepared, views={**prepared.views, Route.OPUS: view})
 

@@ -6,8 +6,8 @@ it does not hold it knows the account (`router.session_book`) and what is believ
 when `cache.session_limit` others were used since, not at an instant. A session belongs to its tenant: another tenant's
 does not exist. Asking is not using: it keeps no session from being forgotten.
 
-Opening says truthfully that nothing was warmed: warming, and reporting actions, arrive with a later release. Closing
-forgets what was said; the account stays, like any other session's.
+Opening, and reporting what a user did, may warm what the next request will begin with, and say what was done and why:
+an order is sent right after, not awaited. Closing forgets what was said; the account stays, like any other session's.
 """
 
 import uuid
@@ -24,16 +24,19 @@ from router.clock import Clock
 from router.config import SessionsConfig
 from router.convert_request import IDENTIFIER_CHARACTER_LIMIT, opened_from_proto
 from router.convert_response import ROUTES, message_fields, usage_fields
-from router.errors import InvalidRequest, NotFound, SessionTooLarge, Unimplemented
+from router.errors import InvalidRequest, NotFound, SessionTooLarge
 from router.held_session import Held
 from router.session_book import Account, SessionBook
 from router.session_store import SessionStore
 from router.v1 import routing_pb2, session_service_pb2_grpc
 from router.v1 import session_service_pb2 as pb
+from router.warming import Answer, Warming
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-NOT_WARMED = "no warm was sent: warming arrives with a later release"
+ACTION_CHARACTER_LIMIT = 64
+NOT_WARMED = Answer(False, "nothing is warmed here")
+"""Without a warmer."""
 
 
 def new_session_id() -> str:
@@ -53,6 +56,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         settings: SessionsConfig,
         index: PrefixIndex,
         clock: Clock,
+        warming: Warming | None = None,
         new_id: Callable[[], str] = new_session_id,
     ) -> None:
         """Keep references; all are owned by the app."""
@@ -62,6 +66,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         self._settings = settings
         self._index = index
         self._clock = clock
+        self._warming = warming
         self._new_id = new_id
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Context) -> pb.OpenSessionResponse:
@@ -82,9 +87,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
                 f"at most {settings.session_bytes_limit} are allowed"
             )
         await self._store.open(held)
-        return pb.OpenSessionResponse(
-            session=self._session(held), warm=pb.WarmVerdict(warmed=False, reason=NOT_WARMED)
-        )
+        answer = NOT_WARMED if self._warming is None else self._warming.opened(held)
+        return pb.OpenSessionResponse(session=self._session(held), warm=_verdict(answer))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
         """Read a session's account, what is believed warm of it, and its messages if they are held and asked for."""
@@ -119,10 +123,18 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     async def ReportAction(
         self, request: pb.ReportActionRequest, context: Context
     ) -> pb.ReportActionResponse:
-        """Not in this release."""
-        raise Unimplemented(
-            "ReportAction arrives with a later release, which warms caches for likely actions"
-        )
+        """Warm what the session's next request will begin with, if this makes one on Opus likely enough."""
+        _check_names(request.tenant, request.session)
+        action = request.action
+        if not action or len(action) > ACTION_CHARACTER_LIMIT or not action.isprintable():
+            raise InvalidRequest(
+                "action", f"must be a name of 1 to {ACTION_CHARACTER_LIMIT} characters that can be printed"
+            )
+        if self._warming is None:
+            return pb.ReportActionResponse(warm=_verdict(NOT_WARMED))
+        held = await self._store.find(request.tenant, request.session, self._clock.now())
+        answer = self._warming.acted(request.tenant, request.session, action, held)
+        return pb.ReportActionResponse(warm=_verdict(answer))
 
     def _session(self, held: Held) -> pb.Session:
         """Spell a held session with its account."""
@@ -182,6 +194,15 @@ def _check_names(tenant: str, session: str) -> None:
             raise InvalidRequest(
                 field, f"has {len(name)} characters; at most {IDENTIFIER_CHARACTER_LIMIT} are allowed"
             )
+
+
+def _verdict(answer: Answer) -> pb.WarmVerdict:
+    return pb.WarmVerdict(
+        warmed=answer.warmed,
+        reason=answer.reason,
+        expected_cost_nano_usd=round(answer.cost_usd * 1e9),
+        expected_value_nano_usd=round(answer.value_usd * 1e9),
+    )
 
 
 def _timestamp(time_s: float) -> Timestamp:

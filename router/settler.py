@@ -119,8 +119,12 @@ class Settler:
         trace_id: str,
         fell_back: bool,
         escalated: bool = False,
+        purpose: Purpose = Purpose.USER,
     ) -> "Attempt":
         """Journal the intent and begin an attempt.
+
+        A call of our own teaches what it proves of the cache and nothing of its users: no demand, no session, no length
+        of answers, no training data.
 
         Raises:
             CircuitOpen: The route is held back; nothing is journalled and nothing may be sent.
@@ -132,7 +136,7 @@ class Settler:
         intent = Intent(
             request_id=identity.request_id,
             attempt=number,
-            purpose=Purpose.USER,
+            purpose=purpose,
             route=route.value,
             upstream=upstream.name,
             model=upstream.model,
@@ -154,16 +158,21 @@ class Settler:
             raise
         view = prepared.views.get(route)
         if view is not None:
-            if number == 1 or fell_back or escalated:
+            if purpose is Purpose.USER and (number == 1 or fell_back or escalated):
                 self.beliefs.arrive(view, identity.application, now_s)
             self.beliefs.begin(view, now_s)
         span = self.telemetry.start_inference(
-            upstream, prepared.request.call, route=route.value, stream=stream, attempt=number
+            upstream,
+            prepared.request.call,
+            route=route.value,
+            purpose=purpose,
+            stream=stream,
+            attempt=number,
         )
         attempt = Attempt(
             self, prepared, route, intent, span, fell_back=fell_back, escalated=escalated, permit=permit
         )
-        if number == 1:
+        if number == 1 and purpose is Purpose.USER:
             attempt.reserved_nano_usd = self._first_sent(prepared, now_s)
         return attempt
 
@@ -313,9 +322,10 @@ class Attempt:
         identity = self._prepared.request.call.identity
         settler = self._settler
         settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
-        if failure is None or failure.kept is not None:
+        users = self.intent.purpose is Purpose.USER
+        if users and (failure is None or failure.kept is not None):
             self.keep()
-        if reply.usage is not None and reply.usage.complete:
+        if users and reply.usage is not None and reply.usage.complete:
             settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
         return self._close(
             Outcome.OK,
@@ -456,14 +466,15 @@ class Attempt:
                 finish_reason=finish_reason,
                 error=error,
                 discarded="" if failure is None or failure.kept else failure.signal.value,
-                decision=self.decision_record(),
+                decision=self.decision_record() if self.intent.purpose is Purpose.USER else None,
                 cache=self._learned(outcome, usage, price, filler),
                 extra={} if failure is None or not failure.kept else _kept_for(failure),
             )
             self.settlement = settlement
             settler.ledger.settle(settlement)
             settler.book.note(settlement, self._prepared.views.get(self._route))
-            if self.intent.attempt == 1 and settler.learn is not None:
+            users = self.intent.purpose is Purpose.USER
+            if users and self.intent.attempt == 1 and settler.learn is not None:
                 settler.learn(self._prepared, settlement)
             if settler.spending is not None:
                 settler.spending.settled(settlement, self.reserved_nano_usd)
@@ -525,7 +536,7 @@ class Attempt:
         if usage is None:
             sent = outcome is not Outcome.REFUSED
             settler.beliefs.abandon(view, started_s, settler.clock.now(), sent=sent)
-            if sent and self._route is Route.OPUS:
+            if sent and self._route is Route.OPUS and self.intent.purpose is Purpose.USER:
                 settler.misses.doubt(self._prepared.request.call.identity, view, started_s=started_s)
             held = p_held = None
         else:
@@ -540,7 +551,12 @@ class Attempt:
                 )
             held, p_held = learned.held, learned.p_held
             padding = self._prepared.padding
-            if padding is not None and settler.paddings is not None and self._route is Route.OPUS:
+            if (
+                padding is not None
+                and settler.paddings is not None
+                and self._route is Route.OPUS
+                and self.intent.purpose is Purpose.USER
+            ):
                 settler.paddings.learn(padding, view, usage, started_s=started_s, readable_s=first_byte_at_s)
         return CacheRecord(
             strategy=view.plan.strategy.value if self._route is Route.OPUS else "implicit",
@@ -573,6 +589,8 @@ class Attempt:
                 if reply is None
                 else (reply.cache_diagnostics, reply.cache_diagnostics_missed_tokens),
             )
+        if self.intent.purpose is not Purpose.USER:
+            return learned
         settler.misses.remember(
             identity,
             view,
@@ -604,7 +622,7 @@ class Attempt:
     def _each_otherwise(
         self, usage: Usage | None, price: Price | None, filler: PaddingCost
     ) -> Counterfactuals | None:
-        if usage is None or price is None:
+        if usage is None or price is None or self.intent.purpose is not Purpose.USER:
             return None
         by_opus = self._route is Route.OPUS
         other_usage, other_price = self._elsewhere(usage)

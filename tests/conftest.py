@@ -33,7 +33,7 @@ def _no_swallowed_fault(request: pytest.FixtureRequest, caplog: pytest.LogCaptur
     yield
     if request.node.get_closest_marker("fault_expected"):
         return
-    fenced = ("router.settler", "router.tasks")
+    fenced = ("router.settler", "router.tasks", "router.warmer", "router.warming")
     faults = [
         record.getMessage()
         for phase in ("setup", "call")

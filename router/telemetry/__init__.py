@@ -20,6 +20,7 @@ from typing import Final, Self
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
+    Link,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -30,6 +31,7 @@ from opentelemetry.trace import (
     Tracer,
     get_current_span,
     set_span_in_context,
+    use_span,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -55,6 +57,7 @@ __all__ = [
     "InferenceTarget",
     "Observe",
     "Span",
+    "SpanContext",
     "Telemetry",
     "TelemetrySettings",
     "from_environ",
@@ -266,6 +269,32 @@ class Telemetry:
         """Count a request that met another's write; `outcome` is one of `attributes.FLIGHT_OUTCOME`."""
         if self._metrics is not None:
             self._metrics.record_flight(outcome, waited_s)
+
+    @contextmanager
+    def warm(self, trigger: str, cause: SpanContext | None) -> Iterator[Span]:
+        """Root span of one warm, current within; linked to the span that caused it."""
+        if self._tracer is None:
+            yield INVALID_SPAN
+            return
+        span = self._tracer.start_span(
+            names.SPAN_WARM,
+            context=_ROOT,
+            links=[] if cause is None or not cause.is_valid else [Link(cause)],
+            attributes={names.WARM_TRIGGER: trigger},
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+        with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            yield span
+
+    def current_span(self) -> SpanContext:
+        """What a warm that is ordered now is to be linked to."""
+        return get_current_span().get_span_context()
+
+    def record_warm(self, trigger: str, result: str, cost_nano_usd: int | None = None) -> None:
+        """Count what became of a warm order, or of a warm; see `attributes.WARM_RESULT`."""
+        if self._metrics is not None:
+            self._metrics.record_warm(trigger, result, cost_nano_usd)
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer

@@ -387,6 +387,19 @@ class Metrics:
             divisor=NANO_PER_USD,
         )
 
+        self.warms = Counter(
+            names.WARMS,
+            "{warm}",
+            "Orders to warm a prefix, by what became of them, and warms, by what they proved to be",
+            (names.WARM_TRIGGER, names.WARM_RESULT),
+        )
+        self.warm_cost = Counter(
+            names.WARM_COST,
+            names.USD,
+            "USD billed for warms, by what they proved to be when their entry ended",
+            (names.WARM_TRIGGER, names.WARM_RESULT),
+            divisor=NANO_PER_USD,
+        )
         self.flight_wait = Histogram(
             names.FLIGHT_WAIT,
             names.SECONDS,
@@ -560,9 +573,16 @@ class Metrics:
     def record_shadow(self, *, disagreed: bool) -> None:
         """Count a request that the shadow classifier scored too."""
         self.shadow_decisions.add(("no" if disagreed else "yes",))
+
     def record_flight(self, outcome: str, waited_s: float) -> None:
         """Count one request that met another's write, and how long it waited."""
         self.flight_wait.record((outcome,), waited_s)
+
+    def record_warm(self, trigger: str, result: str, cost_nano_usd: int | None) -> None:
+        """Count what became of a warm order, or of a warm and its cost."""
+        self.warms.add((trigger, result))
+        if cost_nano_usd:
+            self.warm_cost.add((trigger, result), cost_nano_usd)
 
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""

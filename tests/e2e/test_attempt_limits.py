@@ -28,7 +28,8 @@ async def stalled(
     settings = config(
         routing=RoutingConfig(threshold=0.0 if upstream == "anthropic" else 1.0),
         attempts=AttemptsConfig(attempt_share=share),
-        cache=CacheConfig(single_flight=False),  # else a unary request that writes the system prompt is streamed
+        # Else a unary request that writes the system prompt is asked as a stream.
+        cache=CacheConfig(single_flight=False),
     )
     ledger = Ledger.temporary(clock=VirtualClock(START_TIME_S))
     try:

@@ -346,22 +346,6 @@ async def test_a_ceiling_below_every_route_says_what_it_would_take(service: Serv
     assert detail(status_of(caught.value), ErrorInfo).reason == "BUDGET_EXCEEDED"
 
 
-@pytest.mark.usefixtures("_nothing_sent")
-async def test_unbuilt_calls_say_so(service: Service) -> None:
-    """RPCs of a later release are in the contract and answer UNIMPLEMENTED."""
-    from router.v1 import operator_service_pb2, session_service_pb2
-    from router.v1.session_service_pb2_grpc import SessionServiceStub
-
-    sessions = SessionServiceStub(service.channel)
-    for call in (
-        sessions.ReportAction(session_service_pb2.ReportActionRequest(), timeout=TIMEOUT_S),
-        service.operator.WarmPrefix(operator_service_pb2.WarmPrefixRequest(), timeout=TIMEOUT_S),
-    ):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_the_server_lives_on_and_quotes_the_callers_request_id(service: Service) -> None:
     """After the whole table, the same server still answers; an error carries the id the caller chose."""
     for change, _, _ in BAD.values():

@@ -28,7 +28,7 @@ from tests.e2e.builders import (
     user,
 )
 from tests.e2e.collector import tapped
-from tests.e2e.service import Service, WatchedClock, serving
+from tests.e2e.service import TIMEOUT_S, Service, WatchedClock, serving
 from tests.e2e.test_metrics import free_port, scraped
 
 SLOW = SandboxSettings(tool_call_chance=0.0, latency_scale=1.0)
@@ -92,6 +92,13 @@ async def herd(service: Service, requests: list[pb.GenerateRequest], *, stream: 
     return tasks
 
 
+async def until(heard: Callable[[], bool]) -> None:
+    """Let others run until the server has heard of something that happened on the client's side."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not heard():
+            await asyncio.sleep(0)
+
+
 async def ended(service: Service, tasks: list[asyncio.Task], step_s: float = 0.05) -> list:
     """Move time until all have ended."""
     async with asyncio.timeout(30):
@@ -147,6 +154,7 @@ async def test_killed_lead_is_followed_by_exactly_one_other() -> None:
         tasks = await herd(service, [question(number) for number in range(HERD)], stream=True)
         await service.clock.travel(0.4)
         tasks[0].cancel()
+        await until(lambda: service.ledger.stats().settlements == 1)
         answers = await ended(service, tasks)
         assert len(answers) == HERD - 1
         (written,) = full_writes(service)
@@ -279,7 +287,9 @@ async def test_waiting_caller_that_leaves_is_not_booked() -> None:
     """It was never sent: no attempt, no cost; the others are as before."""
     async with flying() as service:
         tasks = await herd(service, [question(number) for number in range(3)], stream=True)
+        waiting = service.clock.sleepers
         tasks[1].cancel()
+        await until(lambda: service.clock.sleepers < waiting)
         await ended(service, tasks)
         assert len(await service.settled(2)) == 2
 

@@ -254,7 +254,7 @@ async def test_an_id_is_made_when_none_is_given():
         assert one.session.session != two.session.session
         assert len(one.session.session) == 32
         assert not one.warm.warmed
-        assert "later release" in one.warm.reason
+        assert "policy is 'off'" in one.warm.reason
 
 
 async def test_an_open_id_is_taken():
@@ -607,9 +607,9 @@ async def test_what_was_said_is_not_logged(caplog):
     assert "secret of the house" not in caplog.text
 
 
-async def test_actions_arrive_later():
-    """ReportAction says that it is not there yet, by its name."""
-    async with serving() as service, refused(CODE.UNIMPLEMENTED, "ReportAction", "later release"):
+async def test_an_action_without_a_name_is_refused():
+    """The field is named."""
+    async with serving() as service, refused(CODE.INVALID_ARGUMENT, "action", "64 characters"):
         await stub(service).ReportAction(sessions_pb.ReportActionRequest(session="s"), timeout=TIMEOUT_S)
 
 

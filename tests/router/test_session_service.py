@@ -7,7 +7,7 @@ import pytest
 from cache.index import PrefixIndex
 from router.applications import Applications
 from router.config import ApplicationConfig, SessionsConfig
-from router.errors import InvalidRequest, NotFound, Unimplemented
+from router.errors import InvalidRequest, NotFound
 from router.sandbox import VirtualClock
 from router.session_book import SessionBook
 from router.session_service import SessionService, stateless_session
@@ -126,7 +126,14 @@ async def test_every_kind_of_part_comes_back_as_it_was_brought(service):
     assert list((await service.GetSession(asked, None)).messages) == messages
 
 
-async def test_actions_arrive_later(service):
-    """The RPC says so by its own name."""
-    with pytest.raises(Unimplemented, match="ReportAction"):
-        await service.ReportAction(pb.ReportActionRequest(), None)
+@pytest.mark.parametrize("action", ["", "a" * 65, "line\nbreak"])
+async def test_an_action_has_a_name(service, action):
+    """1 to 64 characters that can be printed."""
+    with pytest.raises(InvalidRequest, match="action"):
+        await service.ReportAction(pb.ReportActionRequest(session="s", action=action), None)
+
+
+async def test_without_a_warmer_an_action_is_noted_and_nothing_is_warmed(service):
+    """The verdict says so."""
+    response = await service.ReportAction(pb.ReportActionRequest(session="s", action="upload"), None)
+    assert (response.warm.warmed, response.warm.reason) == (False, "nothing is warmed here")

@@ -1130,6 +1130,7 @@ def test_every_instrument_is_collected():
     metrics.record_rpc("m", "OK", "", 0.1)
     metrics.record_decision(DECISION)
     metrics.record_flight("landed", 0.8)
+    metrics.record_warm("idle", "used", 5)
     metrics.watch_promotions(lambda: 1)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
@@ -1139,4 +1140,4 @@ def test_every_instrument_is_collected():
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 35
+    assert len(instruments) == 37

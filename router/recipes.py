@@ -1,0 +1,117 @@
+"""Requests kept so that their prefixes can be warmed again: what is sent must equal real traffic to the byte.
+
+The rule: a recipe is the request that wrote or read a prefix, asking for 0 tokens, and the breakpoints it carried. What
+opens it is then the same bytes under the same parameters, so the entry is the one that its traffic reads; whoever sends
+it compares the digest all the same. An application's layers are kept with the parameters of its last request and a
+placeholder for the conversation. In memory only: a recipe holds what users said, and is given up with the prefix, when
+others need the room, and at the end of the process.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+import msgspec.structs
+
+from cache.plan import Breakpoint
+from classifier.route import Route
+from router.call import Call, Identity, Message, Role, Text
+from router.request import Demands, Request
+
+PLACEHOLDER = (Message(Role.USER, (Text("."),)),)
+"""Any string with a character that is not white space will do (A-CACHE, pre-warming, 2026-11)."""
+_RECIPE_OVERHEAD_BYTES = 2_000
+
+
+class Recipe(msgspec.Struct, frozen=True, gc=False):
+    """How to warm one prefix.
+
+    Attributes:
+        key: Digest of the prefix.
+        points: Breakpoints of the request that had it, down to this prefix.
+        byte_count: Of what it keeps in memory, about.
+    """
+
+    key: bytes
+    request: Request
+    points: tuple[Breakpoint, ...]
+    byte_count: int
+
+
+class Recipes:
+    """Recipes by digest, within a bound in bytes; the longest unused go first."""
+
+    def __init__(self, bytes_limit: int) -> None:
+        """Start with none."""
+        self._bytes_limit = bytes_limit
+        self._recipes: OrderedDict[bytes, Recipe] = OrderedDict()
+        self.byte_count = 0
+
+    def __len__(self) -> int:
+        return len(self._recipes)
+
+    def keep(self, recipe: Recipe) -> None:
+        """Keep one, in the place of an older one for the same prefix."""
+        self.forget(recipe.key)
+        self._recipes[recipe.key] = recipe
+        self.byte_count += recipe.byte_count
+        while self.byte_count > self._bytes_limit:
+            _, oldest = self._recipes.popitem(last=False)
+            self.byte_count -= oldest.byte_count
+
+    def find(self, key: bytes) -> Recipe | None:
+        """The recipe of a prefix; None when none is kept."""
+        return self._recipes.get(key)
+
+    def forget(self, key: bytes) -> None:
+        """Give one up."""
+        found = self._recipes.pop(key, None)
+        if found is not None:
+            self.byte_count -= found.byte_count
+
+
+def recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int) -> Recipe:
+    """Keep a request by the last of `points`.
+
+    Args:
+        content_bytes: Bytes of its blocks.
+    """
+    return Recipe(
+        points[-1].digest,
+        as_warm(request, request.call),
+        tuple(points),
+        content_bytes + _RECIPE_OVERHEAD_BYTES,
+    )
+
+
+def shared_recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int) -> Recipe:
+    """Keep what a request shares with all of its application: tools, system and parameters, nobody's words."""
+    call = request.call
+    bare = msgspec.structs.replace(
+        call,
+        identity=Identity(request_id="", tenant=call.identity.tenant, application=call.identity.application),
+        context=(),
+        messages=PLACEHOLDER,
+    )
+    return Recipe(
+        points[-1].digest, as_warm(request, bare), tuple(points), content_bytes + _RECIPE_OVERHEAD_BYTES
+    )
+
+
+def as_warm(request: Request, call: Call, strategy: str = "") -> Request:
+    """`request` with `call` in its place, asking Opus for 0 tokens and for nothing else.
+
+    Args:
+        strategy: Name of the cache strategy; "" for the request's own.
+    """
+    return Request(
+        call=msgspec.structs.replace(call, max_output_tokens=0, stop_sequences=()),
+        application=request.application,
+        demands=Demands(
+            forced_route=Route.OPUS,
+            fallback_allowed=False,
+            exploration_allowed=False,
+            escalation_allowed=False,
+        ),
+        strategy=strategy or request.strategy,
+    )

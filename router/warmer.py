@@ -1,0 +1,257 @@
+"""The one task that warms prefixes on Opus: what is due is decided, paced and sent, one call at a time.
+
+The rule: a warm is a request for 0 tokens on the same path as any other (prepared, spelled, journalled, sent, settled),
+booked as `Purpose.WARM`, so its cost is on the bill apart from the users'. It never counts towards a circuit and is not
+sent while one is open. What cannot be warmed says why: forced tool calls and output schemas cannot be asked for 0
+tokens, and bytes or parameters that differ from the traffic's would write an entry nobody reads, which is found out by
+the digest before anything is sent. A keep-alive that finds its prefix gone has written it: it is settled as the miss it
+is, and the prefix is not pinged again.
+
+Nothing is awaited by a request: what comes of users' calls is noted as they settle, and what is to be done is put in a
+queue. A provider that refuses for load is left alone for a while. `regret` judges what came of it all.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import msgspec.structs
+
+from cache.pace import Pace
+from cache.plan import Breakpoint, Plan
+from cache.schedule import WarmOrder
+from classifier.route import Route
+from router import errors
+from router.flights import Timer
+from router.preparation import Preparation, Prepared
+from router.request import Request
+from router.settlement import Purpose, Settlement
+from router.settler import Settler
+from router.stack import stack_of
+from router.telemetry import SpanContext, Telemetry
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 60.0
+"""Longest that a warm may take: a million tokens read anew take less."""
+REST_S = 60.0
+"""How long the provider is left alone after it refused a warm for load, unless it asks for longer."""
+QUEUE_LIMIT = 1_000
+"""Orders waiting to be sent; more are refused."""
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """An order on its way.
+
+    Attributes:
+        request: What to send; asks for 0 tokens.
+        points: Breakpoints to carry, None for those of the request's strategy.
+        key: Digest that the last breakpoint must have; None where there is no traffic to compare with.
+        latest_s: Instant from which it is not worth sending any more: what is to be kept has lapsed.
+        cause: Span that caused it.
+        sent: Told when it has been sent, or not: the settlement and what was done.
+    """
+
+    order: WarmOrder
+    owner: tuple[str, str]
+    request: Request
+    points: tuple[Breakpoint, ...] | None = None
+    key: bytes | None = None
+    latest_s: float
+    cause: SpanContext | None = None
+    sent: Callable[["Sent"], None] | None = None
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an order.
+
+    Attributes:
+        result: "read" (it was warm), "written", "failed", "unwarmable", "late", "paced".
+        why: The same for people.
+        settlement: None when nothing was sent.
+        plan: What was asked to be cached; None when nothing was sent.
+    """
+
+    result: str
+    why: str
+    settlement: Settlement | None = None
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmerParts:
+    """What a warmer works with; all are owned by the app."""
+
+    preparation: Preparation
+    settler: Settler
+    telemetry: Telemetry
+    timer: Timer
+    pace: Pace
+
+
+class Warmer:
+    """Carries orders out. `run` is its task; everything else is called on the loop and does not wait."""
+
+    def __init__(
+        self, parts: WarmerParts, due: Callable[[float], None], next_due_s: Callable[[], float | None]
+    ) -> None:
+        """Keep references.
+
+        Args:
+            due: Called with the time when something may be due; puts what is in the queue.
+            next_due_s: Gives the instant at which something may be due next; None for never.
+        """
+        self._parts = parts
+        self._due = due
+        self._next_due_s = next_due_s
+        self._queue: deque[Job] = deque()
+        self._wake: asyncio.Event | None = None
+        self._rest_until_s = 0.0
+        self.closed = False
+
+    def put(self, job: Job) -> bool:
+        """Queue an order; False when there is no room, or no task to carry it out."""
+        if self.closed or len(self._queue) >= QUEUE_LIMIT:
+            return False
+        self._queue.append(job)
+        self.wake()
+        return True
+
+    def wake(self) -> None:
+        """Let the task look at once: something may be due earlier than it thinks."""
+        if self._wake is not None:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Send what is due until cancelled; what is in the queue then is not sent."""
+        self._wake = asyncio.Event()
+        clock = self._parts.settler.clock
+        try:
+            while True:
+                self._wake.clear()
+                self._look(clock.now())
+                while self._queue:
+                    await self._carry_out(self._queue.popleft())
+                await self._sleep()
+        finally:
+            self.closed = True
+            while self._queue:
+                _tell(self._queue.popleft(), Sent(result="late", why="the service is ending"))
+
+    def _look(self, now_s: float) -> None:
+        """Queue what is due; a fault there costs this round's keep-alives, not the task."""
+        try:
+            self._due(now_s)
+        except Exception as error:
+            logger.error("what is due was not found out\n%s", stack_of(error))
+
+    async def _sleep(self) -> None:
+        """Until something may be due, or somebody wakes it."""
+        assert self._wake is not None
+        due_s = self._next_due_s()
+        handle = None
+        if due_s is not None:
+            delay_s = max(0.0, due_s - self._parts.settler.clock.now())
+            handle = self._parts.timer.later(delay_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if handle is not None:
+                handle.cancel()
+
+    async def _carry_out(self, job: Job) -> None:
+        parts, trigger = self._parts, job.order.trigger.value
+        with parts.telemetry.warm(trigger, job.cause):
+            try:
+                sent = await self._sent(job)
+            except Exception as error:
+                # The outermost edge of one order: the next one is none the worse.
+                logger.error("a warm failed\n%s", stack_of(error))
+                sent = Sent(result="failed", why=type(error).__name__)
+        spent = None if sent.settlement is None or sent.settlement.cost is None else sent.settlement.cost
+        parts.telemetry.record_warm(trigger, sent.result, None)
+        if spent is not None:
+            off_usd = spent.total_nano_usd / 1e9 - job.order.cost_usd
+            parts.pace.correct(off_usd, parts.settler.clock.now())
+        _tell(job, sent)
+
+    async def _sent(self, job: Job) -> Sent:
+        parts, now_s = self._parts, self._parts.settler.clock.now()
+        if now_s >= job.latest_s:
+            return Sent(result="late", why="what was to be kept has lapsed")
+        if now_s < self._rest_until_s:
+            return Sent(result="paced", why="the provider refused a warm for load and is left alone")
+        refusal = parts.pace.refusal(job.order.cost_usd, now_s)
+        if refusal:
+            return Sent(result="paced", why=refusal)
+        try:
+            prepared = self._prepared(job, now_s)
+        except errors.RouterError as error:
+            return Sent(result="unwarmable", why=f"not warmable: {error}")
+        plan = prepared.plan_for(Route.OPUS)
+        if plan is None or not plan.breakpoints:
+            why = plan.skipped[0].reason if plan is not None and plan.skipped else "nothing to cache"
+            return Sent(result="unwarmable", why=f"not warmable: {why}")
+        if job.key is not None and plan.breakpoints[-1].digest != job.key:
+            return Sent(
+                result="unwarmable",
+                why="not warmable: what would be sent is not what its traffic sends, so nobody would read it",
+            )
+        parts.pace.charge(job.order.cost_usd, now_s)
+        try:
+            return await self._ask(prepared, plan)
+        except (errors.CircuitOpen, errors.LedgerUnavailable) as error:
+            parts.pace.correct(-job.order.cost_usd, now_s)
+            return Sent(result="failed", why=str(error))
+
+    def _prepared(self, job: Job, now_s: float) -> Prepared:
+        """The warm as a request of its own: decided, spelled and planned like any other."""
+        call = job.request.call
+        named = msgspec.structs.replace(call.identity, request_id=f"warm-{uuid.uuid4().hex}")
+        request = msgspec.structs.replace(job.request, call=msgspec.structs.replace(call, identity=named))
+        preparation = self._parts.preparation
+        prepared = preparation.prepare(request, now_s)
+        if job.points is None:
+            return prepared
+        return preparation.replanned(prepared, now_s, points=job.points)
+
+    async def _ask(self, prepared: Prepared, plan: Plan) -> Sent:
+        parts = self._parts
+        rendered = parts.preparation.rendered_for(prepared, Route.OPUS)
+        attempt = parts.settler.open(
+            prepared,
+            Route.OPUS,
+            number=1,
+            stream=False,
+            trace_id="",
+            fell_back=False,
+            purpose=Purpose.WARM,
+        )
+        try:
+            reply = await parts.settler.upstreams[Route.OPUS].generate(rendered, plan, TIMEOUT_S)
+        except errors.UpstreamError as error:
+            if isinstance(error, errors.UpstreamOverloaded | errors.UpstreamRateLimited):
+                now_s = parts.settler.clock.now()
+                self._rest_until_s = now_s + max(REST_S, error.retry_after_s or 0.0)
+            settlement = attempt.failed(error)
+            return Sent(result="failed", why=str(error), settlement=settlement, plan=plan)
+        except BaseException as error:
+            attempt.left(error)
+            raise
+        settlement = attempt.answered(reply)
+        wrote = 0 if reply.usage is None else reply.usage.cache_write_tokens
+        return Sent(
+            result="written" if wrote else "read",
+            why=f"{wrote:,} tokens were written" if wrote else "all of it was warm and lives on",
+            settlement=settlement,
+            plan=plan,
+        )
+
+
+def _tell(job: Job, sent: Sent) -> None:
+    if job.sent is not None:
+        job.sent(sent)

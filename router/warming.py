@@ -1,0 +1,489 @@
+"""What is to be warmed on Opus and what each order is about: the policy around `cache.schedule`.
+
+The rule: decisions are `cache.schedule`'s, sending is the warmer's; this module knows which prefix a request left, when
+its session came back, and how to ask for it again. What is warmed ahead of a request is asked for with the parameters
+of the application's last requests; where these differ among themselves the next one's cannot be known, and then it is
+not warmable. All it keeps is in memory and bounded.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cache.chances import Chances
+from cache.economics import Rates, cost_units, hour_threshold
+from cache.first_byte import FirstByte
+from cache.hazard import Path
+from cache.plan import Breakpoint, Strategy
+from cache.prompt import Layer
+from cache.returns import Returns
+from cache.rules import TTL_1H_S, TTL_5M_S
+from cache.schedule import (
+    Policy,
+    Prefix,
+    Schedule,
+    Trigger,
+    Verdict,
+    WarmOrder,
+    Watch,
+    Worth,
+    ahead,
+    allowed,
+    keep_alive,
+    order,
+    shared_upkeep,
+)
+from classifier.route import Route
+from router import errors
+from router.applications import Application, Applications
+from router.beliefs import CacheView
+from router.call import Call, Effort, Identity, Message, Role, ToolChoice, ToolResult
+from router.held_session import Held
+from router.preparation import Prepared
+from router.pricing import PriceTable, UnknownPrice
+from router.recipes import PLACEHOLDER, Recipes, as_warm, recipe_of, shared_recipe_of
+from router.request import Demands, Request
+from router.settlement import Settlement
+from router.stack import stack_of
+from router.usage import Usage
+from router.warmer import Job, Sent, Warmer, WarmerParts
+
+logger = logging.getLogger(__name__)
+
+JITTER_S = {TTL_5M_S: 10.0, TTL_1H_S: 120.0}
+"""Keep-alives go out up to this much earlier, so that what was used together is not pinged together."""
+SESSION_PRIOR = 0.2
+ACTION_PRIOR = 0.2
+LISTED_PRIOR = 0.7
+"""Chance of a request on Opus after an action the operator listed, before it is seen."""
+_MANNERS = 20
+"""Last requests of an application whose parameters have to agree for the next one's to be known."""
+_SESSIONS = 50_000
+_FEMTO_PER_USD = 1e15
+_LIST_RATES = Rates(write_5m=1.25, write_1h=2.0, read=0.1)
+
+Manner = tuple[ToolChoice, Effort | None, str, bool]
+"""Parameters of a request that are part of its prefix, or forbid warming it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmingSettings:
+    """What the operator sets.
+
+    Attributes:
+        second_usd: Value of a second less to the first token.
+        actions: Actions taken to precede a request on Opus.
+    """
+
+    policy: Policy
+    second_usd: float = 0.0
+    actions: frozenset[str] = frozenset()
+    recipe_bytes_limit: int = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is done about a trigger.
+
+    Attributes:
+        warmed: Whether an order is on its way.
+        cost_usd: Expected cost; likewise the value.
+    """
+
+    warmed: bool
+    reason: str
+    cost_usd: float = 0.0
+    value_usd: float = 0.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of sessions and applications."""
+
+    last: OrderedDict[tuple[str, str], bytes] = field(default_factory=OrderedDict)
+    manners: dict[str, deque[Manner]] = field(default_factory=dict)
+
+
+class Warming:
+    """Policy, schedule and recipes of one process."""
+
+    def __init__(
+        self,
+        parts: WarmerParts,
+        settings: WarmingSettings,
+        *,
+        applications: Applications,
+        prices: PriceTable,
+        first_byte: Callable[[str], FirstByte],
+        draw: Callable[[], float],
+    ) -> None:
+        """Keep references; `draw` gives a number in [0, 1)."""
+        self._parts = parts
+        self._settings = settings
+        self._applications = applications
+        self._prices = prices
+        self._first_byte = first_byte
+        self._draw = draw
+        self._schedule = Schedule()
+        self._returns = Returns()
+        self._chances = Chances(within_s=TTL_5M_S)
+        self._recipes = Recipes(settings.recipe_bytes_limit)
+        self._known = _Known()
+        self.warmer = Warmer(parts, self._due, self._schedule.next_due_s)
+
+    # --- what users' requests leave
+
+    def answered(self, prepared: Prepared, settlement: Settlement) -> None:
+        """Note a user's request that Opus answered: what it left warm, and who came back. Never fails it."""
+        if self._settings.policy is Policy.OFF or settlement.usage is None:
+            return
+        try:
+            self._note(prepared, settlement, settlement.usage)
+        except Exception as error:
+            logger.error(
+                "what request %s left was not noted\n%s", settlement.intent.request_id, stack_of(error)
+            )
+
+    def _note(self, prepared: Prepared, settlement: Settlement, usage: Usage) -> None:
+        policy = self._settings.policy
+        view = prepared.views[Route.OPUS]
+        call, now_s = prepared.request.call, settlement.intent.started_time_s
+        self._note_manner(call)
+        identity = call.identity
+        self._chances.followed((identity.tenant, identity.session), now_s)
+        if usage.cache_read_tokens + usage.cache_write_tokens == 0:
+            return
+        index = self._parts.settler.beliefs.index
+        points = view.plan.breakpoints
+        known = index.belief(view.scope, [point.digest for point in points])
+        end_s = settlement.settled_time_s
+        warm = [
+            (point, belief)
+            for point, belief in zip(points, known, strict=True)
+            if belief is not None and belief.p_warm(end_s) > 0
+        ]
+        shared = [(point, belief) for point, belief in warm if point.layer <= Layer.SYSTEM]
+        owner = (identity.tenant, identity.application)
+        content_bytes = sum([len(block.content) for block in view.prompt.blocks])
+        if shared and allowed(policy, Trigger.SHARED):
+            point, belief = shared[-1]
+            prefix = Prefix(point.digest, belief.tokens, belief.tokens, belief.ttl_s, True)
+            kept = tuple([each for each, _ in shared])
+            if self._recipes.find(point.digest) is None:
+                self._recipes.keep(shared_recipe_of(prepared.request, kept, content_bytes))
+            self._schedule.used(prefix, ("", identity.application), (), now_s, self._jitter_s(belief.ttl_s))
+        if warm and warm[-1][0].layer > Layer.SYSTEM and allowed(policy, Trigger.IDLE):
+            point, belief = warm[-1]
+            base = shared[-1][1].tokens if shared else 0
+            prefix = Prefix(
+                point.digest,
+                belief.tokens,
+                max(1, belief.tokens - base),
+                belief.ttl_s,
+                False,
+                max(0, view.plan.total_tokens - belief.tokens),
+            )
+            self._note_private(prefix, owner, prepared.request, view, now_s, content_bytes)
+        self.warmer.wake()
+
+    def _note_private(
+        self,
+        prefix: Prefix,
+        owner: tuple[str, str],
+        request: Request,
+        view: CacheView,
+        now_s: float,
+        content_bytes: int,
+    ) -> None:
+        identity = request.call.identity
+        whose = (identity.tenant, identity.session)
+        last = self._known.last
+        before = last.pop(whose, None) if identity.session else None
+        if before is None:
+            reached = [view.digests[position] for position, _ in view.plan.believed]
+            before = next((key for key in reached if self._recipes.find(key) and key != prefix.key), None)
+        if before is not None:
+            self._returns.returned(before, now_s)
+            if before != prefix.key:
+                self._schedule.forget(before)
+                self._recipes.forget(before)
+        if identity.session:
+            last[whose] = prefix.key
+            if len(last) > _SESSIONS:
+                last.popitem(last=False)
+        path = _path(request.call)
+        self._returns.quiet(prefix.key, path, now_s)
+        points = tuple([point for point in view.plan.breakpoints if point.prefix_tokens <= prefix.tokens])
+        points = points if points and points[-1].digest == prefix.key else view.plan.breakpoints
+        self._recipes.keep(recipe_of(request, points, content_bytes))
+        self._schedule.used(prefix, owner, path, now_s, self._jitter_s(prefix.ttl_s))
+
+    def _note_manner(self, call: Call) -> None:
+        manners = self._known.manners.setdefault(call.identity.application, deque(maxlen=_MANNERS))
+        manners.append(_manner(call))
+
+    def _jitter_s(self, ttl_s: int) -> float:
+        return self._draw() * JITTER_S.get(ttl_s, 0.0)
+
+    # --- what is due
+
+    def _due(self, now_s: float) -> None:
+        """Queue the keep-alives that are due and pay."""
+        self._returns.close(now_s)
+        self._chances.close(now_s)
+        for watch in self._schedule.due(now_s):
+            trigger = Trigger.SHARED if watch.prefix.shared else Trigger.IDLE
+            verdict = self._upkeep(watch, now_s)
+            recipe = self._recipes.find(watch.prefix.key)
+            if not verdict.fires or recipe is None or not allowed(self._settings.policy, trigger):
+                self._schedule.forget(watch.prefix.key)
+                continue
+            job = Job(
+                order=order(watch.prefix, trigger, verdict, watch.due_s, self._worth(now_s)),
+                owner=watch.owner,
+                request=recipe.request,
+                points=recipe.points,
+                key=recipe.key,
+                latest_s=watch.lapses_s,
+                sent=lambda sent, watch=watch: self._pinged(watch, sent),  # type: ignore[misc]
+            )
+            if not self.warmer.put(job):
+                self._schedule.forget(watch.prefix.key)
+
+    def _upkeep(self, watch: Watch, now_s: float) -> Verdict:
+        policy, prefix, worth = self._settings.policy, watch.prefix, self._worth(now_s)
+        if not prefix.shared:
+            hazards = self._returns.hazards(watch.path, watch.idle_windows)
+            return keep_alive(policy, prefix, worth, hazards, watch.pings)
+        beliefs = self._parts.settler.beliefs
+        scope = beliefs.opus_scope(self._parts.settler.upstreams[Route.OPUS].model)
+        chance, uses = beliefs.demand.use_within(
+            scope, prefix.key, now_s, watch.lapses_s - now_s, float(prefix.ttl_s)
+        )
+        return shared_upkeep(policy, prefix, worth, chance, uses)
+
+    def _pinged(self, watch: Watch, sent: Sent) -> None:
+        """A keep-alive came back: the next is due a TTL later, unless it found nothing to keep."""
+        if sent.result == "read" and sent.settlement is not None:
+            ttl_s = watch.prefix.ttl_s
+            self._schedule.pinged(watch, sent.settlement.intent.started_time_s, self._jitter_s(ttl_s))
+        else:
+            self._schedule.forget(watch.prefix.key)
+
+    # --- what is warmed ahead
+
+    def opened(self, held: Held) -> Answer:
+        """A session was opened: warm what its first request will begin with, if that is worth it."""
+        whose, kind = (held.tenant, held.session), ("session", held.application)
+        return self._ahead(Trigger.SESSION_START, held, whose, kind, SESSION_PRIOR)
+
+    def acted(self, tenant: str, session: str, action: str, held: Held | None) -> Answer:
+        """A user did something: warm the session's prefix, if a request on Opus is likely enough."""
+        application = "" if held is None else held.application
+        prior = LISTED_PRIOR if action in self._settings.actions else ACTION_PRIOR
+        return self._ahead(Trigger.PREDICTION, held, (tenant, session), (action, application), prior)
+
+    def _ahead(
+        self,
+        trigger: Trigger,
+        held: Held | None,
+        whose: tuple[str, str],
+        kind: tuple[str, str],
+        prior: float,
+    ) -> Answer:
+        policy, now_s = self._settings.policy, self._parts.settler.clock.now()
+        if not allowed(policy, trigger):
+            return Answer(False, f"warming.policy is {policy.value!r}")
+        p_use = self._chances.of(kind, prior)
+        self._chances.signal(kind, whose, now_s)
+        listed = kind[0] in self._settings.actions
+        if trigger is Trigger.PREDICTION and policy is Policy.PREDICTIVE and not listed:
+            return Answer(False, f"{kind[0]!r} is not one of warming.actions")
+        try:
+            request = self._request_ahead(held, whose)
+            if isinstance(request, str):
+                return Answer(False, f"not warmable: {request}")
+            prepared = self._parts.preparation.prepare(request, now_s)
+        except errors.RouterError as error:
+            return Answer(False, f"not warmable: {error}")
+        view = prepared.views[Route.OPUS]
+        points = self._lasting(view, now_s)
+        if not points or points[-1].prefix_tokens < view.plan.minimum_tokens:
+            return Answer(False, "not warmable: shorter than the model's minimum")
+        prefix = Prefix(
+            points[-1].digest,
+            points[-1].prefix_tokens,
+            max(1, points[-1].prefix_tokens),
+            points[-1].ttl_s,
+            False,
+            max(0, view.plan.total_tokens - points[-1].prefix_tokens),
+        )
+        worth = self._worth(now_s)
+        verdict = self._judged(policy, prefix, worth, p_use, prepared, points)
+        found = order(prefix, trigger, verdict, now_s, worth)
+        if not verdict.fires:
+            return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
+        owner = (whose[0], prepared.request.application.name)
+        queued = self._put(found, owner, request, points)
+        return Answer(
+            queued,
+            verdict.reason if queued else "too many warms wait already",
+            found.cost_usd,
+            found.value_usd,
+        )
+
+    async def warm_application(self, name: str) -> Sent:
+        """Warm an application's tools and system prompt now, by an operator's order; give what came of it.
+
+        Raises:
+            NotFound: No such application.
+        """
+        application, now_s = self._applications.get(name), self._parts.settler.clock.now()
+        call = self._call_ahead(application, Identity(request_id="", application=name), (), ())
+        request = as_warm(_bare_request(application, call), call, Strategy.C.value)
+        prepared = self._parts.preparation.prepare(request, now_s)
+        view = prepared.views[Route.OPUS]
+        points = self._lasting(view, now_s)
+        if not points:
+            why = view.plan.skipped[0].reason if view.plan.skipped else "it has no tools and no system prompt"
+            return Sent(result="unwarmable", why=f"not warmable: {why}")
+        worth = self._worth(now_s)
+        prefix = Prefix(
+            points[-1].digest, points[-1].prefix_tokens, points[-1].prefix_tokens, points[-1].ttl_s, True
+        )
+        # Told to, it is sent even if all is warm: then it is a read, and keeps it.
+        verdict = self._judged(Policy.SHARED, prefix, worth, 1.0, prepared, points)
+        told: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+
+        def tell(sent: Sent) -> None:
+            if not told.done():
+                told.set_result(sent)
+
+        found = order(prefix, Trigger.OPERATOR, verdict, now_s, worth)
+        if not self._put(found, ("", name), request, points, tell):
+            return Sent(result="paced", why="too many warms wait already, or the service is ending")
+        return await told
+
+    def _judged(
+        self,
+        policy: Policy,
+        prefix: Prefix,
+        worth: Worth,
+        p_use: float,
+        prepared: Prepared,
+        points: tuple[Breakpoint, ...],
+    ) -> Verdict:
+        """What warming `prefix` with these breakpoints is worth, by what is warm now."""
+        now_s = prepared.now_s
+        plan = self._parts.preparation.replanned(prepared, now_s, points=points).views[Route.OPUS].plan
+        spent = cost_units(plan.expected, worth.rates)
+        return ahead(policy, prefix, worth, p_use, plan.p_hit, plan.full_read_tokens, spent)
+
+    def _put(
+        self,
+        found: WarmOrder,
+        owner: tuple[str, str],
+        request: Request,
+        points: tuple[Breakpoint, ...],
+        tell: Callable[[Sent], None] | None = None,
+    ) -> bool:
+        return self.warmer.put(
+            Job(
+                order=found,
+                owner=owner,
+                request=request,
+                points=points,
+                key=found.prefix.key,
+                latest_s=found.due_s + TTL_5M_S,
+                cause=self._parts.telemetry.current_span(),
+                sent=tell,
+            )
+        )
+
+    def _request_ahead(self, held: Held | None, whose: tuple[str, str]) -> Request | str:
+        """What a session's next request will begin with; else why that cannot be known."""
+        if held is None:
+            key = self._known.last.get(whose)
+            recipe = None if key is None else self._recipes.find(key)
+            if recipe is None:
+                return "the session is not held, and no request of it is known"
+            return recipe.request
+        application = self._applications.get(held.application)
+        if len(set(self._known.manners.get(application.name, ()))) > 1:
+            return "its requests differ in tool choice, effort, thinking or output schema"
+        if held.messages and (held.messages[-1].role is not Role.ASSISTANT or held.open_calls()):
+            return "its next turn brings results of tools"
+        identity = Identity(
+            request_id="",
+            tenant=held.tenant,
+            application=held.application,
+            user=held.user,
+            session=held.session,
+        )
+        call = self._call_ahead(application, identity, held.context, held.messages)
+        return as_warm(_bare_request(application, call), call, Strategy.C.value)
+
+    def _call_ahead(
+        self,
+        application: Application,
+        identity: Identity,
+        context: tuple[str, ...],
+        messages: tuple[Message, ...],
+    ) -> Call:
+        manners = self._known.manners.get(application.name)
+        choice, effort, schema, thinking = manners[-1] if manners else (ToolChoice(), None, "", False)
+        return Call(
+            identity=identity,
+            tools=application.tools,
+            system=application.system,
+            context=context,
+            messages=(*messages, *PLACEHOLDER),
+            tool_choice=choice,
+            max_output_tokens=0,
+            effort=effort,
+            output_schema_json=schema,
+            include_thinking=thinking,
+        )
+
+    def _lasting(self, view: CacheView, now_s: float) -> tuple[Breakpoint, ...]:
+        """The plan's breakpoints, those of shared layers for an hour where their uses say so."""
+        beliefs = self._parts.settler.beliefs
+        forecasts = beliefs.demand.forecasts(view.scope, view.prompt, view.digests, now_s, "", view.counts)
+        forecast = forecasts[Layer.SYSTEM]
+        later = (forecast.p_1h - forecast.p_5m) / (1 - forecast.p_5m) if forecast.p_5m < 1 else 0.0
+        points = view.plan.breakpoints
+        if later <= hour_threshold(self._worth(now_s).rates):
+            return points
+        return tuple(
+            [point._replace(ttl_s=TTL_1H_S) if point.layer <= Layer.SYSTEM else point for point in points]
+        )
+
+    def _worth(self, now_s: float) -> Worth:
+        model = self._parts.settler.upstreams[Route.OPUS].model
+        _, kappa_s = self._first_byte(model).line()
+        try:
+            price = self._prices.price(model, now_s)
+        except UnknownPrice:
+            return Worth(_LIST_RATES, 0.0, self._settings.second_usd, kappa_s)
+        return Worth(price.rates(), price.femto_usd[0] / _FEMTO_PER_USD, self._settings.second_usd, kappa_s)
+
+
+def _bare_request(application: Application, call: Call) -> Request:
+    return Request(call=call, application=application, demands=Demands())
+
+
+def _manner(call: Call) -> Manner:
+    return call.tool_choice, call.effort, call.output_schema_json, call.include_thinking
+
+
+def _path(call: Call) -> Path:
+    """Kind of a turn as far as its return differs: a tool loop, or how many turns it has had."""
+    if any(isinstance(part, ToolResult) for part in call.messages[-1].parts):
+        place = "tool loop"
+    else:
+        turns = sum([message.role is Role.USER for message in call.messages])
+        place = f"turn {min(turns, 4)}"
+    application = call.identity.application
+    return (("", place), (application, place)) if application else (("", place),)

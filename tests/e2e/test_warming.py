@@ -1,0 +1,363 @@
+"""Warms over real gRPC, by the provider's invoice: what was warmed is read by the traffic it was warmed for.
+
+Time is virtual, the sandbox's first token comes after 0.8 s and 40 us per token read anew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from router import attributes as names
+from router.config import TelemetryConfig, WarmingConfig
+from router.sandbox import Fault, InvoiceLine, SandboxSettings
+from router.settlement import Outcome, Purpose
+from router.v1 import accounting_pb2, operator_service_pb2, routing_pb2, session_service_pb2
+from router.v1 import router_service_pb2 as pb
+from router.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.e2e.builders import APPLICATION, OPUS, assistant, config, context_of, generate, prose, user
+from tests.e2e.collector import tapped
+from tests.e2e.service import TIMEOUT_S, Service, serving
+from tests.e2e.test_flight import VirtualTimer
+
+SLOW = SandboxSettings(tool_call_chance=0.0, latency_scale=1.0)
+SAY = '[[sandbox say="Three." thinking=0]]'
+C = accounting_pb2.CACHE_STRATEGY_C
+AUTO = accounting_pb2.CACHE_STRATEGY_AUTO
+
+
+@asynccontextmanager
+async def warming(
+    policy: str, *, settings: SandboxSettings = SLOW, environ: dict[str, str] | None = None, **options: object
+) -> AsyncIterator[Service]:
+    """A router that warms, its waits on the clock of its sandbox."""
+    wanted = WarmingConfig(policy=policy, **({"usd_per_hour": 1000.0} | options))
+    async with serving(
+        config(warming=wanted, telemetry=TelemetryConfig(sample_ratio=1.0)),
+        settings=settings,
+        timer=VirtualTimer,
+        environ=environ,
+    ) as service:
+        yield service
+
+
+async def done(service: Service, call: Awaitable, step_s: float = 0.1) -> object:
+    """Move time until a call has ended."""
+    task = asyncio.ensure_future(call)
+    async with asyncio.timeout(TIMEOUT_S):
+        while not task.done():
+            await service.clock.travel(step_s)
+            await asyncio.sleep(0)
+    return task.result()
+
+
+async def passing(service: Service, seconds: float) -> None:
+    """Let idle time pass, second by second, so that whoever is due is on time."""
+    for _ in range(round(seconds)):
+        await service.clock.travel(1.0)
+        await asyncio.sleep(0)
+
+
+def ask(*messages, **fields: object) -> pb.GenerateRequest:
+    """A request on Opus that expects follow-ups, so that its conversation is cached."""
+    request = generate(*messages, **({"route": OPUS, "strategy": AUTO, "session": "s"} | fields))
+    request.constraints.expected_follow_up_count = 9
+    return request
+
+
+def warms(service: Service) -> list[InvoiceLine]:
+    """Lines of calls that produced nothing."""
+    return [line for line in service.invoice.lines if line.output_tokens == 0]
+
+
+async def opened(
+    service: Service, session: str = "held", about: str = "Known"
+) -> session_service_pb2.OpenSessionResponse:
+    """A held session of a user with a large context."""
+    return await SessionServiceStub(service.channel).OpenSession(
+        session_service_pb2.OpenSessionRequest(
+            session=session, application=APPLICATION, tenant="acme", user_context=[prose(about, 800)]
+        ),
+        timeout=TIMEOUT_S,
+    )
+
+
+def turn(text: str, session: str = "held") -> pb.GenerateRequest:
+    """A turn of a held session."""
+    return generate(user(f"{text} {SAY}"), route=OPUS, session=session, strategy=AUTO, application="")
+
+
+async def reported(service: Service, action: str, session: str = "held") -> session_service_pb2.WarmVerdict:
+    """What is done about an action."""
+    response = await SessionServiceStub(service.channel).ReportAction(
+        session_service_pb2.ReportActionRequest(session=session, action=action, tenant="acme"),
+        timeout=TIMEOUT_S,
+    )
+    return response.warm
+
+
+async def first_byte_s(service: Service, request: pb.GenerateRequest) -> float:
+    """Virtual seconds to the first content of a streamed answer."""
+    started = service.clock.now()
+    events = service.router.StreamGenerate(
+        pb.StreamGenerateRequest(
+            prompt=request.prompt, caller=request.caller, constraints=request.constraints
+        ),
+        timeout=TIMEOUT_S,
+    )
+
+    async def first() -> float:
+        async for event in events:
+            if event.HasField("delta"):
+                return service.clock.now() - started
+        raise AssertionError("no content")
+
+    reading = asyncio.ensure_future(first())
+    await service.clock.held(1)
+    found = await done(service, reading, 0.005)
+
+    async def rest() -> None:
+        async for _ in events:
+            pass
+
+    await done(service, rest())
+    return found
+
+
+async def test_a_session_start_is_warmed_and_its_first_request_reads_it() -> None:
+    """Tools, system and context; the first token comes earlier by the prefill of what was warmed."""
+    waits = {}
+    for policy in ("off", "session_start"):
+        async with warming(policy) as service:
+            response = await opened(service)
+            await passing(service, 3)
+            assert response.warm.warmed == (policy != "off")
+            waits[policy] = await first_byte_s(service, turn("Which tickets are overdue?"))
+            line = service.invoice.lines[-1]
+            if policy != "off":
+                (warm,) = warms(service)
+                assert line.read_tokens == warm.write_5m_tokens + warm.write_1h_tokens > 4000
+                assert response.warm.expected_cost_nano_usd == pytest.approx(warm.cost_nano_usd, rel=0.1)
+                (settled, _) = await service.settled(2)
+                assert settled.intent.purpose is Purpose.WARM
+                assert settled.cost.total_nano_usd == warm.cost_nano_usd
+                saved_s = 40e-6 * line.read_tokens
+    print(f"first token {waits['off']:.3f} s cold, {waits['session_start']:.3f} s warmed")
+    assert saved_s > 0.6
+    assert waits["off"] - waits["session_start"] == pytest.approx(saved_s, abs=0.2)
+
+
+async def test_a_listed_action_is_warmed_and_another_is_not() -> None:
+    """By a held session's history and context; the verdict says why."""
+    async with warming("predictive", actions=("upload_document",)) as service:
+        await opened(service)
+        assert not (await reported(service, "scrolled")).warmed
+        verdict = await reported(service, "upload_document")
+        assert verdict.warmed
+        await passing(service, 3)
+        await done(service, service.generate(turn("Which tickets are overdue?")))
+        (warm,) = warms(service)
+        assert service.invoice.lines[-1].read_tokens == warm.write_5m_tokens + warm.write_1h_tokens
+        again = await reported(service, "upload_document")
+        assert not again.warmed
+        assert "warm already" in again.reason
+
+
+async def test_keep_alives_bridge_a_pause_and_stop() -> None:
+    """Three reads, each 285 s after the start of the one before; the return at 15 minutes reads everything."""
+    async with warming("keep_alive") as service:
+        first = await done(service, service.generate(ask(user(f"Which tickets are overdue? {SAY}"))))
+        begun = service.invoice.lines[0].time
+        await passing(service, 900)
+        pings = warms(service)
+        assert [round(line.time - begun) for line in pings] == [285, 570, 855]
+        assert all(line.read_tokens > 2000 for line in pings)
+        assert all(line.write_5m_tokens == line.write_1h_tokens == 0 for line in pings)
+        answer = first.answer
+        await done(
+            service,
+            service.generate(
+                ask(
+                    user(f"Which tickets are overdue? {SAY}"), assistant("Three."), user(f"And before? {SAY}")
+                )
+            ),
+        )
+        assert answer.parts[0].text.text == "Three."
+        assert service.invoice.lines[-1].read_tokens >= pings[-1].read_tokens
+        await passing(service, 2000)
+        assert len(warms(service)) == 6, "three more after the second turn, and then it lapses"
+
+
+async def test_auto_does_not_keep_what_nobody_returns_to() -> None:
+    """Before evidence nothing is spent: the prior is below break-even."""
+    async with warming("auto") as service:
+        for number in range(5):
+            await done(service, service.generate(ask(user(f"Case {number}? {SAY}"), session=f"s{number}")))
+        await passing(service, 700)
+        assert warms(service) == []
+
+
+async def test_an_idle_shared_prefix_is_kept_by_the_policy_that_says_so() -> None:
+    """One read before each TTL ends, of tools and system alone: nobody's words are sent again."""
+    async with warming("shared") as service:
+        await done(service, service.generate(ask(user(f"Which tickets are overdue? {SAY}"), strategy=C)))
+        written = service.invoice.lines[0].write_5m_tokens
+        await passing(service, 1200)
+        pings = warms(service)
+        assert len(pings) == 4
+        assert {line.read_tokens for line in pings} == {written}
+        settlements = await service.settled(5)
+        assert {each.intent.session for each in settlements if each.intent.purpose is Purpose.WARM} == {""}
+
+
+async def test_an_operators_order_is_carried_out_whatever_the_policy() -> None:
+    """Usage and cost of the call, the first request reads it; a second order only reads."""
+    async with warming("off") as service:
+        order = operator_service_pb2.WarmPrefixRequest(application=APPLICATION)
+        response = await done(service, service.operator.WarmPrefix(order, timeout=TIMEOUT_S))
+        (warm,) = warms(service)
+        assert response.cost.total_nano_usd == warm.cost_nano_usd > 0
+        assert response.usage.cache_write_1h_tokens == warm.write_1h_tokens > 2000
+        await done(service, service.generate(ask(user(f"Which? {SAY}"), strategy=C)))
+        assert service.invoice.lines[-1].read_tokens == warm.write_1h_tokens
+        again = await done(service, service.operator.WarmPrefix(order, timeout=TIMEOUT_S))
+        assert again.usage.cache_read_tokens == warm.write_1h_tokens
+        assert "read" in again.verdict
+
+
+MANNERS = [
+    {},
+    {"effort": 1},
+    {"effort": 3},
+    {"tool_choice": 2},
+    {"include_thinking": True},
+    {"effort": 1, "tool_choice": 2, "include_thinking": True},
+]
+
+
+def in_manner(request: pb.GenerateRequest, manner: dict[str, object]) -> pb.GenerateRequest:
+    """The request with these parameters."""
+    if "effort" in manner:
+        request.prompt.effort = manner["effort"]
+    if "tool_choice" in manner:
+        request.prompt.tool_choice.mode = manner["tool_choice"]
+    request.prompt.include_thinking = bool(manner.get("include_thinking"))
+    return request
+
+
+@pytest.mark.parametrize("manner", MANNERS, ids=lambda manner: "+".join(manner) or "default")
+@pytest.mark.parametrize("level", ["tools", "messages"])
+async def test_no_warm_is_sent_that_its_traffic_cannot_read(manner: dict[str, object], level: str) -> None:
+    """Effort, tool choice and thinking varied: keep-alives read what traffic wrote, traffic reads what was warmed."""
+    settings = SandboxSettings(tool_call_chance=0.0, thinking_level=level)
+    for policy, how in (("keep_alive", AUTO), ("shared", C), ("session_start", AUTO)):
+        async with warming(policy, settings=settings) as service:
+            await done(
+                service,
+                service.generate(
+                    in_manner(ask(user(f"Which tickets are overdue? {SAY}"), strategy=how), manner)
+                ),
+            )
+            await opened(service)
+            await passing(service, 295)
+            assert warms(service), policy
+            await done(service, service.generate(in_manner(turn("And before?"), manner)))
+            wrote = [line for line in warms(service) if line.write_5m_tokens + line.write_1h_tokens]
+            assert len(wrote) == (policy == "session_start")
+            assert service.invoice.lines[-1].read_tokens > 2000, policy
+
+
+async def test_what_cannot_be_warmed_says_so_and_is_not_sent() -> None:
+    """An output schema: the provider takes no such call of 0 tokens."""
+    schema = '{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"],"additionalProperties":false}'
+    async with warming("session_start") as service:
+        request = ask(user("Count."))
+        request.prompt.output_schema_json = schema
+        await done(service, service.generate(request))
+        response = await opened(service)
+        assert not response.warm.warmed
+        assert "not warmable" in response.warm.reason
+        assert "output schema" in response.warm.reason
+        await done(service, service.generate(ask(user(f"Else? {SAY}"))))
+        mixed = await opened(service, "another")
+        assert "differ" in mixed.warm.reason
+        assert warms(service) == []
+
+
+async def test_refused_warms_open_no_circuit_and_are_not_repeated_at_once() -> None:
+    """529 for each: users' calls go on, the provider is left alone for a minute, everything is booked as free."""
+    async with warming("session_start") as service:
+        service.sandbox.inject(Fault(kind="overloaded", upstream="anthropic", times=30))
+        for number in range(25):
+            await opened(service, f"held {number}")
+            await passing(service, 1)
+        settlements = await service.settled(1)
+        assert [each.outcome for each in settlements] == [Outcome.REFUSED]
+        service.sandbox.reset()
+        answer = await done(service, service.generate(ask(user(f"Which? {SAY}"))))
+        assert answer.decision.route == routing_pb2.ROUTE_OPUS
+
+
+async def test_budget_and_pace_hold() -> None:
+    """Thirty cents an hour: what does not fit is not sent; two warms a minute."""
+    async with warming("session_start", usd_per_hour=0.3) as service:
+        for number in range(6):
+            await opened(service, f"held {number}", f"Known of {number}")
+        await passing(service, 20)
+        assert sum(line.cost_nano_usd for line in warms(service)) <= 330_000_000
+        assert 1 <= len(warms(service)) < 6
+    async with warming("keep_alive", requests_per_minute=2.0) as service:
+        for number in range(6):
+            await done(service, service.generate(ask(user(f"Case {number}? {SAY}"), session=f"s{number}")))
+        await passing(service, 295)
+        assert len(warms(service)) == 2
+
+
+async def test_a_keep_alive_that_finds_nothing_is_a_miss_and_the_last() -> None:
+    """The provider dropped the entry: the ping writes it, which is settled as it is, and no other follows."""
+    async with warming("keep_alive") as service:
+        await done(service, service.generate(ask(user(f"Which tickets are overdue? {SAY}"))))
+        service.sandbox.reset()
+        await passing(service, 1200)
+        (ping,) = warms(service)
+        assert ping.write_5m_tokens + ping.write_1h_tokens > 2000
+        settled = (await service.settled(2))[-1]
+        assert settled.cache.held is False
+        assert settled.cache.miss_cause == "evicted"
+
+
+async def test_the_end_of_the_service_breaks_a_warm_off_and_books_it() -> None:
+    """Clean stop: an intent is never left open."""
+    async with warming("session_start") as service:
+        service.sandbox.inject(Fault(kind="stall", stall_s=500.0, upstream="anthropic"))
+        await opened(service)
+        await service.clock.held(1)
+        ledger = service.ledger
+        stats = ledger.stats
+    assert stats().intents == stats().settlements == 1
+
+
+async def test_a_warm_is_a_trace_of_its_own_linked_to_its_cause() -> None:
+    """Root span with the trigger; score, plan, call and settlement below it; the cause's span by link."""
+    async with tapped() as tap:
+        async with warming("session_start", environ=tap.environ) as service:
+            await SessionServiceStub(service.channel).OpenSession(
+                session_service_pb2.OpenSessionRequest(
+                    session="held",
+                    application=APPLICATION,
+                    tenant="acme",
+                    user_context=[context_of("ann")],
+                ),
+                timeout=TIMEOUT_S,
+                metadata=(("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),),
+            )
+            await passing(service, 3)
+            assert len(warms(service)) == 1
+        spans = tap.spans()
+    by_name = {span.name: span for span in spans}
+    root = by_name[names.SPAN_WARM]
+    assert root.attributes[names.WARM_TRIGGER] == "session_start"
+    inference = by_name["chat claude-opus-5-5"]
+    assert inference.attributes[names.PURPOSE] == "warm"
+    assert inference.trace_id == root.trace_id != "0af7651916cd43dd8448eb211c80319c"

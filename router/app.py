@@ -503,6 +503,7 @@ def _warming(
         WarmingSettings(
             policy=Policy(warming.policy),
             second_usd=warming.second_usd,
+            hold_out=warming.hold_out,
             actions=frozenset(warming.actions),
             recipe_bytes_limit=warming.recipe_bytes_limit,
         ),

@@ -138,8 +138,8 @@ KEPT: Final = "hybrid_router.kept"
 WARM_TRIGGER: Final = "hybrid_router.warm.trigger"
 """What made a warm due: "session_start", "idle", "prediction", "shared" or "operator"."""
 WARM_RESULT: Final = "hybrid_router.warm.result"
-"""What became of an order: "read", "written", "failed", "unwarmable", "paced"; of a warm: "used", "wasted",
-"superfluous"; "held_out" for one that was not sent so that others can be judged by it."""
+"""What became of an order: "read", "written", "failed", "unwarmable", "late", "paced", "switched_off"; of a warm:
+"used", "wasted", "superfluous"; "held_out" for one that was not sent so that others can be judged by it."""
 FLIGHT_OUTCOME: Final = "hybrid_router.flight.outcome"
 """What ended a wait for another request's write: "landed", "promoted", "gave_up" or "cancelled"."""
 

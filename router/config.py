@@ -207,6 +207,8 @@ class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Most that warms may cost in an hour, USD."""
     requests_per_minute: Annotated[float, Meta(ge=0, le=100_000)] = 30.0
     """Most warms in a minute; they count towards the provider's limits."""
+    hold_out: Share = 0.05
+    """Share of warms that pay but are not sent, at random, so that what the others bring can be told from chance."""
     actions: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
     """Users' actions (SessionService.ReportAction) taken to precede a request on Opus until it is seen otherwise."""
     recipe_bytes_limit: Annotated[int, Meta(ge=1 << 20, le=1 << 36)] = 128 << 20

@@ -1,6 +1,7 @@
 """OperatorService over gRPC: what the ledger, the index and the classifier say, for people who run the router."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache.belief import Belief
 from cache.index import CALIBRATION_BINS, Calibration
 from cache.prompt import CacheScope
+from cache.regret import Result, Settled, estimate
 from classifier.model import Model
 from classifier.route import Route
 from router.beliefs import Beliefs
@@ -72,7 +74,12 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         """Sum the ledger."""
         group, where = _group(request), _filter(request)
         rows = await self._ledger.costs((group,) if group else (), where)
-        return _costs_response(group, rows, await self._ledger.totals(where))
+        response = _costs_response(group, rows, await self._ledger.totals(where))
+        if self._warming is not None:
+            report = _warms(*self._warming.judged(_judged_in(where)))
+            if report is not None:
+                response.warms.CopyFrom(report)
+        return response
 
     async def ListPrefixes(
         self, request: pb.ListPrefixesRequest, context: Context
@@ -218,6 +225,43 @@ def _costs_response(group: str, rows: list[CostRow], total: CostRow) -> pb.GetCo
         rows=[_row(row, row.group.get(group, "") if group else "total") for row in rows],
         total=_row(total, "total"),
     )
+
+
+def _judged_in(where: Filter) -> Callable[[Settled], bool]:
+    """Whether a decision to warm is one of what the costs are asked of."""
+    tenant, application = where.equal.get("tenant"), where.equal.get("application")
+
+    def wanted(each: Settled) -> bool:
+        return (
+            (where.since_s is None or each.time_s >= where.since_s)
+            and (where.until_s is None or each.time_s < where.until_s)
+            and tenant in (None, each.owner[0])
+            and application in (None, each.owner[1])
+        )
+
+    return wanted
+
+
+def _warms(settled: Sequence[Settled], open_count: int) -> pb.WarmReport | None:
+    """Spell what warms were worth, by what is known since the start; None when there were none."""
+    if not settled and not open_count:
+        return None
+    counts = Counter(each.result for each in settled)
+    found = estimate(settled)
+    report = pb.WarmReport(
+        used_count=counts[Result.USED],
+        wasted_count=counts[Result.WASTED],
+        superfluous_count=counts[Result.SUPERFLUOUS],
+        held_out_count=counts[Result.HELD_OUT],
+        open_count=open_count,
+        spent_nano_usd=sum(round(each.cost_usd * 1e9) for each in settled),
+    )
+    if found is not None:
+        report.benefit_nano_usd = round(found.usd * 1e9)
+        report.benefit_low_nano_usd = round(found.low_usd * 1e9)
+        report.benefit_high_nano_usd = round(found.high_usd * 1e9)
+        report.first_token_gain.FromNanoseconds(round(found.seconds * 1e9))
+    return report
 
 
 def _group(request: pb.GetCostsRequest) -> str:

@@ -9,7 +9,7 @@ not warmable. All it keeps is in memory and bounded.
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cache.chances import Chances
@@ -18,6 +18,7 @@ from cache.first_byte import FirstByte
 from cache.hazard import Path
 from cache.plan import Breakpoint, Strategy
 from cache.prompt import Layer
+from cache.regret import Regret, Settled, Tried
 from cache.returns import Returns
 from cache.rules import TTL_1H_S, TTL_5M_S
 from cache.schedule import (
@@ -74,11 +75,13 @@ class WarmingSettings:
 
     Attributes:
         second_usd: Value of a second less to the first token.
+        hold_out: Share of warms that are not sent, at random.
         actions: Actions taken to precede a request on Opus.
     """
 
     policy: Policy
     second_usd: float = 0.0
+    hold_out: float = 0.05
     actions: frozenset[str] = frozenset()
     recipe_bytes_limit: int = 128 << 20
 
@@ -131,16 +134,23 @@ class Warming:
         self._chances = Chances(within_s=TTL_5M_S)
         self._recipes = Recipes(settings.recipe_bytes_limit)
         self._known = _Known()
+        self.regret = Regret(second_usd=settings.second_usd)
         self.warmer = Warmer(parts, self._due, self._schedule.next_due_s)
 
     # --- what users' requests leave
 
     def answered(self, prepared: Prepared, settlement: Settlement) -> None:
         """Note a user's request that Opus answered: what it left warm, and who came back. Never fails it."""
-        if self._settings.policy is Policy.OFF or settlement.usage is None:
+        usage, regret = settlement.usage, self.regret
+        if usage is None:
+            return
+        if regret.open_count:
+            digests = prepared.views[Route.OPUS].digests
+            self._tell(regret.used(digests, usage.cache_read_tokens, settlement.intent.started_time_s))
+        if self._settings.policy is Policy.OFF:
             return
         try:
-            self._note(prepared, settlement, settlement.usage)
+            self._note(prepared, settlement, usage)
         except Exception as error:
             logger.error(
                 "what request %s left was not noted\n%s", settlement.intent.request_id, stack_of(error)
@@ -233,6 +243,7 @@ class Warming:
         """Queue the keep-alives that are due and pay."""
         self._returns.close(now_s)
         self._chances.close(now_s)
+        self._tell(self.regret.close(now_s))
         for watch in self._schedule.due(now_s):
             trigger = Trigger.SHARED if watch.prefix.shared else Trigger.IDLE
             verdict = self._upkeep(watch, now_s)
@@ -240,8 +251,15 @@ class Warming:
             if not verdict.fires or recipe is None or not allowed(self._settings.policy, trigger):
                 self._schedule.forget(watch.prefix.key)
                 continue
+            found = order(watch.prefix, trigger, verdict, watch.due_s, self._worth(now_s))
+            # What an earlier keep-alive bought ends a little later than this one is sent: a use in between is its.
+            from_s = now_s if watch.pings else watch.lapses_s
+            until_s = now_s + watch.prefix.ttl_s
+            if self._kept_back(found, watch.owner, from_s, until_s, watch.prefix.private_tokens):
+                self._schedule.forget(watch.prefix.key)
+                continue
             job = Job(
-                order=order(watch.prefix, trigger, verdict, watch.due_s, self._worth(now_s)),
+                order=found,
                 owner=watch.owner,
                 request=recipe.request,
                 points=recipe.points,
@@ -266,6 +284,7 @@ class Warming:
 
     def _pinged(self, watch: Watch, sent: Sent) -> None:
         """A keep-alive came back: the next is due a TTL later, unless it found nothing to keep."""
+        self._book(watch.prefix.key, sent)
         if sent.result == "read" and sent.settlement is not None:
             ttl_s = watch.prefix.ttl_s
             self._schedule.pinged(watch, sent.settlement.intent.started_time_s, self._jitter_s(ttl_s))
@@ -326,13 +345,61 @@ class Warming:
         if not verdict.fires:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
         owner = (whose[0], prepared.request.application.name)
-        queued = self._put(found, owner, request, points)
+        cold_tokens = max(1, prefix.tokens - view.plan.full_read_tokens)
+        kept_back = self._kept_back(found, owner, now_s, now_s + TTL_5M_S, cold_tokens)
+        if kept_back:
+            return Answer(False, kept_back, found.cost_usd, found.value_usd)
+        queued = self._put(found, owner, request, points, lambda sent: self._book(prefix.key, sent))
         return Answer(
             queued,
             verdict.reason if queued else "too many warms wait already",
             found.cost_usd,
             found.value_usd,
         )
+
+    def _kept_back(
+        self, found: WarmOrder, owner: tuple[str, str], from_s: float, until_s: float, lost_tokens: int
+    ) -> str:
+        """Why an order that pays is not sent all the same, "" when it is; either way it is judged by what comes."""
+        now_s = self._parts.settler.clock.now()
+        self._tell(self.regret.close(now_s))
+        if not self.regret.allowed(owner, now_s):
+            self._parts.telemetry.record_warm(found.trigger.value, "switched_off")
+            return (
+                "warms of this tenant and application cost more than they brought; they are tried again later"
+            )
+        held_out = self._draw() >= 1 - self._settings.hold_out
+        worth, prefix = self._worth(now_s), found.prefix
+        saved_units = (worth.rates.write(prefix.ttl_s) - worth.rates.read) * lost_tokens
+        tried = Tried(
+            owner=owner,
+            trigger=found.trigger.value,
+            held_out=held_out,
+            from_s=from_s,
+            until_s=until_s,
+            tokens=prefix.tokens,
+            private_tokens=lost_tokens,
+            gain_usd=saved_units * worth.token_usd,
+            gain_s=worth.kappa_s * lost_tokens,
+        )
+        self._tell(self.regret.tried(prefix.key, tried, now_s))
+        return "held out at random, so that what the others bring can be told" if held_out else ""
+
+    def _book(self, key: bytes, sent: Sent) -> None:
+        """Note what an order cost; one that was not sent is not judged."""
+        if sent.settlement is None or sent.settlement.cost is None:
+            self.regret.forget(key)
+        else:
+            self.regret.spent(key, sent.settlement.cost.total_nano_usd / 1e9)
+
+    def _tell(self, settled: Sequence[Settled]) -> None:
+        for each in settled:
+            self._parts.telemetry.record_warm(each.trigger, each.result.value, round(each.cost_usd * 1e9))
+
+    def judged(self, wanted: Callable[[Settled], bool]) -> tuple[list[Settled], int]:
+        """Decisions settled since the start of the process that are wanted, oldest first; how many are open."""
+        self._tell(self.regret.close(self._parts.settler.clock.now()))
+        return self.regret.settled(wanted), self.regret.open_count
 
     async def warm_application(self, name: str) -> Sent:
         """Warm an application's tools and system prompt now, by an operator's order; give what came of it.

@@ -361,3 +361,53 @@ async def test_a_warm_is_a_trace_of_its_own_linked_to_its_cause() -> None:
     inference = by_name["chat claude-opus-5-5"]
     assert inference.attributes[names.PURPOSE] == "warm"
     assert inference.trace_id == root.trace_id != "0af7651916cd43dd8448eb211c80319c"
+
+
+async def costs(service: Service, **where: str) -> operator_service_pb2.WarmReport | None:
+    """What GetCosts says of warms."""
+    response = await service.operator.GetCosts(
+        operator_service_pb2.GetCostsRequest(**where), timeout=TIMEOUT_S
+    )
+    return response.warms if response.HasField("warms") else None
+
+
+async def test_costs_say_what_became_of_warms() -> None:
+    """One read, one that nobody came for, one still open; per tenant; the spending is the invoice's."""
+    async with warming("session_start") as service:
+        assert await costs(service) is None
+        for name in ("read", "left"):
+            await opened(service, name, f"Known of {name}")
+            await passing(service, 3)
+        await done(service, service.generate(turn("Which tickets are overdue?", "read")))
+        await passing(service, 300)
+        await opened(service, "open", "Known of the third")
+        await passing(service, 3)
+        report = await costs(service)
+        assert (report.used_count, report.wasted_count, report.open_count) == (1, 1, 1)
+        assert report.spent_nano_usd == sum(line.cost_nano_usd for line in warms(service)[:2])
+        assert not report.HasField("benefit_nano_usd"), "nothing was held out"
+        assert (await costs(service, tenant="other")).used_count == 0
+
+
+async def test_what_is_held_out_is_counted_and_not_sent() -> None:
+    """Every one here; the verdict says so."""
+    async with warming("session_start", hold_out=1.0) as service:
+        response = await opened(service)
+        await passing(service, 310)
+        assert not response.warm.warmed
+        assert "held out" in response.warm.reason
+        assert warms(service) == []
+        assert (await costs(service)).held_out_count == 1
+
+
+async def test_a_tenant_whose_warms_lose_is_switched_off() -> None:
+    """Nobody ever comes: after thirty the thirty-first is not sent."""
+    async with warming("session_start", requests_per_minute=1000.0) as service:
+        for number in range(30):
+            await opened(service, f"held {number}", f"Known of {number}")
+        await passing(service, 400)
+        assert len(warms(service)) == 30
+        response = await opened(service, "one more", "Known of one more")
+        assert "cost more than they brought" in response.warm.reason
+        await passing(service, 5)
+        assert len(warms(service)) == 30

@@ -1,0 +1,274 @@
+"""What came of warms: each settled as used, wasted or superfluous, and judged against those held out at random.
+
+The rule: a decision to warm has a window, from the instant the prefix would have lapsed (or, if it was cold, from the
+decision) to the end of what the warm bought. Then
+
+    used          a request came in the window and read it
+    superfluous   a request came before the window and would have read it anyway
+    wasted        none came in time, or it read nothing
+
+A request in the window would have paid `gain` more without the warm: its tokens written instead of read, and that is
+known of warmed prefixes too, because when a request comes does not depend on the warm. So each warm is its own
+comparison, and those held out correct what that leaves out: the difference between what they were taken to lose and
+what they lost. benefit = mean(predicted - actual - cost over the warmed) + mean(actual - predicted over the held out),
+which is unbiased whatever the prediction is worth, and as narrow as it is good. Without two of each it is not told.
+
+An owner (tenant and application) whose warms do not earn their keep is switched off: when, of `LEAST` or more, the
+lower end of what a warm brought is under zero. After `REPROBE_S` it may try again, judged anew. Time is passed in;
+bounded.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf, sqrt
+from typing import NamedTuple
+
+LEAST = 30
+"""Warms of an owner below which it is not judged."""
+REPROBE_S = 6 * 3600.0
+_ONE_SIDED = 1.2816
+"""Of a normal distribution 90 % lie above its mean less so many deviations."""
+_TWO_SIDED = 1.96
+_HALF_S = 1e-9
+
+Owner = tuple[str, str]
+
+
+class Result(StrEnum):
+    """What a warm proved to be."""
+
+    USED = "used"
+    WASTED = "wasted"
+    SUPERFLUOUS = "superfluous"
+    HELD_OUT = "held_out"
+
+
+@dataclass(slots=True, kw_only=True)
+class Tried:
+    """A decision to warm, until it is settled.
+
+    Attributes:
+        held_out: Whether it was not sent, at random.
+        from_s: Start of its window; likewise the end.
+        tokens: All of the prefix; `private_tokens` of it would be lost.
+        gain_usd: What a request in the window saves if it reads them.
+        gain_s: Seconds by which its first token comes earlier.
+        cost_usd: What the warm cost; 0 when held out, None while it is not known.
+    """
+
+    owner: Owner
+    trigger: str
+    held_out: bool
+    from_s: float
+    until_s: float
+    tokens: int
+    private_tokens: int
+    gain_usd: float
+    gain_s: float
+    cost_usd: float | None = None
+    result: Result | None = None
+    read_share: float = 0.0
+    in_window: bool = False
+
+
+class Settled(NamedTuple):
+    """A decision, settled.
+
+    Attributes:
+        time_s: Start of its window.
+        benefit_usd: Of a warm: predicted loss without it, less the actual one and its cost. Of one held out: actual
+            loss less the predicted one.
+        benefit_s: The same in seconds to the first token; a warm costs none.
+    """
+
+    time_s: float
+    owner: Owner
+    trigger: str
+    result: Result
+    cost_usd: float
+    benefit_usd: float
+    benefit_s: float
+
+
+class Estimate(NamedTuple):
+    """Mean benefit of a warm and its 95 % interval, USD; mean gain in seconds."""
+
+    usd: float
+    low_usd: float
+    high_usd: float
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Record:
+    """Sums of an owner's warms since it was last allowed."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    off_until_s: float = -inf
+
+    def low(self) -> float:
+        mean = self.total / self.count
+        variance = max(0.0, self.squares / self.count - mean * mean) * self.count / (self.count - 1)
+        return mean - _ONE_SIDED * sqrt(variance / self.count)
+
+
+class Regret:
+    """Decisions of one process, open and settled. Not thread-safe; time is passed in."""
+
+    def __init__(
+        self,
+        *,
+        second_usd: float = 0.0,
+        max_open: int = 20_000,
+        max_settled: int = 100_000,
+        max_owners: int = 10_000,
+    ) -> None:
+        """Value a second at `second_usd` when an owner is judged; beyond the bounds the oldest are given up."""
+        self._second_usd = second_usd
+        self._max_open = max_open
+        self._max_owners = max_owners
+        self._open: OrderedDict[bytes, Tried] = OrderedDict()
+        self._soonest_s = inf
+        self._settled: deque[Settled] = deque(maxlen=max_settled)
+        self._records: OrderedDict[Owner, _Record] = OrderedDict()
+
+    @property
+    def open_count(self) -> int:
+        """Decisions that are not settled."""
+        return len(self._open)
+
+    def allowed(self, owner: Owner, now: float) -> bool:
+        """Whether this owner's prefixes may be warmed, by what came of the last ones."""
+        record = self._records.get(owner)
+        return record is None or now >= record.off_until_s
+
+    def tried(self, key: bytes, tried: Tried, now: float) -> Sequence[Settled]:
+        """Note a decision; an open one on the same prefix is settled by what is known of it."""
+        done = self._end([key], now)
+        self._open[key] = tried
+        self._soonest_s = min(self._soonest_s, tried.until_s)
+        if len(self._open) > self._max_open:
+            self._open.popitem(last=False)
+        return done
+
+    def spent(self, key: bytes, cost_usd: float) -> None:
+        """Note what a warm cost."""
+        tried = self._open.get(key)
+        if tried is not None and not tried.held_out:
+            tried.cost_usd = cost_usd
+
+    def forget(self, key: bytes) -> None:
+        """A decision that was not carried out after all."""
+        self._open.pop(key, None)
+
+    def used(self, digests: Sequence[bytes], read_tokens: int, started_s: float) -> Sequence[Settled]:
+        """A request with these prefixes started then and read so many tokens; settle what it was awaited for."""
+        if not self._open:
+            return ()
+        found = [digest for digest in digests if digest in self._open]
+        for key in found:
+            tried = self._open[key]
+            if started_s >= tried.until_s:
+                continue
+            tried.in_window = started_s >= tried.from_s - _HALF_S
+            base = tried.tokens - tried.private_tokens
+            tried.read_share = max(0.0, min(1.0, (read_tokens - base) / tried.private_tokens))
+            tried.result = (
+                Result.HELD_OUT
+                if tried.held_out
+                else Result.SUPERFLUOUS
+                if not tried.in_window
+                else Result.USED
+                if tried.read_share > 0.5
+                else Result.WASTED
+            )
+        return self._end(found, started_s)
+
+    def close(self, now: float) -> Sequence[Settled]:
+        """Settle what nobody came for in time."""
+        if now < self._soonest_s:
+            return ()
+        ended = self._end([key for key, tried in self._open.items() if tried.until_s <= now], now)
+        self._soonest_s = min([tried.until_s for tried in self._open.values()], default=inf)
+        return ended
+
+    def settled(self, wanted: Callable[[Settled], bool] = lambda _: True) -> list[Settled]:
+        """What is settled, oldest first."""
+        return [each for each in self._settled if wanted(each)]
+
+    def _end(self, keys: Sequence[bytes], now: float) -> list[Settled]:
+        ended = []
+        for key in keys:
+            tried = self._open.pop(key, None)
+            if tried is None or (tried.cost_usd is None and not tried.held_out):
+                continue  # never sent, or nobody knows what it cost
+            settled = _settle(tried)
+            self._settled.append(settled)
+            if not tried.held_out:
+                self._judge(settled, now)
+            ended.append(settled)
+        return ended
+
+    def _judge(self, settled: Settled, now: float) -> None:
+        record = self._records.setdefault(settled.owner, _Record())
+        self._records.move_to_end(settled.owner)
+        if len(self._records) > self._max_owners:
+            self._records.popitem(last=False)
+        brought = settled.benefit_usd + self._second_usd * settled.benefit_s
+        record.count += 1
+        record.total += brought
+        record.squares += brought * brought
+        if record.count >= LEAST and record.low() < 0:
+            self._records[settled.owner] = _Record(off_until_s=now + REPROBE_S)
+
+
+def _settle(tried: Tried) -> Settled:
+    predicted = 1.0 if tried.in_window else 0.0
+    actual = predicted * (1 - tried.read_share)
+    cost = tried.cost_usd or 0.0
+    if tried.held_out:
+        off = actual - predicted
+        return Settled(
+            tried.from_s,
+            tried.owner,
+            tried.trigger,
+            Result.HELD_OUT,
+            0.0,
+            off * tried.gain_usd,
+            off * tried.gain_s,
+        )
+    saved = predicted - actual
+    result = tried.result or Result.WASTED
+    return Settled(
+        tried.from_s,
+        tried.owner,
+        tried.trigger,
+        result,
+        cost,
+        saved * tried.gain_usd - cost,
+        saved * tried.gain_s,
+    )
+
+
+def estimate(settled: Sequence[Settled]) -> Estimate | None:
+    """Mean benefit of a warm against the hold-out; None without two warms and two held out."""
+    warmed = [each for each in settled if each.result is not Result.HELD_OUT]
+    held = [each for each in settled if each.result is Result.HELD_OUT]
+    if len(warmed) < 2 or len(held) < 2:
+        return None
+    usd, variance = _mean([each.benefit_usd for each in warmed])
+    off_usd, off_variance = _mean([each.benefit_usd for each in held])
+    half = _TWO_SIDED * sqrt(variance / len(warmed) + off_variance / len(held))
+    seconds = _mean([each.benefit_s for each in warmed])[0] + _mean([each.benefit_s for each in held])[0]
+    mean = usd + off_usd
+    return Estimate(mean, mean - half, mean + half, seconds)
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """(Mean, variance of the values)."""
+    mean = sum(values) / len(values)
+    return mean, sum([(value - mean) ** 2 for value in values]) / (len(values) - 1)

@@ -60,8 +60,11 @@ class Recipes:
             self.byte_count -= oldest.byte_count
 
     def find(self, key: bytes) -> Recipe | None:
-        """The recipe of a prefix; None when none is kept."""
-        return self._recipes.get(key)
+        """The recipe of a prefix, which counts as used; None when none is kept."""
+        found = self._recipes.get(key)
+        if found is not None:
+            self._recipes.move_to_end(key)
+        return found
 
     def forget(self, key: bytes) -> None:
         """Give one up."""

@@ -86,7 +86,7 @@ class OperatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WarmPrefix(self, request, context):
-        """Warm an application's shared prefix now. UNIMPLEMENTED in this release.
+        """Warm an application's shared prefix now, whatever the policy of warming; the budget of warms still holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class OperatorServiceStub:
     ListPrefixes: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListPrefixesRequest, _operator_service_pb2.ListPrefixesResponse]
     """List prefixes believed warm."""
     WarmPrefix: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.WarmPrefixRequest, _operator_service_pb2.WarmPrefixResponse]
-    """Warm an application's shared prefix now. UNIMPLEMENTED in this release."""
+    """Warm an application's shared prefix now, whatever the policy of warming; the budget of warms still holds."""
     GetClassifier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.GetClassifierRequest, _operator_service_pb2.GetClassifierResponse]
     """Show the classifier that scores."""
     ReloadClassifier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ReloadClassifierRequest, _operator_service_pb2.ReloadClassifierResponse]
@@ -56,7 +56,7 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ListPrefixes: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListPrefixesRequest, _operator_service_pb2.ListPrefixesResponse]  # type: ignore[assignment]
     """List prefixes believed warm."""
     WarmPrefix: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.WarmPrefixRequest, _operator_service_pb2.WarmPrefixResponse]  # type: ignore[assignment]
-    """Warm an application's shared prefix now. UNIMPLEMENTED in this release."""
+    """Warm an application's shared prefix now, whatever the policy of warming; the budget of warms still holds."""
     GetClassifier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.GetClassifierRequest, _operator_service_pb2.GetClassifierResponse]  # type: ignore[assignment]
     """Show the classifier that scores."""
     ReloadClassifier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ReloadClassifierRequest, _operator_service_pb2.ReloadClassifierResponse]  # type: ignore[assignment]
@@ -89,7 +89,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.WarmPrefixRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.WarmPrefixResponse, _abc.Awaitable[_operator_service_pb2.WarmPrefixResponse]]:
-        """Warm an application's shared prefix now. UNIMPLEMENTED in this release."""
+        """Warm an application's shared prefix now, whatever the policy of warming; the budget of warms still holds."""
 
     @_abc_1.abstractmethod
     def GetClassifier(

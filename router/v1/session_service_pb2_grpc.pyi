@@ -46,7 +46,7 @@ class SessionServiceStub:
     CloseSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]
     """Close a conversation and forget its content; its totals stay. NOT_FOUND when it is not held."""
     ReportAction: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ReportActionRequest, _session_service_pb2.ReportActionResponse]
-    """Report what a user did; may warm a cache that is likely to be needed. UNIMPLEMENTED in this release."""
+    """Report what a user did; may warm a cache that is likely to be needed, where warming is on."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -64,7 +64,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CloseSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CloseSessionRequest, _session_service_pb2.CloseSessionResponse]  # type: ignore[assignment]
     """Close a conversation and forget its content; its totals stay. NOT_FOUND when it is not held."""
     ReportAction: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ReportActionRequest, _session_service_pb2.ReportActionResponse]  # type: ignore[assignment]
-    """Report what a user did; may warm a cache that is likely to be needed. UNIMPLEMENTED in this release."""
+    """Report what a user did; may warm a cache that is likely to be needed, where warming is on."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps conversations, so that a caller sends only the new turn: RouterService requests whose caller.session is open.
@@ -103,6 +103,6 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ReportActionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ReportActionResponse, _abc.Awaitable[_session_service_pb2.ReportActionResponse]]:
-        """Report what a user did; may warm a cache that is likely to be needed. UNIMPLEMENTED in this release."""
+        """Report what a user did; may warm a cache that is likely to be needed, where warming is on."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,11 +28,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cache.economics import Rates, hour_threshold, write_threshold
+from cache.facts import Facts
 from cache.forecast import Forecast, Forecasts
 from cache.lookback import steps_back
 from cache.outlook import TokenCounts, WarmEntry
 from cache.prompt import Layer, Prompt
-from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules, OpenFacts
+from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules
 from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
 
 # Looking a member up on its enum costs 60 ns on Python 3.11, a global 6 ns, and this is the hot path.
@@ -68,7 +69,7 @@ def auto_wishes(
     forecasts: Forecasts,
     rules: CacheRules,
     rates: Rates,
-    facts: OpenFacts,
+    facts: Facts,
     skipped: list[Skipped],
 ) -> list[Wish]:
     """Wishes of strategy AUTO in prompt order; what does not pay is appended to `skipped`."""
@@ -93,7 +94,7 @@ def _candidates(
     forecasts: Forecasts,
     rules: CacheRules,
     rates: Rates,
-    facts: OpenFacts,
+    facts: Facts,
     skipped: list[Skipped],
 ) -> list[_Candidate]:
     """Ends worth considering, shallowest first, each with the value of covering the part before it."""
@@ -203,7 +204,7 @@ def _layer_ttl_s(forecast: Forecast, rates: Rates) -> int:
     return TTL_1H_S if hour else TTL_5M_S
 
 
-def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: OpenFacts) -> int:
+def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: Facts) -> int:
     """TTL of what a turn adds: as wanted, unless it stands on a part that lapses in 5 minutes."""
     if warm and warm[-1].ttl_s < TTL_1H_S and not facts.hour_mark_extends_read_prefix:
         return TTL_5M_S

@@ -28,11 +28,12 @@ from math import inf
 from typing import NamedTuple
 
 from cache.belief import Belief
+from cache.facts import ASSUMED, Facts
 from cache.outlook import TokenCounts
 from cache.plan import Breakpoint, Plan
 from cache.prompt import CacheScope
 from cache.rolling import SparseBeliefs
-from cache.rules import ASSUMED, TTL_1H_S, TTL_5M_S, OpenFacts
+from cache.rules import TTL_1H_S, TTL_5M_S
 
 _UNKNOWN_OUTCOME_CONFIDENCE = 0.5
 _TOLERANCE = 0.05
@@ -148,7 +149,7 @@ class _Table:
 class PrefixIndex:
     """Beliefs of one process about every scope. Not thread-safe; time is passed in."""
 
-    def __init__(self, max_entries: int = 200_000, facts: OpenFacts = ASSUMED) -> None:
+    def __init__(self, max_entries: int = 200_000, facts: Facts = ASSUMED) -> None:
         """Hold at most `max_entries` (about 400 bytes each) over all scopes; see above for what goes first."""
         if max_entries < 16:
             raise ValueError(f"max_entries must be at least 16, not {max_entries}")

@@ -27,10 +27,11 @@ from typing import NamedTuple
 from cache.auto import auto_wishes
 from cache.belief import Belief
 from cache.economics import Rates, TokenSplit, bill, cost_units
+from cache.facts import ASSUMED, Facts
 from cache.forecast import Forecasts, prior_forecasts
 from cache.outlook import Mark, Outlook, TokenCounts, implicit_outlook, outlook, warm_entries
 from cache.prompt import Layer, Prompt
-from cache.rules import ASSUMED, TTL_5M_S, CacheRules, OpenFacts
+from cache.rules import TTL_5M_S, CacheRules
 from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
 
 COUNT_ERROR = 0.01
@@ -134,7 +135,7 @@ def plan(
     now: float,
     forecasts: Forecasts | None = None,
     uncertainty: float = 0.2,
-    facts: OpenFacts = ASSUMED,
+    facts: Facts = ASSUMED,
     counted_tokens: int = 0,
     ends_before: int | None = None,
     points: Sequence[Breakpoint] | None = None,

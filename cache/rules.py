@@ -2,14 +2,16 @@
 
 The rule: a number that a provider may change stands here and nowhere else, per full model id. An id that is
 not in the catalogue raises `UnknownModel`, because planning with a guessed minimum wastes money silently.
-What the documents leave open is an assumption, and every assumption is a field of `OpenFacts`. Prices are not
-here.
+What the documents leave open is an assumption, and every assumption is a field of `cache.facts.Facts`. Prices are
+not here.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+from cache import facts
 
 TTL_5M_S = 300
 """Default lifetime of an entry, seconds, counted from the start of the request that last touched it."""
@@ -81,38 +83,9 @@ class CacheRules:
     read_on: str = READ_ON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenFacts:
-    """What the providers' documents leave open, as we assume it; a probe of the live API replaces these.
-
-    Attributes:
-        deep_hit_refreshes_shallower_marked: A1. A hit restarts the clock of shallower entries at marked
-            positions.
-        deep_hit_refreshes_shallower_unmarked: A1. ... and of those at positions not marked in that request.
-        hour_mark_extends_read_prefix: A2. A 1h entry written on top of a prefix read from a 5m entry stays
-            readable for its whole hour. Assumed false: the upgrade ping that lives on it stays off until
-            measured.
-        hour_mark_upgrades_entry: A3. A 1h breakpoint on a live 5m entry turns it into a 1h entry.
-        prefill_s_per_token: A4. Seconds to read one uncached token (kappa), from the vendor's 2024 figures.
-        first_byte_s: A4. Seconds to the first byte with everything cached (t0).
-        stripped_request_harms: A5. A request without breakpoints, in flight beside the writer, disturbs its
-            entry.
-        zero_output_with_adaptive_thinking: A6. `max_tokens: 0` is accepted where thinking is always on.
-        implicit_ttl_s: How long an implicit entry is believed in; the provider says "close in time" only.
-    """
-
-    deep_hit_refreshes_shallower_marked: bool = True
-    deep_hit_refreshes_shallower_unmarked: bool = False
-    hour_mark_extends_read_prefix: bool = False
-    hour_mark_upgrades_entry: bool = False
-    prefill_s_per_token: float = 80e-6
-    first_byte_s: float = 0.5
-    stripped_request_harms: bool = False
-    zero_output_with_adaptive_thinking: bool = True
-    implicit_ttl_s: int = TTL_5M_S
-
-
-ASSUMED = OpenFacts()
+OpenFacts = facts.Facts
+"""What the providers' documents leave open; see `cache.facts`."""
+ASSUMED = facts.ASSUMED
 """The open facts as assumed on 2026-11-22."""
 
 

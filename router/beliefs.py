@@ -11,6 +11,7 @@ import msgspec
 from cache.belief import Belief
 from cache.demand import Demand
 from cache.economics import Rates
+from cache.facts import ASSUMED, Facts
 from cache.forecast import Forecast, Forecasts
 from cache.index import Learned, PrefixIndex
 from cache.plan import Breakpoint, Plan, Strategy, plan
@@ -57,8 +58,13 @@ class Beliefs:
         index: PrefixIndex,
         demand: Demand,
         estimator: TokenEstimator,
+        facts: Facts = ASSUMED,
     ) -> None:
-        """Keep references; `workspaces` names the provider workspace each route's key belongs to."""
+        """Keep references; `workspaces` names the provider workspace each route's key belongs to.
+
+        Args:
+            facts: What is known of Opus's cache beyond the documents; `index` was made with the same.
+        """
         self._prices = prices
         self._workspaces = workspaces
         self._scopes: dict[tuple[Route, str], CacheScope] = {}
@@ -66,6 +72,7 @@ class Beliefs:
         self.index = index
         self.demand = demand
         self.estimator = estimator
+        self.facts = facts
 
     def views(
         self,
@@ -255,6 +262,7 @@ class Beliefs:
             counted_tokens=counted.tokens,
             ends_before=ends_before,
             points=points,
+            facts=self.facts,
         )
 
     def digests(self, prompt: Prompt, kind: str) -> tuple[bytes, ...]:

@@ -53,7 +53,10 @@ class AnthropicFace:
         settings = state.settings
         self._state = state
         self.cache = PromptCache(
-            refresh=settings.refresh, layered=settings.layered_entries, upgrades=settings.hit_upgrades_ttl
+            refresh=settings.refresh,
+            layered=settings.layered_entries,
+            upgrades=settings.hit_upgrades_ttl,
+            unmarked_disturbs=settings.unmarked_disturbs,
         )
         self._diagnostics = Diagnostics()
         self._limiter = RateLimiter(settings.rate_limits)

@@ -28,6 +28,7 @@ _SWEEP_EVERY = 512
 """Writes between two removals of what has expired."""
 
 Refresh = Literal["hit", "marked", "all"]
+Upgrades = bool | Literal["billed"]
 
 
 @dataclass(slots=True)
@@ -61,20 +62,34 @@ class PromptCache:
     Args:
         refresh: which entries a hit prolongs (fact A1).
         layered: an entry lives only while what it was written on top of lives (fact A2, pessimistic).
-        upgrades: a 1h marker on a live 5m entry makes it a 1h entry (fact A3).
+        upgrades: a 1h marker on a live 5m entry makes it a 1h entry: for the price of the read, or, "billed", by
+            writing it anew (fact A3).
+        unmarked_disturbs: a request without markers that starts while another is writing a prefix they share
+            keeps that writer's entries from being stored (fact A5).
     """
 
-    def __init__(self, *, refresh: Refresh = "marked", layered: bool = False, upgrades: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        refresh: Refresh = "marked",
+        layered: bool = False,
+        upgrades: Upgrades = False,
+        unmarked_disturbs: bool = False,
+    ) -> None:
         self._entries: dict[bytes, Entry] = {}
         self._refresh = refresh
         self._layered = layered
         self._upgrades = upgrades
+        self._unmarked_disturbs = unmarked_disturbs
+        self._unmarked: dict[bytes, float] = {}
         self._writes = 0
 
     def consult(self, prompt: Prompt, now: float) -> CacheOutcome:
         """Find the hit, refresh, and say what will be read and written by a request starting at `now`."""
         minimum = prompt.model.cache_minimum_tokens
         marked = [i for i, p in enumerate(prompt.positions) if p.marker is not None]
+        if self._unmarked_disturbs and not marked:
+            self._unmarked |= {prompt.key(index): now for index in range(len(prompt.positions))}
         hit = self._lookup(prompt, marked, now)
         if hit is not None:
             self._prolong(prompt, hit, marked, now)
@@ -94,6 +109,8 @@ class PromptCache:
     def commit(self, outcome: CacheOutcome, now: float) -> None:
         """Make the entries a request writes readable: its response has begun."""
         for key, entry in outcome.writes:
+            if self._unmarked.get(key, -1.0) >= entry.expires_at - entry.ttl_s:
+                continue
             known = self._entries.get(key)
             if known is not None and known.below == entry.below and known.expires_at > entry.expires_at:
                 known.ttl_s = max(known.ttl_s, entry.ttl_s)
@@ -106,10 +123,12 @@ class PromptCache:
     def sweep(self, now: float) -> None:
         """Drop what has expired."""
         self._entries = {k: e for k, e in self._entries.items() if e.expires_at > now}
+        self._unmarked = {k: at for k, at in self._unmarked.items() if at > now - TTL_S["1h"]}
 
     def clear(self) -> None:
         """Drop everything."""
         self._entries.clear()
+        self._unmarked.clear()
 
     def census(self, now: float) -> dict[str, int]:
         """Count live entries, in total, by level and by TTL."""
@@ -124,10 +143,17 @@ class PromptCache:
             lowest = positions[start].slot - LOOKBACK_SLOTS + 1
             index = start
             while index >= 0 and positions[index].slot >= lowest:
-                if self._alive(prompt.key(index), now):
+                if self._alive(prompt.key(index), now) and not self._outgrown(prompt, index):
                     return index
                 index -= 1
         return None
+
+    def _outgrown(self, prompt: Prompt, index: int) -> bool:
+        """Whether a marker asks for a longer life than the entry has, where that takes a new write."""
+        marker = prompt.positions[index].marker
+        if self._upgrades != "billed" or marker is None:
+            return False
+        return TTL_S[marker] > self._entries[prompt.key(index)].ttl_s
 
     def _alive(self, key: bytes, now: float) -> bool:
         entry = self._entries.get(key)

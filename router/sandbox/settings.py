@@ -50,7 +50,10 @@ class SandboxSettings:
         layered_entries: fact A2 in its pessimistic world: an entry written on top of a read prefix dies
         with the
             entries below it.
-        hit_upgrades_ttl: fact A3: a 1h marker on a live 5m entry turns it into a 1h entry (unbilled).
+        hit_upgrades_ttl: fact A3: a 1h marker on a live 5m entry turns it into a 1h entry (unbilled; "billed": by
+            writing it anew at the 1h price).
+        unmarked_disturbs: fact A5: a request without markers that starts while another writes a prefix they share
+            keeps that writer's entries from being stored.
         prewarm_with_adaptive: fact A6: `max_tokens: 0` is taken while adaptive thinking is on.
         thinking_level: where thinking and effort enter the key; None follows the model table.
         strict_thinking_replay: a tool turn must carry its thinking blocks back unedited (A-THINK).
@@ -79,7 +82,8 @@ class SandboxSettings:
     )
     refresh: Literal["hit", "marked", "all"] = "marked"
     layered_entries: bool = False
-    hit_upgrades_ttl: bool = False
+    hit_upgrades_ttl: bool | Literal["billed"] = False
+    unmarked_disturbs: bool = False
     prewarm_with_adaptive: bool = True
     thinking_level: Literal["tools", "system", "messages"] | None = None
     strict_thinking_replay: bool = True

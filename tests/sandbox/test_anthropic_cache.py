@@ -368,6 +368,44 @@ async def test_fact_a3_is_a_setting(make_bench, kit, upgrades, read):
     assert (await bench.ask(system=[kit.text(600, ttl="1h")])).usage.cache_read_input_tokens == read
 
 
+async def test_fact_a3_may_be_billed(make_bench, kit):
+    """In the third world a 1h marker on a live 5m entry writes it anew, and a 5m marker on a 1h entry reads it."""
+    bench = make_bench(SandboxSettings(hit_upgrades_ttl="billed"))
+    await bench.ask(system=[kit.text(600, ttl="5m")])
+    assert kit.billed(await bench.ask(system=[kit.text(600, ttl="1h")])) == (6, 0, 602, 0)
+    bench.clock.advance(1800)
+    assert kit.billed(await bench.ask(system=[kit.text(600, ttl="5m")])) == (6, 0, 0, 602)
+
+
+@pytest.mark.parametrize(("disturbs", "read"), [(False, 602), (True, 0)])
+async def test_fact_a5_is_a_setting(make_bench, kit, disturbs, read):
+    """A request without markers beside the writer leaves its entry alone, or keeps it from being stored."""
+    bench = make_bench(SandboxSettings(unmarked_disturbs=disturbs, latency_scale=1.0))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(bench.ask(system=[kit.text(600, ttl="5m")]))
+        await bench.clock.until_sleepers(1)
+        bench.clock.advance(0.1)
+        group.create_task(bench.ask(system=[kit.text(600)]))
+        await bench.clock.until_sleepers(2)
+        await bench.clock.travel(60)
+    async with asyncio.TaskGroup() as group:
+        later = group.create_task(bench.ask(system=[kit.text(600, ttl="5m")]))
+        await bench.clock.until_sleepers(1)
+        await bench.clock.travel(60)
+    assert later.result().usage.cache_read_input_tokens == read
+
+
+async def test_before_or_after_the_writer_an_unmarked_request_disturbs_nothing(make_bench, kit):
+    """Only what starts between the writer's start and its first byte is beside it."""
+    bench = make_bench(SandboxSettings(unmarked_disturbs=True))
+    await bench.ask(system=[kit.text(600)])
+    bench.clock.advance(1)
+    await bench.ask(system=[kit.text(600, ttl="5m")])
+    bench.clock.advance(1)
+    await bench.ask(system=[kit.text(600)])
+    assert (await bench.ask(system=[kit.text(600, ttl="5m")])).usage.cache_read_input_tokens == 602
+
+
 # --- automatic caching and pre-warming ----------------------------------------------------------------------------
 
 AUTO = {"type": "ephemeral"}

@@ -57,3 +57,22 @@ def test_time_never_goes_back():
     """Negative steps are refused."""
     with pytest.raises(ValueError, match="forward"):
         VirtualClock(0.0).advance(-1)
+
+
+async def test_a_running_clock_goes_from_sleeper_to_sleeper():
+    """An hour passes at once, in order, and stops where nobody waits."""
+    clock, woken = VirtualClock(0.0), []
+
+    async def sleeper(*spans):
+        for span in spans:
+            await clock.sleep(span)
+            woken.append(clock.now())
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(clock.run())
+        async with asyncio.TaskGroup() as sleepers:
+            sleepers.create_task(sleeper(10.0, 3600.0))
+            sleepers.create_task(sleeper(300.0))
+        running.cancel()
+    assert woken == [10.0, 300.0, 3610.0]
+    assert clock.now() == 3610.0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from cache.demand import Demand
+from cache.facts import Facts
 from cache.first_byte import FirstByte
 from cache.flight import FlightBook
 from cache.index import PrefixIndex
@@ -40,6 +41,7 @@ from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
 from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
+from router.facts_file import applying
 from router.feedback_service import FeedbackService
 from router.flights import Flights, FlightSettings, LoopTimer, Timer
 from router.hedge import Hedging
@@ -307,6 +309,14 @@ class _State:
     returns: Returns | None
 
 
+def _facts(config: Config, now_s: float) -> Facts:
+    """What is known of Opus's cache; answers that do not apply are named in the log."""
+    reading = applying(config, now_s)
+    for answer, why in reading.ignored:
+        logger.warning("%s: %s is ignored: %s", config.cache.facts_file, answer.fact.value, why)
+    return reading.facts
+
+
 def _state(config: Config, now_s: float) -> _State:
     learning = config.classifier
     classifiers = Classifiers(config.routing.classifier, registry=learning.registry, shadow=learning.shadow)
@@ -314,6 +324,7 @@ def _state(config: Config, now_s: float) -> _State:
     limit = config.cache.prefix_limit
     applications, estimator = Applications(config.applications), TokenEstimator()
     limits = _limits(config)
+    facts = _facts(config, now_s)
     return _State(
         classifiers=classifiers,
         applications=applications,
@@ -321,9 +332,10 @@ def _state(config: Config, now_s: float) -> _State:
         beliefs=Beliefs(
             prices=prices,
             workspaces={Route.OPUS: config.opus.workspace, Route.FLASH: config.flash.workspace},
-            index=PrefixIndex(limit),
+            index=PrefixIndex(limit, facts),
             demand=Demand(max_prefixes=limit, max_waiting=limit),
             estimator=estimator,
+            facts=facts,
         ),
         forecast=OutputForecast(),
         misses=MissMemory(min(config.cache.session_limit, MISS_SESSION_LIMIT), block_limit=MISS_BLOCK_LIMIT),

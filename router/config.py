@@ -192,6 +192,11 @@ class CacheConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     Opus reads it with every padded request: examples and notes that help its answers, the most useful first."""
     filler: str = ""
     """What `filler_file` holds, once loaded; not for the file of settings."""
+    facts_file: str = ""
+    """Facts about the provider's cache that `hybrid-router probe` measured, relative to the config file; empty: what
+    the documents leave open is assumed. Read once, at the start."""
+    facts_age_days: Annotated[float, Meta(gt=0, le=3650)] = 90.0
+    """Facts measured longer ago are ignored: a provider may have changed by then."""
 
 
 class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -388,7 +393,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
             f"routing.circuit_open_s, which is {routing.circuit_open_s:g}"
         )
     base = path.parent if path else Path.cwd()
-    return _with_filler(_with_system_files(config, base), base)
+    return _with_facts_file(_with_filler(_with_system_files(config, base), base), base)
 
 
 def _is_wrong(table: str, name: str, entry: Any) -> bool:
@@ -476,6 +481,13 @@ def _with_system_files(config: Config, base: Path) -> Config:
                 raise ConfigError(f"applications.{name}.system_files: {file}: {error}") from error
         applications[name] = msgspec.structs.replace(application, system=tuple(texts), system_files=())
     return msgspec.structs.replace(config, applications=applications)
+
+
+def _with_facts_file(config: Config, base: Path) -> Config:
+    if not config.cache.facts_file:
+        return config
+    path = str(base / config.cache.facts_file)
+    return msgspec.structs.replace(config, cache=msgspec.structs.replace(config.cache, facts_file=path))
 
 
 def _with_filler(config: Config, base: Path) -> Config:

@@ -44,7 +44,7 @@ GRPC_EDGE = {
 }
 """All that may know gRPC, protobuf or generated messages: the server's edge, the client, and the verbs, clients too."""
 
-TASK_OWNERS = {"router.cli.feedback", "router.demo", "router.hedge", "router.tasks"}
+TASK_OWNERS = {"router.cli.feedback", "router.demo", "router.hedge", "router.probe.run", "router.tasks"}
 """Modules with a TaskGroup of their own; everyone else awaits, or hands work to `router.tasks`."""
 
 

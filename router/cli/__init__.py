@@ -19,6 +19,7 @@ from router.cli import (
     feedback,
     health,
     models,
+    probe,
     replay,
     retrain,
     sandbox,
@@ -53,6 +54,7 @@ app.command()(tune.tune)
 app.command()(score.score)
 app.command()(evaluate.evaluate)
 app.command()(replay.replay)
+app.command()(probe.probe)
 app.command()(advise.advise)
 app.command()(health.health)
 app.add_typer(check.app, name="config")

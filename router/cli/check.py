@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from cache.facts import Answer, FactId, Reading
 from router.applications import Application, Applications
 from router.classifiers import Classifiers
 from router.config import Config, load_config, load_secrets, show_config
+from router.facts_file import applying, measured_on
 from router.tariff import check_models, price_table
 
 if TYPE_CHECKING:
@@ -42,10 +44,11 @@ def check(
     registered = [applications.get(name) for name in applications.names()]
     digest = Classifiers(settings.routing.classifier).current().digest
     findings = _findings(settings, registered)
+    reading = applying(settings, time.time())
     if as_json:
-        print(json.dumps(_as_json(settings, digest, registered, findings)))
+        print(json.dumps(_as_json(settings, digest, registered, findings, reading)))
     else:
-        print("\n".join(_lines(settings, digest, registered, findings)))
+        print("\n".join(_lines(settings, digest, registered, findings, reading)))
     if strict and _count(findings, "warning"):
         raise typer.Exit(1)
     if not as_json:
@@ -79,12 +82,17 @@ def _findings(settings: Config, registered: Sequence[Application]) -> tuple["Lin
 
 
 def _lines(
-    settings: Config, digest: str, registered: Sequence[Application], findings: Sequence["LintFinding"]
+    settings: Config,
+    digest: str,
+    registered: Sequence[Application],
+    findings: Sequence["LintFinding"],
+    reading: Reading,
 ) -> Iterator[str]:
     secrets = load_secrets(settings)
     yield f"opus   {settings.opus.model}, key {'set' if secrets.opus_api_key else 'missing'}"
     yield f"flash  {settings.flash.model}, key {'set' if secrets.flash_api_key else 'missing'}"
     yield f"classifier {digest}"
+    yield from _facts(settings, reading)
     for application in registered:
         characters = _shared_characters(application)
         yield (
@@ -103,12 +111,22 @@ def _lines(
 
 
 def _as_json(
-    settings: Config, digest: str, registered: Sequence[Application], findings: Sequence["LintFinding"]
+    settings: Config,
+    digest: str,
+    registered: Sequence[Application],
+    findings: Sequence["LintFinding"],
+    reading: Reading,
 ) -> dict[str, Any]:
     return {
         "opus_model": settings.opus.model,
         "flash_model": settings.flash.model,
         "classifier": digest,
+        "facts": {
+            "file": settings.cache.facts_file,
+            "used": [_fact_json(answer) for answer in reading.used],
+            "ignored": [_fact_json(answer) | {"why": why} for answer, why in reading.ignored],
+            "upgrade_ping_verified": reading.facts.upgrade_ping_verified,
+        },
         "applications": [
             {
                 "name": application.name,
@@ -120,6 +138,28 @@ def _as_json(
         "warning_count": _count(findings, "warning"),
         "note_count": _count(findings, "note"),
         "findings": msgspec.to_builtins(findings),
+    }
+
+
+def _facts(settings: Config, reading: Reading) -> Iterator[str]:
+    """What is measured, what of the file does not apply, and how many facts stay assumptions."""
+    if not settings.cache.facts_file:
+        yield "facts  all assumed; hybrid-router probe measures them"
+        return
+    for answer in reading.used:
+        yield f"fact   {answer.fact.value} {answer.verdict.value}, measured {measured_on(answer.measured_time_s)}"
+    for answer, why in reading.ignored:
+        yield f"fact   {answer.fact.value} ignored: {why}"
+    assumed = len(FactId) - len(reading.used)
+    yield f"facts  {len(reading.used)} measured, {assumed} assumed"
+
+
+def _fact_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "fact": answer.fact.value,
+        "verdict": answer.verdict.value,
+        "model": answer.model,
+        "measured_on": measured_on(answer.measured_time_s),
     }
 
 

@@ -62,6 +62,7 @@ class Figures(NamedTuple):
         decision_p99_us: Its 99 % point.
         bill_nano_usd: Input and output; None without a price.
         uncached_nano_usd: The same with nothing cached.
+        bound_units: Least any caching without keep-alives could have cost (`router.replay_bound`); None unknown.
     """
 
     policy: str
@@ -77,6 +78,14 @@ class Figures(NamedTuple):
     decision_p99_us: float | None
     bill_nano_usd: int | None = None
     uncached_nano_usd: int | None = None
+    bound_units: float | None = None
+
+    @property
+    def regret(self) -> float | None:
+        """What it cost above the clairvoyant bound, as a share of the cost without caching; None without a bound."""
+        if self.bound_units is None or not self.split.total:
+            return None
+        return (self.cost_units - self.bound_units) / self.split.total
 
     @property
     def saving(self) -> float | None:
@@ -104,6 +113,8 @@ class Figures(NamedTuple):
             "bill_nano_usd": self.bill_nano_usd,
             "uncached_nano_usd": self.uncached_nano_usd,
             "saving": self.saving,
+            "bound_units": self.bound_units,
+            "regret": self.regret,
         }
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
 
@@ -20,6 +21,9 @@ from router.month import SIZES, Kind, Workload, month
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.replay import Policy, Settings, decision
 from router.replay import replay as served_one_by_one
+from router.replay_bound import ClairvoyantBound
+from router.replay_check import CostLine, compare, cost_line, increase, saved_line
+from router.replay_plot import draw, drawable
 from router.replay_trace import TraceRow, read_trace
 
 if TYPE_CHECKING:
@@ -84,29 +88,50 @@ def replay(
         float | None, typer.Option(help="Of a token written for 5 minutes; else 1.25.")
     ] = None,
     write_1h: Annotated[float | None, typer.Option(help="Of a token written for 1 hour; else 2.0.")] = None,
+    max_cost_increase: Annotated[
+        str,
+        typer.Option(
+            help='Exit with code 1 when the first policy\'s input costs more than this over the baseline, e.g. "3%".'
+        ),
+    ] = "",
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="Compare with this saved --json report instead of with the second --policy."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw costs and tokens of the policies here, PNG.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Replay requests through the cache planner on a virtual clock that cannot look ahead.
 
     Each request is planned from what the requests before it taught, and billed by a model of the provider's cache that
     the planner does not share. Costs are of input, in units of one uncached token; with a model also in dollars, output
-    included, for a workload those of 30 days. 5m and 1h mark the whole prompt.
+    included, for a workload those of 30 days. 5m and 1h mark the whole prompt. Regret is what a policy costs above a
+    bound that knows the future, without keep-alives, as a share of the cost without caching.
 
     Example: hybrid-router replay trace.jsonl.gz --policy auto --policy 5m --policy 1h
 
     Example: hybrid-router replay --workload saas --model claude-opus-5 --policy none --policy c --policy auto
+
+    Example: hybrid-router replay trace.jsonl.gz --json > baseline.json, and later, to fail a build that costs more:
+    hybrid-router replay trace.jsonl.gz --baseline baseline.json --max-cost-increase 3%
     """
     policies = list(dict.fromkeys(policy or [Policy.AUTO]))
     if decisions is not None and len(policies) > 1:
         raise ValueError("--decisions takes the decisions of one policy; give --policy once")
+    check = _check(policies, max_cost_increase, baseline)
+    if plot is not None:
+        drawable(plot)
     source = _source(trace, workload, requests_per_day, days, seed)
     if model is None and workload is not None:
         model = _DEFAULT_MODEL
     settings, price = _settings(model, minimum_tokens, read, write_5m, write_1h)
     # numpy takes a tenth of a second to load, which --help need not wait for.
-    from router.replay_report import Tally
+    from router.replay_report import Figures, Tally
 
-    found = []
+    found: list[Figures] = []
+    clairvoyant = ClairvoyantBound(settings.minimum_tokens, settings.rates)
     with Progress(console=Console(stderr=True), disable=as_json) as bar, _written(decisions) as lines:
         for chosen in policies:
             task = bar.add_task(chosen.value, total=source.expected)
@@ -114,11 +139,13 @@ def replay(
             run = served_one_by_one(source.rows(), chosen, settings, timer=time.perf_counter_ns)
             for done, served in enumerate(run, 1):
                 tally.add(served)
+                if not found:  # once: it depends on the trace alone
+                    clairvoyant.add(served.row)
                 if lines is not None:
                     lines.write(json.dumps(decision(served), separators=(",", ":")) + "\n")
                 if done % _PROGRESS_STEP == 0:
                     bar.update(task, completed=done)
-            found.append(tally.figures())
+            found.append(tally.figures()._replace(bound_units=clairvoyant.units))
             bar.update(task, total=found[-1].requests, completed=found[-1].requests)
     if as_json:
         per_month = [_monthly_usd(figures.bill_nano_usd, figures, source) for figures in found]
@@ -126,13 +153,57 @@ def replay(
             figures.to_dict() | {"usd_per_month": usd} for figures, usd in zip(found, per_month, strict=True)
         ]
         print(json.dumps({"trace": source.name, "model": model, "policies": rows}))
-        return
+    else:
+        _show(found, source, model)
+    if plot is not None:
+        draw(plot, found, source.name)
+    if check is not None:
+        _judge(check, found)
+
+
+def _show(found: "list[Figures]", source: _Source, model: str | None) -> None:
     console = Console()
     console.print(_bills(found, source, model))
     for figures in found:
         for title, reliability in (("P(warm)", figures.warm), ("P(return < 5 min)", figures.returns)):
             if reliability.requests and figures.policy not in ("5m", "1h", "none"):
                 console.print(_reliability(f"{figures.policy}: {title}", reliability))
+
+
+class _Check(NamedTuple):
+    """What `--max-cost-increase` compares with: a saved report's row, or None for the second policy's."""
+
+    limit: Fraction
+    saved: CostLine | None
+
+
+def _check(policies: list[Policy], limit: str, baseline: Path | None) -> _Check | None:
+    if not limit:
+        if baseline is not None:
+            raise ValueError("--baseline goes with --max-cost-increase")
+        return None
+    allowed = increase(limit)
+    if baseline is not None:
+        return _Check(allowed, saved_line(baseline, policies[0].value))
+    if len(policies) < 2:
+        raise ValueError(
+            "--max-cost-increase needs something to compare with: --baseline, or a second --policy"
+        )
+    return _Check(allowed, None)
+
+
+def _judge(check: _Check, found: "list[Figures]") -> None:
+    """Compare the first policy with the baseline.
+
+    Raises:
+        Exit: With code 1, when it costs more than allowed.
+    """
+    now = cost_line(found[0])
+    before = check.saved or cost_line(found[1])
+    verdict = compare(now, before, check.limit)
+    typer.echo(verdict.message, err=True)
+    if not verdict.passed:
+        raise typer.Exit(1)
 
 
 def _source(
@@ -205,11 +276,11 @@ def _written(path: Path | None) -> Iterator[TextIO | None]:
 def _bills(found: "list[Figures]", source: _Source, model: str | None) -> Table:
     priced = found[0].bill_nano_usd is not None
     money = ["$", "saving"] if source.per_month is None else ["$ / 30 days", "saving"]
-    columns = ["policy", *(money if priced else []), "cost / no cache", "95 %", "read", "written"]
+    # In 80 columns there is room for dollars or for the planner's own time, and a cut figure is worse than none.
+    last = ["read"] if priced else ["read", "written", "us p50", "us p99"]
+    columns = ["policy", *(money if priced else []), "cost", "95 %", "regret", *last]
     title = f"{source.name}, {model}" if model else None
-    # Beside dollars there is no room for the planner's own time in 80 columns, and a cut figure is worse than none.
-    timing = [] if priced else ["us p50", "us p99"]
-    table = Table(*columns, *timing, title=title)
+    table = Table(*columns, title=title, caption="cost and regret: of input, 1 = no caching")
     for figures in found:
         low, high = figures.interval
         split = figures.split
@@ -225,8 +296,9 @@ def _bills(found: "list[Figures]", source: _Source, model: str | None) -> Table:
             *usd,
             f"{figures.relative_cost:.4f}",
             f"{low:.3f}-{high:.3f}",
+            "-" if figures.regret is None else f"{figures.regret:.4f}",
             f"{split.read / max(1, split.total):.1%}",
-            f"{written:.1%}",
+            *([] if priced else [f"{written:.1%}"]),
             *([] if priced else ["-" if time is None else f"{time:.0f}" for time in times_us]),
         )
     return table

@@ -1,8 +1,10 @@
 """The file in which a probe's answers are kept, and what of them applies to a model.
 
 The rule: every answer stands by itself, with the model it was measured on, its date, its requests and what they cost,
-so one file can hold several models and runs; the newest run of a fact and model replaces the older. Reading is this
-module's; what an answer is worth is `cache.facts`'. It holds no text of anybody's.
+so one file can hold several models and runs. The newest run of a fact and model replaces the older, but a run that was
+broken off takes nothing back: only what was seen can speak against what was seen before. What was measured at another
+address than the one asked says nothing: a cloud or a proxy may cache otherwise. What else an answer is worth is
+`cache.facts`' to say. It holds no text of anybody's.
 """
 
 import os
@@ -11,17 +13,19 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cache.facts import VERDICTS, Answer, FactId, Reading, Verdict, facts_for
+from cache.facts import VERDICTS, Answer, FactId, Ignored, Reading, Verdict, facts_for
 from cache.rules import UnknownModel, rules_for
 from router.config import Config, ConfigError
 from router.probe.evidence import Sighting
 
-FORMAT = 1
 DAY_S = 86_400.0
+PROVIDER_HOST = "api.anthropic.com"
+"""Host of the Messages API where no other address is configured (A-VER, 2026-11)."""
 
 
 class TrialRecord(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,6 +45,7 @@ class FactRecord(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         address: Host that answered.
         price_table: Version of the prices that `cost_nano_usd` follows.
         run: Random name of the run.
+        contradicted: Whether it is unknown because of what was seen, not because too little was.
     """
 
     fact: FactId
@@ -53,6 +58,7 @@ class FactRecord(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     address: str
     price_table: str
     run: str
+    contradicted: bool = False
     cost_nano_usd: Annotated[int, Meta(ge=0)]
     prefill_s_per_token: Annotated[float, Meta(gt=0)] | None = None
     first_byte_s: Annotated[float, Meta(gt=0)] | None = None
@@ -101,11 +107,20 @@ def read_facts(path: Path) -> FactsFile:
 
 def merged(kept: FactsFile, found: Iterable[FactRecord]) -> FactsFile:
     """`kept` with what was found in place of older answers about the same fact, model and world."""
-    new = {(each.fact, each.model, each.live): each for each in found}
-    rest = tuple(each for each in kept.facts if (each.fact, each.model, each.live) not in new)
     order = list(FactId)
-    facts = sorted((*rest, *new.values()), key=lambda each: (each.model, order.index(each.fact), each.live))
-    return FactsFile(facts=tuple(facts))
+    facts = {_key(each): each for each in kept.facts}
+    for each in found:
+        earlier = facts.get(_key(each))
+        inconclusive = each.verdict is Verdict.UNKNOWN and not each.contradicted
+        if not (inconclusive and earlier is not None and earlier.verdict is not Verdict.UNKNOWN):
+            facts[_key(each)] = each
+    return FactsFile(
+        facts=tuple(sorted(facts.values(), key=lambda each: (each.model, order.index(each.fact), each.live)))
+    )
+
+
+def _key(record: FactRecord) -> tuple[FactId, str, bool]:
+    return record.fact, record.model, record.live
 
 
 def write_facts(path: Path, facts: FactsFile) -> None:
@@ -132,17 +147,25 @@ def applying(config: Config, now_s: float) -> Reading:
     Raises:
         ConfigError: A file is named and cannot be read.
     """
-    answers: tuple[Answer, ...] = ()
+    records: tuple[FactRecord, ...] = ()
     if config.cache.facts_file:
         try:
-            answers = tuple(each.answer for each in read_facts(Path(config.cache.facts_file)).facts)
+            records = read_facts(Path(config.cache.facts_file)).facts
         except ConfigError as error:
             raise ConfigError(f"cache.facts_file: {error}") from error
     try:
         model = rules_for(config.opus.model).model
     except UnknownModel as error:
         raise ConfigError(f"opus.model: {error}") from error
-    return facts_for(model, answers, now_s=now_s, age_limit_s=config.cache.facts_age_days * DAY_S)
+    asked = (urlsplit(config.opus.base_url).hostname if config.opus.base_url else None) or PROVIDER_HOST
+    here = [each.answer for each in records if each.address == asked or not each.live]
+    elsewhere = tuple(
+        Ignored(each.answer, f"measured at {each.address}, and the address asked is {asked}")
+        for each in records
+        if each.address != asked and each.live
+    )
+    reading = facts_for(model, here, now_s=now_s, age_limit_s=config.cache.facts_age_days * DAY_S)
+    return reading._replace(ignored=(*reading.ignored, *elsewhere))
 
 
 def measured_on(time_s: float) -> str:

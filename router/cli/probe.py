@@ -100,20 +100,27 @@ def probe(
     if not (yes or on_sandbox):
         typer.confirm("Send these and spend this?", abort=True, err=True)
     outcome = _Outcome(kept, facts, name, run_name, chosen, live=not on_sandbox)
+    records: tuple[FactRecord, ...] = ()
     with _telling(console, quiet=as_json) as tell:
         try:
             run(_probe(settings, prices, chosen, trials, cap_nano_usd, ledger, tell, outcome))
         finally:
-            # Also after Ctrl-C: what is decided by then was paid for.
+            # Also after Ctrl-C or a refused key: what was sent was paid for, and what is decided by then counts.
             records = outcome.records()
-            if facts is not None and records:
-                write_facts(facts, merged(kept, records))
+            if outcome.probe is not None:
+                _finish(outcome, records, as_json=as_json)
+    if sum(record.verdict is not Verdict.UNKNOWN for record in records) < len(chosen):
+        raise typer.Exit(1)
+
+
+def _finish(outcome: "_Outcome", records: Sequence[FactRecord], *, as_json: bool) -> None:
+    """Write the answers down, then show them."""
+    if outcome.path is not None and records:
+        write_facts(outcome.path, merged(outcome.kept, records))
     if as_json:
         print(json.dumps(outcome.to_json(records)))
     else:
         Console().print(_answers(records, outcome))
-    if sum(record.verdict is not Verdict.UNKNOWN for record in records) < len(chosen):
-        raise typer.Exit(1)
 
 
 class _Outcome:
@@ -129,6 +136,7 @@ class _Outcome:
         *,
         live: bool,
     ) -> None:
+        self.kept = kept
         self.path = path
         self.model = model
         self.run_name = run_name
@@ -143,7 +151,7 @@ class _Outcome:
         probe = self.probe
         if probe is None:
             return ()
-        from router.probe.evidence import judge
+        from router.probe.evidence import contradicted, judge
 
         records = []
         for experiment in self._chosen:
@@ -166,6 +174,7 @@ class _Outcome:
                     address=self.address,
                     price_table=f"genai-prices {version('genai-prices')}",
                     run=self.run_name,
+                    contradicted=contradicted(experiment, [trial.sightings for trial in mine]),
                     cost_nano_usd=probe.cost_nano_usd(experiment.fact),
                     prefill_s_per_token=measured.prefill_s_per_token if measured else None,
                     first_byte_s=measured.first_byte_s if measured else None,
@@ -417,10 +426,10 @@ def _telling(console: Console, *, quiet: bool) -> "Iterator[Callable[[Event], No
 
 def _answers(records: Sequence[FactRecord], outcome: _Outcome) -> Group:
     table = Table(
-        "fact", "answer", "trials", "cost", "remark", title=f"{outcome.model}, run {outcome.run_name}"
+        "fact", "answer", "decided", "cost", "remark", title=f"{outcome.model}, run {outcome.run_name}"
     )
     for each in records:
-        agreed = sum(trial.verdict is each.verdict for trial in each.trials)
+        decided = sum(trial.verdict is not Verdict.UNKNOWN for trial in each.trials)
         remark = each.why
         if each.prefill_s_per_token is not None and each.first_byte_s is not None:
             remark = (
@@ -429,7 +438,7 @@ def _answers(records: Sequence[FactRecord], outcome: _Outcome) -> Group:
         table.add_row(
             each.fact.value,
             each.verdict.value,
-            f"{agreed}/{len(each.trials)}",
+            f"{decided}/{len(each.trials)}",
             usd(each.cost_nano_usd),
             remark,
         )
@@ -439,6 +448,6 @@ def _answers(records: Sequence[FactRecord], outcome: _Outcome) -> Group:
         lines.append(f"{outcome.probe.calls} calls cost {usd(budget.spent)}")
         if budget.unknown:
             lines.append(f"calls that told no usage may have cost up to {usd(budget.unknown)} more")
-    if outcome.path is not None:
+    if outcome.path is not None and records:
         lines.append(f"written to {outcome.path}")
     return Group(table, *lines)

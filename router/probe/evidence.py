@@ -141,6 +141,17 @@ def settle(experiment: Experiment, trials: Sequence[Mapping[str, Sighting]]) -> 
     return _latency_finding([sighting for trial in trials for sighting in trial.values()])
 
 
+def contradicted(experiment: Experiment, trials: Sequence[Mapping[str, Sighting]]) -> bool:
+    """Whether what was seen speaks against every hypothesis, or for several: unknown, and not for want of requests."""
+    answered = [
+        {name: each for name, each in sightings.items() if each.seen is not None} for sightings in trials
+    ]
+    if any(not open_verdicts(experiment, sightings) for sightings in answered):
+        return True
+    decided = {judge(experiment, sightings).verdict for sightings in trials} - {Verdict.UNKNOWN}
+    return len(decided) > 1
+
+
 def latency_line(points: Sequence[tuple[int, float]]) -> Latency | None:
     """Least squares through (uncached tokens, seconds); None when they do not span a line with an error."""
     count = len(points)

@@ -16,6 +16,7 @@ from router.cli import app
 from router.cli.fault import reported
 from router.config import CacheConfig, Config, ConfigError, OpusConfig, load_config
 from router.facts_file import (
+    PROVIDER_HOST,
     FactRecord,
     FactsFile,
     TrialRecord,
@@ -26,12 +27,22 @@ from router.facts_file import (
     write_facts,
 )
 from router.probe.evidence import Sighting
+from router.upstreams.anthropic import AnthropicUpstream
 
 NOW_S = 1_795_348_800.0
 MODEL = "claude-opus-5-5"
 
 
-def record(fact=FactId.A2, verdict=Verdict.YES, *, model=MODEL, time_s=NOW_S, live=True, **changes):
+def record(
+    fact=FactId.A2,
+    verdict=Verdict.YES,
+    *,
+    model=MODEL,
+    time_s=NOW_S,
+    live=True,
+    address=PROVIDER_HOST,
+    **changes,
+):
     numbers = {"prefill_s_per_token": 55e-6, "first_byte_s": 0.7} if verdict is Verdict.MEASURED else {}
     return FactRecord(
         fact=fact,
@@ -40,7 +51,7 @@ def record(fact=FactId.A2, verdict=Verdict.YES, *, model=MODEL, time_s=NOW_S, li
         measured_time_s=time_s,
         measured_on=measured_on(time_s),
         live=live,
-        address="api.anthropic.com",
+        address=address,
         price_table="genai-prices 0",
         run="r",
         cost_nano_usd=12,
@@ -80,9 +91,21 @@ def test_merging_keeps_one_answer_of_each_and_loses_no_other(old, new):
 
     assert len({key(each) for each in found.facts}) == len(found.facts)
     assert {key(each) for each in found.facts} == {key(each) for each in (*old, *new)}
-    last = {key(each): each for each in (*old, *new)}
-    assert {key(each): each for each in found.facts} == last
+    for each in found.facts:
+        mine = [other for other in (*old, *new) if key(other) == key(each)]
+        decided = [other for other in mine if other.verdict is not Verdict.UNKNOWN]
+        assert each == (decided or mine)[-1]
     assert merged(found, []) == found
+
+
+def test_only_what_was_seen_takes_an_answer_back():
+    """A run that was broken off leaves yesterday's answer; one that saw otherwise replaces it by unknown."""
+    kept = merged(FactsFile(), [record()])
+    broken_off = record(verdict=Verdict.UNKNOWN)
+    assert merged(kept, [broken_off]) == kept
+    contradicting = record(verdict=Verdict.UNKNOWN, contradicted=True)
+    assert merged(kept, [contradicting]).facts == (contradicting,)
+    assert merged(FactsFile(), [broken_off]).facts == (broken_off,)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -164,6 +187,19 @@ def test_only_a_fresh_live_answer_about_the_model_asked_applies(tmp_path):
     }
     assert applying(configured(path, model="claude-opus-5"), NOW_S).facts.upgrade_ping_verified
     assert FactId.A1_MARKED in applying(configured(path, age_days=100.0), NOW_S).facts.verified
+
+
+def test_what_was_measured_elsewhere_does_not_apply(tmp_path):
+    """A cloud, a proxy or an emulator on a socket may cache otherwise; each address has its own answers."""
+    path = tmp_path / "facts.json"
+    write_facts(path, merged(FactsFile(), [record(address="127.0.0.1")]))
+    reading = applying(configured(path), NOW_S)
+    assert reading.facts == ASSUMED
+    ((_, why),) = reading.ignored
+    assert why == "measured at 127.0.0.1, and the address asked is api.anthropic.com"
+    local = msgspec.structs.replace(configured(path), opus=OpusConfig(base_url="http://127.0.0.1:8400"))
+    assert applying(local, NOW_S).facts.upgrade_ping_verified
+    assert AnthropicUpstream(model=MODEL, api_key="k").server_address == PROVIDER_HOST
 
 
 def test_without_a_file_everything_is_assumed():

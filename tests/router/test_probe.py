@@ -17,6 +17,7 @@ from router.pricing import PriceTable
 from router.probe.evidence import (
     LATE_S,
     Sighting,
+    contradicted,
     judge,
     latency_line,
     open_verdicts,
@@ -402,6 +403,21 @@ def test_hypotheses_only_fall(experiment, data):
         now = set(open_verdicts(experiment, seen))
         assert now <= left
         left = now
+
+
+def test_a_contradiction_is_more_than_a_gap():
+    """Unsent and failed requests contradict nothing; a control that lives on does, and so do two trials at odds."""
+    experiment = MADE[FactId.A2]
+    yes, no = (
+        trial_of(experiment, lambda step, verdict=verdict: step.expects[verdict])
+        for verdict in experiment.verdicts
+    )
+    first = experiment.steps[0].name
+    failed = msgspec.structs.replace(yes[first], error="UPSTREAM_TIMEOUT")
+    assert not contradicted(experiment, [yes, {}, {first: yes[first]}, {first: failed}])
+    assert contradicted(experiment, [yes, no])
+    alive = sighting(experiment.steps[-1], Seen.READ)
+    assert contradicted(experiment, [yes | {alive.step: alive}])
 
 
 def test_beside_means_in_flight_together():

@@ -41,6 +41,7 @@ _GROUPS = {
     pb.COST_DIMENSION_APPLICATION: "application",
     pb.COST_DIMENSION_DAY: "day",
     pb.COST_DIMENSION_PURPOSE: "purpose",
+    pb.COST_DIMENSION_SESSION: "session",
 }
 
 

@@ -44,8 +44,8 @@ def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
     """
     by = f" by {dimension}" if dimension else ""
     key = dimension or "all"
-    costs = _table(f"Costs{by}", [key, "calls", "cost", "share", "saved by caching", "saved in all"])
-    tokens = _table(f"Tokens{by}", [key, "input", "read", "written", "output", "unknown"])
+    costs = blank_table(f"Costs{by}", [key, "calls", "cost", "share", "saved by caching", "saved in all"])
+    tokens = blank_table(f"Tokens{by}", [key, "input", "read", "written", "output", "unknown"])
     total = response.total.cost.total_nano_usd
     for row in response.rows:
         # As Text: a tenant may be called "[red]".
@@ -82,7 +82,7 @@ def diagnosis_tables(diagnosis: Diagnosis) -> RenderableType:
     keys = [name.removeprefix("label:").replace("_", " ") for name in finding_groups(diagnosis.by)]
     words = [*keys, *([] if by_cause else ["cause"]), "layer"]
     figures = ["calls", "tokens", "lost", "share", *(["unknown"] if unknown else [])]
-    table = _table(f"Cache misses on Opus by {keys[-1]}", [*words, *figures], words=len(words))
+    table = blank_table(f"Cache misses on Opus by {keys[-1]}", [*words, *figures], words=len(words))
     notes = Text()
     for finding in diagnosis.findings:
         key = _spelled(finding.key) if by_cause else finding.key or "(none)"
@@ -146,17 +146,17 @@ def _unseen_note(total: CostRow) -> str:
     parts = []
     if total.unknown_cost_count:
         parts.append(
-            f"{_calls(total.unknown_cost_count)} of unknown cost are not in the sums: "
+            f"{counted_calls(total.unknown_cost_count)} of unknown cost are not in the sums: "
             f"at most {usd(total.unknown_cost_bound_nano_usd)}"
         )
     if total.incomplete_count:
         parts.append(
-            f"{_calls(total.incomplete_count)} broke off and are in the sums with what was seen: "
+            f"{counted_calls(total.incomplete_count)} broke off and are in the sums with what was seen: "
             f"at most {usd(total.incomplete_bound_nano_usd)} more"
         )
     if total.unbounded_count:
         parts.append(
-            f"{_calls(total.unbounded_count)} of these without a bound, not in what is said of the most"
+            f"{counted_calls(total.unbounded_count)} of these without a bound, not in what is said of the most"
         )
     return "; ".join(parts) + "."
 
@@ -164,23 +164,25 @@ def _unseen_note(total: CostRow) -> str:
 def _caching(diagnosis: Diagnosis) -> Text:
     """Say what caching did on Opus in all, each rate with its definition."""
     user, lost = diagnosis.user, diagnosis.lost
-    lines = [f"{_calls(diagnosis.calls)} on Opus"]
+    lines = [f"{counted_calls(diagnosis.calls)} on Opus"]
     if user is not None:
         lines[0] += (
             f", {user.calls:,} of users. Read share: {percent(diagnosis.read_share)} of input tokens were cache reads "
-            f"({user.cache_read_tokens:,} of {user.input_tokens:,}, {_calls(user.usage_calls)} with usage)"
+            f"({user.cache_read_tokens:,} of {user.input_tokens:,}, {counted_calls(user.usage_calls)} with usage)"
         )
-        saved = f"Saved by caching: {usd(diagnosis.saved_nano_usd)}, over {_calls(user.no_caching.calls)} of users"
-        lines.append(f"{saved} where both costs are known, against all input uncached")
+        compared = f"over {counted_calls(user.no_caching.calls)} of users where both costs are known"
+        lines.append(
+            f"Saved by caching: {usd(diagnosis.saved_nano_usd)}, {compared}, against all input uncached"
+        )
         if diagnosis.overhead:
             lines[-1] += f"; the router's own calls ({usd(diagnosis.overhead_nano_usd)}) are taken off"
         if user.padding_tokens:
             lines.append(
                 f"Padding: {user.padding_tokens:,} tokens, {usd(user.padding_nano_usd)}, within the cost"
             )
-    missed = f"Lost to misses: {usd(diagnosis.lost_nano_usd)} in {_calls(lost.calls if lost else 0)}"
+    missed = f"Lost to misses: {usd(diagnosis.lost_nano_usd)} in {counted_calls(lost.calls if lost else 0)}"
     if lost is not None and lost.unknown_loss_calls:
-        missed += f"; {_calls(lost.unknown_loss_calls)} of unknown loss beside it"
+        missed += f"; {counted_calls(lost.unknown_loss_calls)} of unknown loss beside it"
     lines.append(missed)
     return Text("".join(f"{line}.\n" for line in lines))
 
@@ -200,8 +202,8 @@ def _spelled(name: str) -> str:
     return name.replace("_", " ") or "(none)"
 
 
-def _table(title: str, columns: list[str], *, words: int = 1) -> Table:
-    """Make a table whose first `words` columns hold words, the others figures."""
+def blank_table(title: str, columns: list[str], *, words: int = 1) -> Table:
+    """Make a table without rows whose first `words` columns hold words, the others figures."""
     # A label's key may be "[red]", too.
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     # On a narrow terminal the words wrap, a long name too; nothing is cut.
@@ -212,12 +214,12 @@ def _table(title: str, columns: list[str], *, words: int = 1) -> Table:
     return table
 
 
-def _calls(count: int) -> str:
+def counted_calls(count: int) -> str:
     return f"{count:,} call" if count == 1 else f"{count:,} calls"
 
 
 def _headline(summary: Summary) -> Text:
-    parts = [f"{_calls(summary.call_count)}: {summary.answered_count:,} answered"]
+    parts = [f"{counted_calls(summary.call_count)}: {summary.answered_count:,} answered"]
     if summary.cancelled_count:
         parts.append(f"{summary.cancelled_count:,} left by the client")
     parts += [f"{count:,} failed with {status}" for status, count in summary.errors.items()]
@@ -227,7 +229,7 @@ def _headline(summary: Summary) -> Text:
 
 
 def _routes(summary: Summary) -> RenderableType:
-    table = _table("Routes", ["route", "calls", "share", "cost", "share of cost"])
+    table = blank_table("Routes", ["route", "calls", "share", "cost", "share of cost"])
     total = summary.bill.total_nano_usd
     for route in summary.routes:
         cost = route.bill.total_nano_usd
@@ -243,7 +245,7 @@ def _routes(summary: Summary) -> RenderableType:
 
 
 def _tokens(summary: Summary) -> Table:
-    table = _table("Tokens", ["kind", *(route.route for route in summary.routes), "all"])
+    table = blank_table("Tokens", ["kind", *(route.route for route in summary.routes), "all"])
     for kind in TOKEN_KINDS:
         label = {"input": "input, all of:", "thinking": "  of it thinking", "output": "output"}.get(
             kind, "  " + kind.replace("_", " ")
@@ -255,7 +257,7 @@ def _tokens(summary: Summary) -> Table:
 
 
 def _cost(summary: Summary) -> RenderableType:
-    table = _table("Cost, USD", ["part", *(route.route for route in summary.routes), "all", "share"])
+    table = blank_table("Cost, USD", ["part", *(route.route for route in summary.routes), "all", "share"])
     total = summary.bill.total_nano_usd
     for part in COST_PARTS:
         value = summary.bill.parts_nano_usd[part]
@@ -272,7 +274,7 @@ def _cost(summary: Summary) -> RenderableType:
     )
     if not summary.bill.unknown_count:
         return table
-    calls = _calls(summary.bill.unknown_count)
+    calls = counted_calls(summary.bill.unknown_count)
     note = (
         f"The cost of {calls} was not told in full to this client (failed, left, or tried more than once); "
     )
@@ -291,7 +293,7 @@ def _hit_rate(summary: Summary) -> Text:
 
 
 def _savings(summary: Summary) -> RenderableType:
-    table = _table("Saving against", ["counterfactual", "would cost", "cost", "saving", "%"])
+    table = blank_table("Saving against", ["counterfactual", "would cost", "cost", "saving", "%"])
     for saving in summary.savings:
         known = saving.known_count > 0
         table.add_row(
@@ -308,7 +310,7 @@ def _savings(summary: Summary) -> RenderableType:
 
 
 def _latencies(summary: Summary) -> Table:
-    table = _table("Latency, ms", ["", *(f"p{value}" for value in PERCENTS), "calls"])
+    table = blank_table("Latency, ms", ["", *(f"p{value}" for value in PERCENTS), "calls"])
     for entry in summary.latencies:
         cells = [f"{entry.at[value] * 1000:,.1f}" if entry.at else UNKNOWN for value in PERCENTS]
         table.add_row(entry.name, *cells, f"{entry.count:,}")
@@ -316,7 +318,9 @@ def _latencies(summary: Summary) -> Table:
 
 
 def _misses(summary: Summary) -> Table:
-    table = _table("Cache misses", ["cause", "count", "tokens missed", "cost of missing", "of unknown cost"])
+    table = blank_table(
+        "Cache misses", ["cause", "count", "tokens missed", "cost of missing", "of unknown cost"]
+    )
     for miss in summary.misses:
         table.add_row(
             miss.cause.replace("_", " "),

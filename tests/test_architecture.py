@@ -32,6 +32,7 @@ GRPC_EDGE = {
     "router.convert_request",
     "router.convert_response",
     "router.convert_workload",
+    "router.cost_sheet",
     "router.demo",
     "router.feedback_service",
     "router.interceptors",

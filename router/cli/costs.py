@@ -1,6 +1,10 @@
-"""`hybrid-router costs`: sum the ledger, from its file or from a running router."""
+"""`hybrid-router costs`: sum the ledger, from its file or from a running router, overhead of our own apart."""
 
+import json
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +14,15 @@ import typer
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
 
-from router.cli.instant import instant
+from router.cli.instant import epoch_s, instant
 from router.cli.loop import run
-from router.config import load_config
-from router.ledger import DATABASE, LedgerReader
+from router.config import ConfigError, load_config
+from router.cost_sheet import costs_sheet, overhead_sheet
+from router.ledger import DATABASE, Filter, LedgerReader
 from router.money import usd
 from router.operator_service import costs_response
+from router.overhead import overhead_json, overhead_of
+from router.overhead_tables import overhead_tables
 from router.tables import costs_table
 from router.v1 import operator_service_pb2 as pb
 from router.v1 import operator_service_pb2_grpc
@@ -30,6 +37,7 @@ class Dimension(StrEnum):
     APPLICATION = "application"
     DAY = "day"
     PURPOSE = "purpose"
+    SESSION = "session"
     LABEL = "label"
     TOTAL = "total"
 
@@ -41,6 +49,7 @@ _DIMENSIONS = {
     Dimension.APPLICATION: pb.COST_DIMENSION_APPLICATION,
     Dimension.DAY: pb.COST_DIMENSION_DAY,
     Dimension.PURPOSE: pb.COST_DIMENSION_PURPOSE,
+    Dimension.SESSION: pb.COST_DIMENSION_SESSION,
     Dimension.LABEL: pb.COST_DIMENSION_LABEL,
     Dimension.TOTAL: pb.COST_DIMENSION_UNSPECIFIED,
 }
@@ -55,6 +64,14 @@ def costs(
     until: Annotated[str, typer.Option(help="To this time, exclusive.")] = "",
     tenant: Annotated[str, typer.Option(help="Only this tenant.")] = "",
     application: Annotated[str, typer.Option(help="Only this application.")] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Only calls of this route, model, session, user, purpose, outcome, label:KEY ...; repeatable.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Show the dearest so many groups; 0 shows all.")] = 0,
     ledger: Annotated[
         Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
     ] = None,
@@ -62,16 +79,28 @@ def costs(
     target: Annotated[
         str, typer.Option(help="host:port of a running router to ask instead of the file.")
     ] = "",
+    overhead: Annotated[
+        bool, typer.Option("--overhead", help="Show only overhead, exploration and savings.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the GetCostsResponse as proto JSON.")
+        bool,
+        typer.Option("--json", help="Print the GetCostsResponse as proto JSON; with --overhead its own."),
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print one line a group, money in nano-USD (1e-9 USD).")
     ] = False,
 ) -> None:
-    """Show what calls cost, by part, and what they would have cost otherwise.
+    """Show what calls cost, by part, what they would have cost otherwise, and what is overhead of our own.
 
-    Calls whose process died before it settled them are listed with the most they can have cost.
+    Overhead is warms, probes, shadow calls, discarded answers, tries that another followed, and padding; it is taken
+    off what was saved. Calls of unknown cost are counted with the most they can have cost, and those whose process
+    died before it settled them are listed. A running router (--target) tells costs, not overhead.
 
     Example: hybrid-router costs --by tenant --since 2026-11-01
+
+    Example: hybrid-router costs --by session --only route=opus --top 20 --csv
     """
+    _check(as_json=as_json, as_csv=as_csv, overhead=overhead, target=target, only=only)
     request = pb.GetCostsRequest(
         dimension=_DIMENSIONS[by], label_key=label, tenant=tenant, application=application
     )
@@ -79,19 +108,45 @@ def costs(
         request.start_time.FromDatetime(instant("--since", since))
     if until:
         request.end_time.FromDatetime(instant("--until", until))
-    interrupted = []
+    equal = dict(map(_condition, only or ()))
+    interrupted, found = [], None
     if target:
         response = run(_ask(target, request))
     else:
         directory = ledger or Path(load_config(config).ledger.path)
-        with LedgerReader.open(directory / DATABASE) as reader:
-            response = costs_response(request, reader.costs, reader.totals)
-            interrupted = reader.interrupted()
+        with LedgerReader.open(directory / DATABASE) as reader, _named("--only or --label"):
+            where = Filter(
+                since_s=epoch_s("--since", since),
+                until_s=epoch_s("--until", until),
+                equal=equal | {k: v for k, v in (("tenant", tenant), ("application", application)) if v},
+            )
+            response = costs_response(
+                request,
+                lambda groups, chosen: reader.costs(groups, _narrowed(chosen, equal)),
+                lambda chosen: reader.totals(_narrowed(chosen, equal)),
+            )
+            if overhead or not (as_json or as_csv):
+                found = overhead_of(reader, where)
+            interrupted = reader.interrupted(where)
+    shown = response
+    if top:
+        shown = pb.GetCostsResponse(rows=response.rows[:top], total=response.total)
+    if as_csv:
+        print(overhead_sheet(found) if overhead and found else costs_sheet(shown, label or by.value), end="")
+        return
     if as_json:
-        print(MessageToJson(response, preserving_proto_field_name=True))
+        if overhead and found:
+            print(json.dumps(overhead_json(found)))
+        else:
+            print(MessageToJson(shown, preserving_proto_field_name=True))
         return
     console = Console()
-    console.print(costs_table(response, label or by.value))
+    if not overhead:
+        console.print(costs_table(shown, label or by.value))
+        if len(shown.rows) < len(response.rows):
+            console.print(f"{len(response.rows) - len(shown.rows):,} more groups are in the total.")
+    if found is not None:
+        console.print(overhead_tables(found))
     for call in interrupted:
         intent = call.intent
         console.print(
@@ -101,6 +156,37 @@ def costs(
             highlight=False,
             markup=False,
         )
+
+
+def _check(*, as_json: bool, as_csv: bool, overhead: bool, target: str, only: Sequence[str] | None) -> None:
+    """Refuse options that do not go together."""
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv both name a format; give one of them")
+    if target and (overhead or only):
+        raise ConfigError(
+            "--target: a running router tells neither --overhead nor --only; ask its ledger's file"
+        )
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise ConfigError(f"--only: {text!r} is not NAME=VALUE such as route=opus")
+    return name, value
+
+
+def _narrowed(where: Filter | None, equal: dict[str, str]) -> Filter:
+    where = where or Filter()
+    return replace(where, equal={**where.equal, **equal})
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Name the option whose value the ledger refuses."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
 
 
 def _shown(epoch_s: float) -> str:

@@ -12,12 +12,12 @@ Readers open the database read-only, on a connection of their own, from any proc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from router.cost import Cost
 from router.feedback import Feedback
@@ -30,6 +30,8 @@ from router.ledger.schema import MIGRATIONS
 from router.ledger.sqlite import as_store_error
 from router.ledger.store import StoreError
 from router.settlement import Intent, Settlement
+
+_T = TypeVar("_T")
 
 _UNKNOWN = "cost_nano_usd IS NULL AND outcome <> 'refused'"
 _INCOMPLETE = "cost_nano_usd IS NOT NULL AND usage_complete = 0"
@@ -312,6 +314,16 @@ class LedgerReader:
         """Return at most `limit` decided requests behind the position `after`, each with its own position."""
         self._require(3)
         return judged.decided_page(self._connection, since_s, until_s, after, limit)
+
+    @as_store_error()
+    def ask(self, question: Callable[[sqlite3.Connection], _T], *, version: int = 2) -> _T:
+        """Answer a question of another module, which reads and changes nothing but its own temporary tables.
+
+        Raises:
+            StoreError: The database is of a schema before `version`.
+        """
+        self._require(version)
+        return question(self._connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -208,6 +208,7 @@ def booked(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         user(f"Case {number}"),
                         route=(OPUS, FLASH)[number % 2],
                         tenant=("acme", "bolt", "core")[number % 3],
+                        session=("day", "night")[number % 2],
                         labels={"team": ("red", "blue")[number % 2]},
                     )
                     await service.generate(request)
@@ -226,6 +227,7 @@ BY = {
     "application": {"desk"},
     "day": {"2026-11-20", "2026-11-21"},
     "purpose": {"user"},
+    "session": {"day", "night"},
     "label": {"red", "blue"},
     "total": {"total"},
 }

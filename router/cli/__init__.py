@@ -21,6 +21,7 @@ from router.cli import (
     models,
     probe,
     replay,
+    report,
     retrain,
     sandbox,
     score,
@@ -42,6 +43,7 @@ app.command()(serve.serve)
 app.command()(demo.demo)
 app.command()(explain.explain)
 app.command()(costs.costs)
+app.command()(report.report)
 app.command()(doctor.doctor)
 app.command()(feedback.feedback)
 app.command()(sandbox.sandbox)

@@ -20,6 +20,7 @@ from router.cli import (
     health,
     models,
     probe,
+    reconcile,
     replay,
     report,
     retrain,
@@ -44,6 +45,7 @@ app.command()(demo.demo)
 app.command()(explain.explain)
 app.command()(costs.costs)
 app.command()(report.report)
+app.command()(reconcile.reconcile)
 app.command()(doctor.doctor)
 app.command()(feedback.feedback)
 app.command()(sandbox.sandbox)

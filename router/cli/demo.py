@@ -16,7 +16,7 @@ from router import progress
 from router.cli.loop import run
 from router.config import Config, ConfigError, load_config, telemetry_environment
 from router.demo import Progress, run_workload
-from router.ledger import Ledger
+from router.ledger import DATABASE, Ledger
 from router.report import Reconciliation, Row, Summary, summarise, summary_json
 from router.tables import summary_tables
 from router.timeline import Workload
@@ -50,6 +50,12 @@ def demo(
         Path | None, typer.Option(help="Settings, TOML; default: the demo's applications.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write one JSON line per call here.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Without --target: keep the ledger here, and the sandbox's invoice as invoice.json."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Send only the first so many requests.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests in flight at most.")] = 8,
     spacing: Annotated[
@@ -63,8 +69,14 @@ def demo(
     virtual clock, and compares the ledger with the sandbox's own invoice. The sandbox answers at once, so the
     latencies are the router's own. Exit code 1 if a call failed or the two bills differ.
 
+    Example: hybrid-router demo --keep ./demo && hybrid-router reconcile ./demo/invoice.json --ledger ./demo
+
     Example: hybrid-router demo --input traffic.jsonl.gz --save calls.jsonl
     """
+    if target and keep:
+        raise ConfigError("--keep: a running router keeps its own ledger; leave out --target")
+    if keep and (keep / DATABASE).exists():
+        raise ConfigError(f"--keep: {keep} holds a ledger already; its calls would not be on the new invoice")
     workload = read_workload(
         workload_file or DATA / "demo.jsonl", limit=limit, spacing_s=spacing, concurrency=concurrency
     )
@@ -73,7 +85,7 @@ def demo(
             summary = run(_against(target, workload, concurrency, on_row, on_progress))
         else:
             settings = load_config(config or DATA / "demo.toml")
-            summary = run(_embedded(settings, workload, concurrency, on_row, on_progress))
+            summary = run(_embedded(settings, workload, concurrency, on_row, on_progress, keep))
     if as_json:
         print(json.dumps(summary_json(summary)))
     else:
@@ -102,7 +114,12 @@ async def _against(
 
 
 async def _embedded(
-    config: Config, workload: Workload, concurrency: int, on_row: OnRow, on_progress: OnProgress
+    config: Config,
+    workload: Workload,
+    concurrency: int,
+    on_row: OnRow,
+    on_progress: OnProgress,
+    keep: Path | None,
 ) -> Summary:
     """Run against an own service on the sandbox, then hold its ledger against the sandbox's invoice."""
     from router.app import running, sandbox_upstreams
@@ -114,7 +131,7 @@ async def _embedded(
         config, server=msgspec.structs.replace(config.server, listen="127.0.0.1:0")
     )
     async with AsyncExitStack() as stack:
-        ledger = Ledger.temporary(clock=clock)
+        ledger = Ledger.temporary(clock=clock) if keep is None else Ledger.open(keep, clock=clock)
         stack.push_async_callback(ledger.close)
         async with (
             running(
@@ -139,6 +156,9 @@ async def _embedded(
         # The service has drained: cancelled calls are settled too, so both books are closed.
         await ledger.flush()
         totals = await ledger.totals()
+    if keep is not None:
+        lines = [line.as_json() for line in sandbox.invoice]
+        (keep / "invoice.json").write_text(json.dumps({"lines": lines}), encoding="utf-8")
     reconciliation = Reconciliation(
         ledger_nano_usd=totals.cost.total_nano_usd,
         invoice_nano_usd=sandbox.invoice.totals().cost_nano_usd,

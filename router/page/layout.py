@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
+from router.ledger import Comparison
 from router.ledger.reports import CHANCE_BINS, PERCENTS, SCORE_BINS, Bin, Group, Money, Quantiles
 from router.money import UNKNOWN, ratio, usd
 from router.money import percent as exact_percent
@@ -323,14 +324,16 @@ def _overhead(found: Figures) -> str:
         ("Padding within answers", f"{filler.calls:,}", usd(padding), f"{filler.unknown_calls:,}", "", "")
     )
     head = ("Kind", "Calls", "Cost", "Unknown", "At most", "Floors")
-    drawn = "".join(
-        f"<p class=say>Exploration: {_count(calls, 'answer')} drawn to {escape(route)}; the other route would have cost "
-        f"{dollars(other.baseline_nano_usd)}, they cost {dollars(other.cost_nano_usd)} ({other.calls:,} compared).</p>"
-        if other.calls
-        else f"<p class=say>Exploration: {_count(calls, 'answer')} drawn to {escape(route)}; nothing to compare with.</p>"
-        for route, calls, other in found.explored
-    )
+    drawn = "".join(f"<p class=say>{escape(_drawn(*each))}</p>" for each in found.explored)
     return _card(frame, bars(frame, names, values, "ours", dollars), head, rows, after=drawn)
+
+
+def _drawn(route: str, calls: int, other: Comparison) -> str:
+    drawn = f"Exploration: {_count(calls, 'answer')} drawn to {route}"
+    if not other.calls:
+        return f"{drawn}; nothing to compare with."
+    would = f"the other route would have cost {dollars(other.baseline_nano_usd)}"
+    return f"{drawn}; {would}, they cost {dollars(other.cost_nano_usd)} ({other.calls:,} compared)."
 
 
 def _kind_cost(kind: Kind) -> int | None:
@@ -387,8 +390,9 @@ def _calibration(found: Figures) -> str:
         )
         return _said(frame, f"No feedback of this window says whether Opus was needed.{silent}")
     note = (
-        f"<p class=say>{_count(judged.requests, 'request')}, Brier score {judged.brier:.3f}; {judged.silent:,} judged without "
-        "saying whether Opus was needed. People judge what they choose to, so this is no random sample.</p>"
+        f"<p class=say>{_count(judged.requests, 'request')}, Brier score {judged.brier:.3f}; "
+        f"{judged.silent:,} judged without saying whether Opus was needed. "
+        "People judge what they choose to, so this is no random sample.</p>"
     )
     return _card(frame, _reliability(frame, judged.bins), _BIN_HEAD, _bin_rows(judged.bins), after=note)
 

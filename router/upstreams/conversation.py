@@ -157,7 +157,7 @@ def _is_kept(part: Part, model: str, signed_text: bool) -> bool:
     if isinstance(part, Text):  # blank, or it would not be asked
         return signed_text and bool(part.signature) and same_model(part.model, model)
     if isinstance(part, Thinking):
-        # Encrypted thinking is Claude's alone (A-THINK, 2026-11): of another model it is a mistake that would be refused.
+        # Encrypted thinking is Claude's alone (A-THINK, 2026-11); another model's is a mistake and would be refused.
         encrypted_by_another = part.redacted and not model.startswith("claude")
         return bool(part.signature) and same_model(part.model, model) and not encrypted_by_another
     return True

@@ -23,6 +23,7 @@ GRPC_EDGE = {
     "router.cli.explain",
     "router.cli.fault",
     "router.cli.health",
+    "router.cli.top",
     "router.client.aio",
     "router.client.blocking",
     "router.client.content",

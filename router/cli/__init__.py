@@ -27,6 +27,7 @@ from router.cli import (
     sandbox,
     score,
     serve,
+    top,
     train,
     tune,
 )
@@ -45,6 +46,7 @@ app.command()(demo.demo)
 app.command()(explain.explain)
 app.command()(costs.costs)
 app.command()(report.report)
+app.command()(top.top)
 app.command()(reconcile.reconcile)
 app.command()(doctor.doctor)
 app.command()(feedback.feedback)

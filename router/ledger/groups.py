@@ -31,6 +31,7 @@ CALL_GROUPS = {
     " ELSE 'answer' END",
     "explored": "CASE WHEN json_extract(CAST(record AS TEXT), '$.decision.explored') THEN 'yes' ELSE 'no' END",
     "request": "request_id",
+    "minute": "strftime('%Y-%m-%dT%H:%MZ', started_time_s, 'unixepoch')",
     "hour": "strftime('%Y-%m-%dT%H:00Z', started_time_s, 'unixepoch')",
     "day": "strftime('%Y-%m-%d', started_time_s, 'unixepoch')",
     "month": "strftime('%Y-%m', started_time_s, 'unixepoch')",
@@ -40,7 +41,7 @@ every record: seconds for a million calls, which is as often as anybody asks it;
 of a call is "answer" for the last try made for a user, "retried" for one that another try followed, "discarded" for an
 answer nobody got, and the purpose for a call that no user asked for: all but the first are overhead of our own."""
 GROUPS = frozenset(CALL_GROUPS)
-"""What costs can be grouped and filtered by, besides `label:NAME`; hours, days and months are UTC."""
+"""What costs can be grouped and filtered by, besides `label:NAME`; minutes, hours, days and months are UTC."""
 
 _LABEL = re.compile(r'label:([^"\\\x00-\x1f]{1,128})')
 

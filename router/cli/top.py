@@ -140,7 +140,7 @@ class LedgerSource:
     def frame(self, now_s: float) -> Frame:
         """Ask all of one instant."""
         span = starts(now_s, self._window_s)
-        where = Filter(since_s=span[0])
+        where = Filter(since_s=span[0], until_s=span[-1] + MINUTE_S)
         try:
             with self._reader.snapshot():
                 minutes = {row.group["minute"]: row for row in self._reader.costs(("minute",), where)}
@@ -214,8 +214,9 @@ class RouterSource:
         span = starts(now_s, self._window_s)
         try:
             minutes = self._minutes(span)
-            routes = self._costs(pb.COST_DIMENSION_ROUTE, span[0]).rows
-            applications = self._costs(pb.COST_DIMENSION_APPLICATION, span[0]).rows
+            end_s = span[-1] + MINUTE_S
+            routes = self._costs(pb.COST_DIMENSION_ROUTE, span[0], end_s).rows
+            applications = self._costs(pb.COST_DIMENSION_APPLICATION, span[0], end_s).rows
             prefixes = self._operator.ListPrefixes(pb.ListPrefixesRequest(page_size=1), timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             raise Unavailable(f"{self._target}: {error.code().name}") from error
@@ -248,13 +249,10 @@ class RouterSource:
                 )
         return tuple(self._past[start_s] for start_s in span)
 
-    def _costs(
-        self, dimension: pb.CostDimension, since_s: int, until_s: int | None = None
-    ) -> pb.GetCostsResponse:
+    def _costs(self, dimension: pb.CostDimension, since_s: int, until_s: int) -> pb.GetCostsResponse:
         request = pb.GetCostsRequest(dimension=dimension)
         request.start_time.FromSeconds(since_s)
-        if until_s is not None:
-            request.end_time.FromSeconds(until_s)
+        request.end_time.FromSeconds(until_s)
         return self._operator.GetCosts(request, timeout=TIMEOUT_S)
 
 

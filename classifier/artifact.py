@@ -64,6 +64,9 @@ level: node i goes to 2i+1 if its column <= its threshold, else to 2i+2; leaves 
 
 Array = npt.NDArray[np.float64]
 
+LARGEST: Final = 1e9
+"""Bound on every number but thresholds of nodes: larger ones load and then fail, or blind, every single request."""
+
 _ARRAYS_NAME: Final = re.compile(r"weights-[0-9a-f]{16}\.npz")
 
 
@@ -213,7 +216,7 @@ def load(directory: Path) -> Artifact:
 def _decode_manifest(where: str, encoded: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(encoded, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ArtifactError(f"{where} is not a classifier manifest: {error}") from error
     if manifest.format != FORMAT:
         raise ArtifactError(f"{where} is of format {manifest.format!r}, not {FORMAT!r}")
@@ -232,6 +235,9 @@ def _decode_manifest(where: str, encoded: bytes) -> Manifest:
         raise ArtifactError(f"{where} has threshold {manifest.threshold}, not within [0, 1]")
     if manifest.calibration_slope <= 0.0:
         raise ArtifactError(f"{where} has calibration_slope {manifest.calibration_slope}, which must be > 0")
+    for name in ("bias", "calibration_slope", "calibration_intercept"):
+        if not abs(found := getattr(manifest, name)) <= LARGEST:
+            raise ArtifactError(f"{where} has {name} {found:g}, more than {LARGEST:g}")
     return manifest
 
 
@@ -246,9 +252,16 @@ def _unpack(path: Path, packed: bytes) -> dict[str, Array]:
         if sum(members.values()) > MAX_ARRAYS_BYTES:
             raise ArtifactError(f"{path} would unpack to more than {MAX_ARRAYS_BYTES} bytes")
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            return {name: archive[name] for name in ARRAYS}
-    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, MemoryError) as error:
+            arrays = {name: archive[name] for name in ARRAYS}
+    except (
+        zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, MemoryError, OverflowError,
+        NotImplementedError, RuntimeError,
+    ) as error:  # fmt: skip
         raise ArtifactError(f"{path} is not a file of plain arrays: {error}") from error
+    # Of a member without NumPy's first bytes it gives the bytes themselves.
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ArtifactError(f"{path} is not a file of plain arrays: {', '.join(strange)} is none")
+    return arrays
 
 
 def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:
@@ -262,6 +275,8 @@ def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:
             )
         if not np.isfinite(array).all():
             raise ArtifactError(f"{where}: array {name} holds values that are not finite")
+        if name != "tree_thresholds" and not (np.abs(array) <= LARGEST).all():
+            raise ArtifactError(f"{where}: array {name} holds values beyond {LARGEST:g}")
     if not (arrays["ngram_idf"] > 0.0).all():
         raise ArtifactError(f"{where}: array ngram_idf holds values that are not > 0")
     columns = arrays["tree_columns"]

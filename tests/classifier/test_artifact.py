@@ -115,6 +115,9 @@ def test_cut_and_missing_files_are_noticed(saved: Path) -> None:
         (lambda m: m.update(bias="0"), "not a classifier manifest"),
         (lambda m: m.update(threshold=1.5), "threshold"),
         (lambda m: m.update(calibration_slope=-1.0), "calibration_slope"),
+        (lambda m: m.update(bias=1e308), "bias"),
+        (lambda m: m.update(calibration_slope=1e308), "calibration_slope"),
+        (lambda m: m.update(calibration_intercept=-1e308), "calibration_intercept"),
         (lambda m: m.update(arrays_name="../../etc/passwd"), "arrays file"),
         (lambda m: m.update(arrays_name="weights-0.npz"), "arrays file"),
     ],
@@ -128,7 +131,11 @@ def test_foreign_manifests_are_refused(
         Model.load(saved)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"bias": NaN}', b"\x80\x04."])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b'{"bias": NaN}', b"\x80\x04.", b'{"metrics": {"a": ' + b"[" * 60_000],
+    ids=["empty", "brace", "list", "nan", "pickle", "deep"],
+)
 def test_manifests_that_are_not_json_objects_are_refused(saved: Path, text: bytes) -> None:
     """Whatever stands in the manifest's place, the answer is an artifact error."""
     (saved / MANIFEST_NAME).write_bytes(text)
@@ -144,6 +151,41 @@ def test_weights_that_are_not_finite_are_refused(saved: Path, value: float) -> N
     arrays["structure_weights"][3] = value
     replace_arrays(saved, packed_raw(arrays))
     with pytest.raises(ArtifactError, match="not finite"):
+        Model.load(saved)
+
+
+def test_weights_so_large_that_no_request_could_be_scored_are_refused(saved: Path) -> None:
+    """Finite each, not finite in sum: it would load, and then fail every request."""
+    arrays = arrays_of(saved)
+    replace_arrays(
+        saved, packed_raw(arrays | {"ngram_weights": np.full_like(arrays["ngram_weights"], 1e308)})
+    )
+    with pytest.raises(ArtifactError, match="array ngram_weights holds values beyond"):
+        Model.load(saved)
+
+
+def npy_of(length: int) -> bytes:
+    """The head of an array of that length, and nothing behind it."""
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({length},), }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head
+
+
+@pytest.mark.parametrize(
+    "member",
+    [pickle.dumps(list(range(9))), b"", npy_of(10**13), npy_of(10**30), npy_of(-5)],
+    ids=["no array", "empty", "terabytes", "no number of the machine's", "negative"],
+)
+def test_members_that_are_no_arrays_are_refused(saved: Path, member: bytes) -> None:
+    """Checksums agree, NumPy fails in ways of its own or hands bytes on: an artifact error all the same."""
+    arrays = arrays_of(saved)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ARRAYS:
+            file = io.BytesIO()
+            np.lib.format.write_array(file, arrays[name])
+            archive.writestr(f"{name}.npy", member if name == "name_weights" else file.getvalue())
+    replace_arrays(saved, buffer.getvalue())
+    with pytest.raises(ArtifactError, match="not a file of plain arrays"):
         Model.load(saved)
 
 

@@ -33,6 +33,10 @@ KIND_LABEL: Final = "kind"
 """Label of a request that names its sort for reports."""
 
 
+FALLBACK: Final = "fallback"
+"""Reason under which a request is booked whose first attempt already went to the other route."""
+
+
 class TrainingLogError(ValueError):
     """A file of training rows cannot be used; the message names the file and the fault."""
 
@@ -59,6 +63,9 @@ def from_ledger(
 def logged(request: DecidedRequest) -> LoggedRequest:
     """One decided request as a training row."""
     decision = request.decision
+    # Held back between decision and sending, its first attempt went to the other route: no chance and no cut made it
+    # so, and the record's are those of the route that was decided and not taken.
+    diverted = decision.reason == FALLBACK
     outcome = outcome_of(
         Route(request.answered_route),
         request.finish_reason,
@@ -79,10 +86,10 @@ def logged(request: DecidedRequest) -> LoggedRequest:
         kind=request.labels.get(KIND_LABEL) or _kind(decision.features),
         features=decision.features,
         score=decision.score,
-        threshold=decision.threshold,
+        threshold=None if diverted else decision.threshold,
         opus=request.route == Route.OPUS,
-        propensity=decision.propensity,
-        explored=decision.explored,
+        propensity=1.0 if diverted else decision.propensity,
+        explored=decision.explored and not diverted,
         reason=decision.reason,
         model_digest=decision.model_digest,
         cost_nano_usd=request.cost_nano_usd,

@@ -98,6 +98,17 @@ def test_a_failed_provider_teaches_nothing(tmp_path):
     assert (row.label, row.quality, row.evidence) == (None, None, "")
 
 
+def test_a_request_that_was_diverted_before_it_was_sent_was_not_decided_by_its_score(tmp_path):
+    """Drawn for Flash at .005, held back, sent to Opus: Opus was not taken at .005, nor by any cut."""
+    settlement = decided(3, "opus")
+    assert settlement.decision.explored
+    assert settlement.decision.threshold is not None
+    record = msgspec.structs.replace(settlement.decision, reason="fallback", propensity=0.005)
+    keep(tmp_path, [msgspec.structs.replace(settlement, decision=record)])
+    (row,) = from_ledger(tmp_path)
+    assert (row.opus, row.threshold, row.propensity, row.explored) == (True, None, 1.0, False)
+
+
 def test_since_and_until_bound_the_rows(tmp_path):
     """Since is inclusive, until is not."""
     keep(tmp_path, [decided(number) for number in range(5)])

@@ -189,7 +189,7 @@ def _quality(evidence: Evidence, settings: GateSettings) -> Condition:
         f" from {lift.rows} requests in {lift.sessions} sessions; they differ on {lift.differ_share:.1%}"
     )
     if lift.unsupported_share > 0.0:
-        figures += f", on {lift.unsupported_share:.1%} without exploration, taken at its worst"
+        figures += f", on {lift.unsupported_share:.1%} without enough exploration, taken at its worst"
     return Condition(name="quality", passed=passed, figures=figures)
 
 

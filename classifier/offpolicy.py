@@ -10,12 +10,15 @@ which decide without chance, and rows with action a, its propensity e and reward
     DM      lift = mean[ m(x,pi1) - m(x,pi0) ]: biased by what the outcome model m gets wrong; never a basis to promote
 
 Weights 1/e are clipped at `MAX_WEIGHT`. Rows on which both do the same add exactly 0. The outcome model is fitted on
-other sessions than it predicts (cross-fitting), so a bad one costs width, not truth.
+other sessions than it predicts (cross-fitting), so a bad one costs width, not truth, down to a chance of
+1/`MAX_WEIGHT`.
 
 Intervals: sessions, not rows, are drawn again (bootstrap), because turns of one session are not independent. Rows on
 which the policies differ and chance had no part (propensity 1) say nothing of the route not taken; the interval takes
 that route's reward at its worst for the lower end and at its best for the upper one. So a log without exploration
-gives an interval as wide as the disagreement, not a narrow one around a guess. `confidence_sequence` gives bounds that
+gives an interval as wide as the disagreement, not a narrow one around a guess. The same holds of a direction of
+disagreement (candidate on Opus, or on Flash) in which each policy's route was seen on fewer than `LEAST_SEEN` rows: a
+bootstrap cannot draw what chance has not shown yet. `confidence_sequence` gives bounds that
 hold at every moment of looking, for those who judge the same candidate daily.
 
 What is assumed: the propensities are true; whether an outcome was reported depends on the route and not, given the
@@ -37,8 +40,14 @@ from classifier.artifact import Array
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-MAX_WEIGHT: Final = 50.0
-"""Weights are clipped here: a row counts for at most fifty."""
+MAX_WEIGHT: Final = 1_000.0
+"""Weights are clipped here. An exploration share e gives weights of 2/e, so shares from .002 on are never clipped: a
+clipped weight takes part of the correction away and leaves the outcome model's error in its place, unseen by the
+interval (clipped at 50, a share of .01 covered a true lift of -15 points in a fifth of 80 simulated logs)."""
+
+LEAST_SEEN: Final = 5
+"""Rows on which each policy's own route must have been seen, by direction of disagreement, for its interval to be drawn
+from them."""
 
 DRAWS: Final = 1_000
 """Bootstrap draws; the ends of a 95 % interval then vary by about a hundredth of its width."""
@@ -109,7 +118,7 @@ class Lift:
             bounds of the reward.
         rows, sessions: What it rests on.
         differ_share: Share of rows on which the policies differ.
-        supported_rows: Rows among these whose route was left to chance.
+        supported_rows: Rows among these whose route was left to chance, often enough to be seen.
         unsupported_share: Share of all rows that differ and were not.
     """
 
@@ -199,7 +208,7 @@ def lift(
     expected = predicted[np.arange(len(trials)), trials.opus.astype(np.int64)]
     guess = differ * (_of(predicted, candidate) - _of(predicted, champion))
     dr = guess + sign * weights * (trials.reward - expected)
-    unsupported = differ & (trials.propensity >= 1.0)
+    unsupported = _unsupported(trials, candidate, differ, did)
     worst, best = _extremes(trials, dr, did, unsupported)
     ones, twos = differ & did, differ & ~did
     sums = _sums(
@@ -287,6 +296,16 @@ def confidence_sequence(
 def _of(predicted: Array, opus: Bools) -> Array:
     """The prediction for the route a policy takes."""
     return np.where(opus, predicted[:, 1], predicted[:, 0])
+
+
+def _unsupported(trials: Trials, candidate: Bools, differ: Bools, did: Bools) -> Bools:
+    """Rows of disagreement of which the log says nothing: no chance had a part, or too little was seen of it."""
+    found = differ & (trials.propensity >= 1.0)
+    for direction in (candidate, ~candidate):
+        left = differ & direction & ~found
+        if min(int((left & did).sum()), int((left & ~did).sum())) < LEAST_SEEN:
+            found |= left
+    return np.asarray(found)
 
 
 def _extremes(trials: Trials, dr: Array, did: Bools, unsupported: Bools) -> tuple[Array, Array]:

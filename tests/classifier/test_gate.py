@@ -125,7 +125,7 @@ def test_daily_looks_go_by_the_wider_bounds():
 def test_what_was_never_explored_is_told():
     """The operator learns why the interval is wide."""
     evidence = replace(GOOD, quality=a_lift(-0.2, 0.2, unsupported=0.2))
-    assert "on 20.0% without exploration" in judge(evidence, SETTINGS).reason
+    assert "on 20.0% without enough exploration" in judge(evidence, SETTINGS).reason
 
 
 def test_holm_asks_more_of_one_among_many():

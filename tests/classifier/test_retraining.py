@@ -117,7 +117,7 @@ def test_without_exploration_nothing_is_promoted(champion, base):
     log = collect(served(champion, 1_600, explored=0.0))
     found = retrain(log, champion, base, SETTINGS, CREATED_TIME)
     assert not found.verdict.passed
-    assert "without exploration, taken at its worst" in found.verdict.reason
+    assert "without enough exploration, taken at its worst" in found.verdict.reason
 
 
 def test_the_champion_against_itself_changes_nothing(log, champion):

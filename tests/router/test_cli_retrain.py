@@ -178,7 +178,7 @@ async def _keep(directory: Path, rows: list[LoggedRequest]) -> None:
 
 def test_a_ledger_and_its_export_retrain_alike(tmp_path):
     """What the service booked, read directly and by way of Parquet: the same evidence and the same verdict."""
-    rows = served(Model.default(), 1_200, seed=3)
+    rows = served(Model.default(), 2_000, seed=3)
     asyncio.run(_keep(tmp_path / "ledger", rows))
     more = ("--quick", "--json", "--least-outcomes", "60")
     direct = run("retrain", "--ledger", tmp_path / "ledger", "--registry", tmp_path / "one", *more)
@@ -189,7 +189,7 @@ def test_a_ledger_and_its_export_retrain_alike(tmp_path):
     one, two = json.loads(direct.stdout), json.loads(exported.stdout)
     for name in ("evidence", "verdict", "log", "held_out", "curve"):
         assert one[name] == two[name]
-    assert one["log"]["requests"] == 1_200
+    assert one["log"]["requests"] == 2_000
     assert one["evidence"]["quality"]["dr"]["low"] > 0.0
 
 

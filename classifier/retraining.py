@@ -165,11 +165,17 @@ def retrain(
         progress: Told of each finished step, if given.
 
     Raises:
-        TooFewOutcomes: The log has fewer firm labels of a kind than it takes.
+        TooFewOutcomes: The log has fewer firm labels of a kind than it takes, or too few sessions to be cut by time.
         TrainingError: The labels cannot carry a model.
     """
     _require(collected.labelled, settings.least_outcomes)
     slices = cut(collected.labelled, settings)
+    if not (slices.fit and slices.judge):
+        sessions = len({row.session for row in collected.labelled})
+        raise TooFewOutcomes(
+            f"the {len(collected.labelled)} requests with an outcome are of {sessions} sessions, and one of them holds"
+            " so many that none are left of a later time to judge by; name sessions apart, or give more of them"
+        )
     tell = progress or _silent
     others = base_rows(base, settings.base_weight)
     outcomes = outcome_rows(slices.fit, settings.half_life_s)

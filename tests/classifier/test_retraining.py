@@ -163,6 +163,13 @@ def test_too_few_outcomes_are_told_with_counts(champion):
         retrain(log, champion, None, SETTINGS, CREATED_TIME)
 
 
+def test_a_log_of_one_long_session_is_told(log, champion, base):
+    """Sessions are whole, so there is nothing of a later time to judge by: a sentence, not an index error."""
+    rows = [msgspec.structs.replace(row, session="all") for row in log.labelled]
+    with pytest.raises(TooFewOutcomes, match="of 1 sessions"):
+        retrain(collect(rows), champion, base, SETTINGS, CREATED_TIME)
+
+
 def test_slices_follow_time_and_keep_sessions_whole(log):
     """Earlier sessions fit, later ones judge, none does both."""
     slices = cut(log.labelled, SETTINGS)

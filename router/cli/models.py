@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from classifier.registry import REPORT_NAME, Entry, How, Registry
-from router.cli.retrain import REFUSED, open_registry
+from router.cli.retrain import REFUSED, open_registry, serving
 from router.config import ConfigError
 
 _REGISTRY = typer.Option(help="Directory of the models; default: the settings', else var/models.")
@@ -60,7 +60,7 @@ def promote(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make a model the champion: one that passed the gate against the present champion, or served before.
+    """Make a model the champion: one that passed the gate against the present one, or served before and stood.
 
     Exit code 3: neither, and not forced. A running router takes it up when it is told to reload.
 
@@ -69,7 +69,7 @@ def promote(
     found = open_registry(registry, config)
     path = Path(model)
     digest = found.add(path) if path.is_dir() else found.resolve(model)
-    how, reason, consent = _consent(found, digest)
+    how, reason, consent = _consent(found, digest, config)
     if not consent:
         if not force:
             typer.echo(f"hybrid-router: {digest} is not promoted: {reason}; --force REASON does it", err=True)
@@ -103,21 +103,32 @@ def rollback(
     print(f"{change.digest or 'the shipped model'} serves again; {change.previous} was taken back")
 
 
-def _consent(found: Registry, digest: str) -> tuple[How, str, bool]:
+def _consent(found: Registry, digest: str, config: Path | None) -> tuple[How, str, bool]:
     """How, why, and whether a model may be promoted without force."""
-    if any(change.digest == digest for change in found.history()):
+    if _stood(found, digest):
         return How.OPERATOR, "served before", True
     report = _report(found.path / digest)
     verdict = report.get("verdict")
-    if not isinstance(verdict, dict):
+    if not isinstance(verdict, dict) or report.get("candidate") != digest:
         return How.OPERATOR, "no gate has judged it", False
     if not verdict.get("passed"):
         failed = [each["name"] for each in verdict.get("conditions", []) if not each["passed"]]
         return How.OPERATOR, f"the gate refused it for {', '.join(failed)}", False
-    champion = found.champion_digest()
-    if champion and report.get("champion") != champion:
+    champion = serving(found, config).digest
+    if report.get("champion") != champion:
         return How.OPERATOR, f"it was judged against {report.get('champion')}, but {champion} serves", False
     return How.GATE, "passed the gate", True
+
+
+def _stood(found: Registry, digest: str) -> bool:
+    """Whether a model came to serve without force, and was not taken back since."""
+    stood = False
+    for change in found.history():
+        if change.how is How.ROLLBACK:
+            stood = stood and change.previous != digest
+        elif change.digest == digest:
+            stood = change.how is not How.FORCE
+    return stood
 
 
 def _report(directory: Path) -> dict[str, Any]:

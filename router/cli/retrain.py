@@ -121,7 +121,7 @@ def retrain(
         seed=seed,
         jobs=jobs,
     )
-    champion = _champion(models, config)
+    champion = serving(models, config)
     base = _labels(labels or [SEED_LABELS]) if base_weight else None
     try:
         found = _run(rows, champion, base, settings, distributed, max_rows, as_json)
@@ -145,7 +145,7 @@ def open_registry(registry: Path | None, config: Path | None) -> Registry:
     return Registry(registry or load_config(config).classifier.registry or DEFAULT_REGISTRY)
 
 
-def _champion(models: Registry, config: Path | None) -> Model:
+def serving(models: Registry, config: Path | None) -> Model:
     """The model that serves: the registry's champion, else the settings' artifact, else the shipped one."""
     directory = models.champion() or load_config(config).routing.classifier
     return Model.load(directory) if directory else Model.default()

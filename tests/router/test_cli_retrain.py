@@ -62,7 +62,7 @@ def test_one_command_from_outcomes_to_champion(log, tmp_path):
     assert [line.split()[6].rstrip(":") for line in shown.stdout.splitlines()] == [
         "gate",
         "rollback",
-        "operator",
+        "gate",
     ]
 
 
@@ -204,6 +204,38 @@ def test_an_artifact_nobody_judged_needs_force(tmp_path):
     assert "no gate has judged it" in refused.stderr
     assert run("promote", source, "--registry", registry, "--force", "trial").exit_code == 0
     assert Registry(registry).champion_digest()
+
+
+def test_a_model_that_was_forced_in_and_taken_back_needs_force_again(tmp_path):
+    """Having served is no consent when nobody but a reason let it serve, and the guard took it back."""
+    digest = Registry(tmp_path).add(DEFAULT_DIRECTORY)
+    assert run("promote", digest, "--registry", tmp_path, "--force", "trial").exit_code == 0
+    assert run("rollback", "--registry", tmp_path, "--reason", "worse").exit_code == 0
+    refused = run("promote", digest, "--registry", tmp_path)
+    assert refused.exit_code == 3, refused.output
+    assert Registry(tmp_path).champion() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"candidate": "0" * 12}, "no gate has judged it"),
+        ({"champion": "f" * 12}, "it was judged against ffff"),
+    ],
+)
+def test_a_report_of_another_model_or_against_another_is_no_consent(tmp_path, changes, why):
+    """Also while the shipped model serves: the verdict is of one candidate against one champion."""
+    registry = Registry(tmp_path)
+    shipped = artifacts.load(DEFAULT_DIRECTORY)
+    source = tmp_path / "own"
+    manifest = msgspec.structs.replace(shipped.manifest, threshold=0.4)
+    digest = artifacts.save(source, manifest, shipped.arrays).digest
+    report = {"candidate": digest, "champion": shipped.digest, "verdict": {"passed": True, "conditions": []}}
+    (source / "report.json").write_text(json.dumps(report | changes))
+    refused = run("promote", source, "--registry", tmp_path)
+    assert refused.exit_code == 3, refused.output
+    assert why in refused.stderr
+    assert registry.champion() is None
 
 
 def test_the_settings_name_the_registry(tmp_path):

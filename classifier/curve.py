@@ -1,7 +1,9 @@
 """What other settings would have cost and been worth on traffic that was logged: the cost-quality curve.
 
 The rule: every request whose route the score decided is decided again at each setting, by its own score and its own
-expected costs in the cache state of its time; all others stay where they were. Costs are corrected, per route, by what
+expected costs in the cache state of its time, what Opus would leave warm included where it was known (it is worked
+out only where a value decides, so of a log of a fixed threshold a value is told a little too few); all others stay
+where they were. Costs are corrected, per route, by what
 was booked over what had been expected. Quality is the expected share of requests whose route will do: 1 on Opus, on
 Flash 1 minus the chance that Opus was needed, which is what feedback said where it said something firm, and the
 classifier's calibrated score elsewhere. `rests_on` tells the two apart, and how far they differ where both are known.
@@ -41,6 +43,7 @@ class Traffic:
         needed: Chance in [0, 1] that Opus was needed: feedback where it was firm, else the score; nan unknown.
         labelled: Whether `needed` is feedback.
         flash_nano_usd, opus_nano_usd: Expected cost on each route, corrected by what was booked.
+        opus_leaves_nano_usd: Expected value of the cache that Opus leaves warm; no part of the cost.
         free: Whether the score decided.
         opus: Route taken.
         session: Index of the session, from 0.
@@ -54,6 +57,7 @@ class Traffic:
     labelled: Bools
     flash_nano_usd: Floats
     opus_nano_usd: Floats
+    opus_leaves_nano_usd: Floats
     free: Bools
     opus: Bools
     session: NDArray[np.int64]
@@ -116,7 +120,7 @@ def traffic_of(rows: Iterable[LoggedRequest], days: float | None = None) -> Traf
     Raises:
         ValueError: No request has a score and both expected costs.
     """
-    numbers: list[tuple[float, float, float, float, bool, bool, int]] = []
+    numbers: list[tuple[float, float, float, float, float, bool, bool, int]] = []
     sessions: dict[str, int] = {}
     skipped, first_s, last_s = 0, float("inf"), float("-inf")
     booked, expected = [0.0, 0.0], [0.0, 0.0]
@@ -134,6 +138,7 @@ def traffic_of(rows: Iterable[LoggedRequest], days: float | None = None) -> Traf
                 float(row.label) if row.firm and row.label is not None else np.nan,
                 row.flash_nano_usd,
                 row.opus_nano_usd,
+                row.opus_leaves_nano_usd,
                 row.threshold is not None,
                 row.opus,
                 sessions.setdefault(row.session, len(sessions)),
@@ -142,7 +147,7 @@ def traffic_of(rows: Iterable[LoggedRequest], days: float | None = None) -> Traf
     if not any(free for *_, free, _, _ in numbers):
         raise ValueError("no logged request was decided by its score with both expected costs known")
     columns = [np.array(column, dtype=np.float64) for column in zip(*numbers, strict=True)]
-    scores, labels, flash, opus = columns[:4]
+    scores, labels, flash, opus, leaves = columns[:5]
     labelled = ~np.isnan(labels)
     flash_by, opus_by = (spent / said if said else 1.0 for spent, said in zip(booked, expected, strict=True))
     return Traffic(
@@ -151,9 +156,10 @@ def traffic_of(rows: Iterable[LoggedRequest], days: float | None = None) -> Traf
         labelled=labelled,
         flash_nano_usd=flash * flash_by,
         opus_nano_usd=opus * opus_by,
-        free=columns[4] > 0,
-        opus=columns[5] > 0,
-        session=columns[6].astype(np.int64),
+        opus_leaves_nano_usd=leaves,
+        free=columns[5] > 0,
+        opus=columns[6] > 0,
+        session=columns[7].astype(np.int64),
         days=days if days is not None else max(last_s - first_s, SECONDS_PER_DAY / 24) / SECONDS_PER_DAY,
         skipped=skipped,
         corrections=(flash_by, opus_by),
@@ -178,7 +184,7 @@ def curve(traffic: Traffic, *, by_value: bool) -> list[Point]:
     chosen = traffic.free & ~np.isnan(traffic.scores)
     scores = traffic.scores[chosen]
     if by_value:
-        extra = (traffic.opus_nano_usd - traffic.flash_nano_usd)[chosen]
+        extra = _extra(traffic)[chosen]
         pays = np.clip(extra / np.maximum(scores, 1e-9), LOWEST_VALUE, HIGHEST_VALUE)
         values = np.unique(np.quantile(pays, np.linspace(0, 1, SETTINGS_COUNT)))
         return [
@@ -245,12 +251,16 @@ def rests_on(traffic: Traffic, seed: int = 0) -> RestsOn:
 def _routes(traffic: Traffic, setting: Setting) -> Bools:
     """Whether each request takes Opus; a score that is not known is on no side."""
     if setting.value_nano_usd is not None:
-        extra = traffic.opus_nano_usd - traffic.flash_nano_usd
-        wants = (traffic.scores * setting.value_nano_usd >= extra) & ~np.isnan(traffic.scores)
+        wants = (traffic.scores * setting.value_nano_usd >= _extra(traffic)) & ~np.isnan(traffic.scores)
     else:
         assert setting.threshold is not None
         wants = traffic.scores >= setting.threshold
     return np.where(traffic.free, wants, traffic.opus)
+
+
+def _extra(traffic: Traffic) -> Floats:
+    """What Opus must be worth more, nano-USD, as `thresholds.threshold_at` counts it."""
+    return traffic.opus_nano_usd - traffic.flash_nano_usd - traffic.opus_leaves_nano_usd
 
 
 def _quality(traffic: Traffic, opus: Bools) -> Floats:

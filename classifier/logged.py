@@ -40,6 +40,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         cost_nano_usd: Of all attempts, None unknown.
         flash_nano_usd, opus_nano_usd: Expected cost of each route when deciding, None unknown.
         answer_value_nano_usd: What a needed answer of Opus was taken to be worth, None under a fixed threshold.
+        opus_leaves_nano_usd: Expected value of the cache that Opus would leave warm when deciding (economics: G).
         shadow_score, shadow_digest: Of the shadow model, None and "" without one.
         label, weight, quality, evidence: As in `classifier.outcomes.Outcome`.
     """
@@ -62,6 +63,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     flash_nano_usd: int | None
     opus_nano_usd: int | None
     answer_value_nano_usd: int | None = None
+    opus_leaves_nano_usd: int = 0
     shadow_score: float | None = None
     shadow_digest: str = ""
     label: int | None = None

@@ -96,6 +96,7 @@ def logged(request: DecidedRequest) -> LoggedRequest:
         flash_nano_usd=decision.expected_flash_nano_usd,
         opus_nano_usd=decision.expected_opus_nano_usd,
         answer_value_nano_usd=decision.answer_value_nano_usd,
+        opus_leaves_nano_usd=decision.opus_leaves_nano_usd,
         shadow_score=decision.shadow_score,
         shadow_digest=decision.shadow_digest,
         label=outcome.label,

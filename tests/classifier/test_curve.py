@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,3 +154,25 @@ def test_traffic_without_a_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="decided by its score"):
         traffic_of([row(1, threshold=None)])
     assert traffic_of([row(1), row(2, opus_nano_usd=None)]).skipped == 1
+
+
+def test_what_opus_leaves_warm_counts_for_a_value_and_not_as_cost() -> None:
+    """At the value the log was decided by, each request goes where the policy sent it."""
+    value, extra = 50_000_000, 18_000_000
+    rows = []
+    for number, leaves in enumerate((0, 6_000_000, 12_000_000, 17_000_000) * 5):
+        threshold = (extra - leaves) / value
+        opus = threshold <= 0.15
+        cost = 20_000_000 if opus else 2_000_000
+        rows.append(
+            row(
+                number, score=0.15, threshold=threshold, opus=opus, cost_nano_usd=cost,
+                answer_value_nano_usd=value, opus_leaves_nano_usd=leaves,
+            )
+        )  # fmt: skip
+    told = traffic_of(rows)
+    found = point(told, Setting(value_nano_usd=float(value)))
+    assert 0 < found.opus_share < 1
+    assert found.opus_share == np.mean([each.opus for each in rows])
+    spent = sum(each.cost_nano_usd or 0 for each in rows)
+    assert found.usd_per_day == pytest.approx(spent / 1e9 / told.days)

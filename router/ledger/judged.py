@@ -61,7 +61,7 @@ class DecidedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         answered_route: Route of the last attempt, the one the caller got its answer from, if it got one.
         outcome, error, finish_reason: Of the last attempt.
         discarded: Failure for which an answer of Flash was discarded and Opus asked instead, "" when none was.
-        cost_nano_usd: Of all attempts, None when any of them is unknown.
+        cost_nano_usd: Of all attempts, None when any of them is unknown, as an interrupted one always is.
         attempts: All settled ones, in order.
         feedback: Judgements, by source.
     """
@@ -176,8 +176,14 @@ def decided_page(
     firsts = [((started_s, number), codec.decode_settlement(body)) for started_s, number, body in rows]
     ids = [first.intent.request_id for _, first in firsts]
     later, feedback = _later_attempts(connection, ids), feedback_for(connection, ids)
+    broken_off = _broken_off(connection, ids)
     return [
-        (place, _request(first, later.get(request_id, ()), feedback.get(request_id, ())))
+        (
+            place,
+            _request(
+                first, later.get(request_id, ()), feedback.get(request_id, ()), request_id in broken_off
+            ),
+        )
         for request_id, (place, first) in zip(ids, firsts, strict=True)
     ]
 
@@ -197,8 +203,23 @@ def _later_attempts(
     return found
 
 
+def _broken_off(connection: sqlite3.Connection, request_ids: Iterable[str]) -> set[str]:
+    """Requests one of whose attempts was interrupted: nobody knows what that one cost."""
+    found: set[str] = set()
+    for ids in _batches(request_ids):
+        found.update(
+            request_id
+            for (request_id,) in connection.execute(
+                "SELECT request_id FROM calls WHERE kind = 'interrupted'"
+                f" AND request_id IN ({', '.join('?' * len(ids))})",
+                ids,
+            )
+        )
+    return found
+
+
 def _request(
-    first: Settlement, later: Sequence[Settlement], feedback: tuple[Feedback, ...]
+    first: Settlement, later: Sequence[Settlement], feedback: tuple[Feedback, ...], broken_off: bool
 ) -> DecidedRequest:
     settlements = (first, *later)
     attempts = tuple(
@@ -230,7 +251,9 @@ def _request(
         error=last.error,
         finish_reason=last.finish_reason,
         discarded=next((each.discarded for each in attempts if each.discarded), ""),
-        cost_nano_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cost_nano_usd=None
+        if broken_off or None in costs
+        else sum(cost for cost in costs if cost is not None),
         attempts=attempts,
         feedback=feedback,
     )

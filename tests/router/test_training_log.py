@@ -109,6 +109,19 @@ def test_a_request_that_was_diverted_before_it_was_sent_was_not_decided_by_its_s
     assert (row.opus, row.threshold, row.propensity, row.explored) == (True, None, 1.0, False)
 
 
+def test_the_cost_of_a_request_with_an_interrupted_attempt_is_unknown(tmp_path):
+    """Escalated, and the process died over the second attempt: what is booked is not all that it cost."""
+    first, second = decided(1, discarded="malformed", finish_reason="malformed"), decided(1, "opus")
+    ledger = Ledger.open(tmp_path, clock=StillClock())
+    ledger.journal_intent(first.intent)
+    ledger.settle(first)
+    ledger.journal_intent(msgspec.structs.replace(second.intent, attempt=2))
+    ledger.close_blocking()
+    Ledger.open(tmp_path, clock=StillClock()).close_blocking()
+    (row,) = from_ledger(tmp_path)
+    assert (row.opus, row.label, row.cost_nano_usd) == (False, 1, None)
+
+
 def test_since_and_until_bound_the_rows(tmp_path):
     """Since is inclusive, until is not."""
     keep(tmp_path, [decided(number) for number in range(5)])

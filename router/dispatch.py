@@ -518,7 +518,7 @@ def _cost_nano_usd(attempt: Attempt) -> int | None:
 
 def _as_unary(error: UpstreamInterrupted) -> UpstreamError:
     """What broke an answer of which the caller has nothing: it may be tried again, and its usage is still booked."""
-    return error.cause(
+    broken = error.cause(
         error.upstream,
         str(error).removeprefix(f"{error.upstream}: "),
         model=error.model,
@@ -527,6 +527,9 @@ def _as_unary(error: UpstreamInterrupted) -> UpstreamError:
         retry_after_s=error.retry_after_s,
         usage=error.usage,
     )
+    # It had begun, so it is billed: a channel that retries UNAVAILABLE by itself must not pay for it twice.
+    broken.may_be_billed = True
+    return broken
 
 
 def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:

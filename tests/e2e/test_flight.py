@@ -7,10 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 
 from router import attributes as names
-from router.config import ApplicationConfig, CacheConfig, TelemetryConfig
+from router.config import ApplicationConfig, CacheConfig, RoutingConfig, TelemetryConfig
 from router.sandbox import Fault, InvoiceLine, SandboxSettings, anthropic_api
 from router.sandbox.stream import Wait
 from router.settlement import Outcome
@@ -28,7 +30,7 @@ from tests.e2e.builders import (
     user,
 )
 from tests.e2e.collector import tapped
-from tests.e2e.service import TIMEOUT_S, Service, WatchedClock, serving
+from tests.e2e.service import TIMEOUT_S, Service, WatchedClock, detail, serving, status_of
 from tests.e2e.test_metrics import free_port, scraped
 
 SLOW = SandboxSettings(tool_call_chance=0.0, latency_scale=1.0)
@@ -60,10 +62,13 @@ class VirtualTimer:
 async def flying(
     telemetry: TelemetryConfig = TelemetryConfig(),  # noqa: B008 (frozen)
     environ: Mapping[str, str] | None = None,
+    routing: RoutingConfig = RoutingConfig(),  # noqa: B008 (frozen)
     **cache: object,
 ) -> AsyncIterator[Service]:
     """A router whose waits pass on the clock of its sandbox."""
-    settings = config(cache=CacheConfig(**cache), applications={APPLICATION: LARGE}, telemetry=telemetry)
+    settings = config(
+        cache=CacheConfig(**cache), applications={APPLICATION: LARGE}, telemetry=telemetry, routing=routing
+    )
     async with serving(settings, settings=SLOW, timer=VirtualTimer, environ=environ) as service:
         yield service
 
@@ -241,6 +246,22 @@ async def test_unary_lead_that_breaks_off_is_retried_as_ever_and_booked_as_bille
         assert settlements[0].outcome is Outcome.INTERRUPTED
         assert settlements[0].usage.cache_write_tokens == service.invoice.lines[0].write_5m_tokens > 0
         assert (asking.exception() is None) == (attempts == 2)
+
+
+@pytest.mark.parametrize("kind", ["reset", "error_event"])
+async def test_unary_lead_that_broke_off_is_never_said_to_be_free(kind: str) -> None:
+    """UNAVAILABLE means that nothing was billed, and channels retry it by themselves; this was billed."""
+    async with flying(routing=RoutingConfig(retry_limit=0)) as service:
+        service.sandbox.inject(Fault(kind=kind, upstream="anthropic", after_events=2))
+        asking = asyncio.create_task(service.generate(question(0)))
+        while not asking.done():
+            await service.clock.travel(0.5)
+            await asyncio.sleep(0.001)
+        error = asking.exception()
+        assert isinstance(error, grpc.aio.AioRpcError)
+        assert len(service.invoice.lines) == 1
+        assert error.code() is grpc.StatusCode.ABORTED
+        assert detail(status_of(error), ErrorInfo).metadata["billed"] == "yes"
 
 
 async def test_one_request_sent_twice_is_written_once() -> None:

@@ -25,6 +25,8 @@ RELEASES = ("3.14.",)
 """Series of aiohttp whose client was read for this module."""
 BODY_LIMIT_BYTES = 1 << 16
 """Longer bodies go aiohttp's way; it is also what aiohttp writes before it waits for a socket to drain."""
+_STALE_LIMIT = 10
+"""Connections given up for one request because of what came over them while they lay in the pool."""
 _LENGTH = "content-length"
 _NO_TIMER = TimerNoop()
 _WRITTEN: Any = SimpleNamespace(output_size=0)
@@ -86,6 +88,12 @@ class Exchange:
         data = self._form % (*values, _cookie_line(cookies) if cookies else b"") + body
         try:
             connection = await session.connector.connect(request, traces=[], timeout=timeout)
+            for _ in range(_STALE_LIMIT):
+                if not connection.protocol.should_close:
+                    break
+                # Something came while it lay in the pool: an answer to nobody, which aiohttp would take for ours.
+                connection.close()
+                connection = await session.connector.connect(request, traces=[], timeout=timeout)
         except aiohttp.ClientError:
             raise
         except TimeoutError as error:

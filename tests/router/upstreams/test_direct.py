@@ -558,6 +558,39 @@ async def test_a_kept_connection_the_provider_closed_is_not_used(kind: str, stre
     assert (server.connections, len(server.requests)) == (3, 4)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_nobody_asked_for_is_nobodys(kind: str, stream: bool) -> None:
+    """What comes over a connection in the pool is not taken for the next request's answer."""
+    told_late = asyncio.Event()
+
+    async def twice(writer: asyncio.StreamWriter, request: Request) -> None:
+        await whole(WHOLE[kind])(writer, request)
+        await writer.drain()
+        await told_late.wait()
+        await whole(b'{"error":{}}', "429 Too Many Requests")(writer, request)
+
+    answers = streamed(EVENTS[kind]) if stream else whole(WHOLE[kind])
+    script = after_first(whole(WHOLE[kind]), after_first(whole(WHOLE[kind]), after_first(twice, answers)))
+    async with serving(kind, script) as (server, upstream):
+        await warmed(upstream, "exchange")
+        assert isinstance(await ask(upstream, stream=False), Reply)
+        assert (spoilt(upstream), free(upstream)) == (0, 1)
+        told_late.set()
+        async with asyncio.timeout(5):
+            while not spoilt(upstream):  # noqa: ASYNC110 (the client's loop has to hear of it)
+                await asyncio.sleep(0)
+        assert isinstance(await ask(upstream, stream=stream), Reply)
+    assert (server.connections, len(server.requests)) == (2, 4)
+
+
+def spoilt(upstream: Adapter) -> int:
+    """Kept connections over which something came."""
+    session = upstream._owned.session if isinstance(upstream, AnthropicUpstream) else upstream._session
+    assert session is not None
+    assert session.connector is not None
+    return sum(proto.should_close for kept in session.connector._conns.values() for proto, _ in kept)
+
+
 def free(upstream: Adapter) -> int:
     """Kept connections the adapter's pool still believes in."""
     session = upstream._owned.session if isinstance(upstream, AnthropicUpstream) else upstream._session

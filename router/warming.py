@@ -212,7 +212,12 @@ class Warming:
         last = self._known.last
         before = last.pop(whose, None) if identity.session else None
         if before is None:
-            reached = [view.digests[position] for position, _ in view.plan.believed]
+            # Shared layers are reached by everybody's first request: they are no conversation that went on.
+            reached = [
+                view.digests[position]
+                for position, _ in view.plan.believed
+                if view.prompt.blocks[position].layer > Layer.SYSTEM
+            ]
             before = next((key for key in reached if self._recipes.find(key) and key != prefix.key), None)
         if before is not None:
             self._returns.returned(before, now_s)

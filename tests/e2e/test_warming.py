@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from cache.schedule import Schedule
 from router import attributes as names
 from router.config import TelemetryConfig, WarmingConfig
 from router.sandbox import Fault, InvoiceLine, SandboxSettings
@@ -209,6 +210,32 @@ async def test_an_idle_shared_prefix_is_kept_by_the_policy_that_says_so() -> Non
         assert {line.read_tokens for line in pings} == {written}
         settlements = await service.settled(5)
         assert {each.intent.session for each in settlements if each.intent.purpose is Purpose.WARM} == {""}
+
+
+@pytest.mark.parametrize("sessions", [("a", "b", "c"), ("", "", "")], ids=["sessions", "none"])
+async def test_other_sessions_do_not_end_the_upkeep_of_what_they_share(
+    sessions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session's first request reads tools and system; they are watched on, beside each session's own."""
+    schedules: list[Schedule] = []
+    init = Schedule.__init__
+
+    def noted(self: Schedule) -> None:
+        init(self)
+        schedules.append(self)
+
+    monkeypatch.setattr(Schedule, "__init__", noted)
+    async with warming("auto") as service:
+        for number, session in enumerate(sessions):
+            request = ask(
+                user(f"Which tickets of customer {number} are overdue? {SAY}"),
+                strategy=C,
+                session=session,
+                context=(prose(f"Known of customer {number}", 400),),
+            )
+            await done(service, service.generate(request))
+        (schedule,) = schedules
+        assert sorted(watch.prefix.shared for watch in schedule._watches.values()) == [False] * 3 + [True]
 
 
 async def test_an_operators_order_is_carried_out_whatever_the_policy() -> None:

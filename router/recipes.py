@@ -88,17 +88,27 @@ def recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int
 
 
 def shared_recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int) -> Recipe:
-    """Keep what a request shares with all of its application: tools, system and parameters, nobody's words."""
+    """Keep what a request shares with all of its application: tools, system and parameters, nobody's words.
+
+    Nobody's bill either, as long as it is the application's own: not that of the tenant who happened to come first.
+    """
     call = request.call
     bare = msgspec.structs.replace(
         call,
-        identity=Identity(request_id="", tenant=call.identity.tenant, application=call.identity.application),
+        identity=Identity(request_id="", tenant=_payer(request), application=call.identity.application),
         context=(),
         messages=PLACEHOLDER,
     )
     return Recipe(
         points[-1].digest, as_warm(request, bare), tuple(points), content_bytes + _RECIPE_OVERHEAD_BYTES
     )
+
+
+def _payer(request: Request) -> str:
+    """The tenant whose tools and system prompt these are, "" for those of the application."""
+    call, application = request.call, request.application
+    own = call.tools == application.tools and call.system == application.system
+    return "" if application.name and own else call.identity.tenant
 
 
 def as_warm(request: Request, call: Call, strategy: str = "") -> Request:

@@ -210,6 +210,8 @@ async def test_an_idle_shared_prefix_is_kept_by_the_policy_that_says_so() -> Non
         assert {line.read_tokens for line in pings} == {written}
         settlements = await service.settled(5)
         assert {each.intent.session for each in settlements if each.intent.purpose is Purpose.WARM} == {""}
+        # Nor is it one tenant's bill: it is kept for all of the application's.
+        assert {each.intent.tenant for each in settlements if each.intent.purpose is Purpose.WARM} == {""}
 
 
 @pytest.mark.parametrize("sessions", [("a", "b", "c"), ("", "", "")], ids=["sessions", "none"])

@@ -3,6 +3,7 @@
 from cache.plan import Breakpoint
 from cache.prompt import Layer
 from classifier.route import Route
+from router.applications import NO_APPLICATION, Application
 from router.call import Effort, Text
 from router.recipes import PLACEHOLDER, Recipe, Recipes, recipe_of, shared_recipe_of
 from tests.router.rig import asked, said
@@ -53,3 +54,22 @@ def test_a_shared_recipe_holds_nobodys_words():
     assert call.messages[0].parts == (Text("."),)
     assert (call.context, call.identity.session, call.identity.user) == ((), "", "")
     assert call.system == ("Be brief.",)
+
+
+def test_a_shared_recipe_is_billed_to_a_tenant_only_where_the_layers_are_its_own():
+    """The application's are kept for everybody; a system prompt that came with the request is its tenant's."""
+    import msgspec.structs
+
+    application = Application("desk", ("Be brief.",), (), 100, "", None)
+
+    def payer(*system: str, named: Application = application) -> str:
+        request = msgspec.structs.replace(asked(system=system), application=named)
+        identity = msgspec.structs.replace(request.call.identity, tenant="acme", application=named.name)
+        request = msgspec.structs.replace(
+            request, call=msgspec.structs.replace(request.call, identity=identity)
+        )
+        return shared_recipe_of(request, [POINT], 10).request.call.identity.tenant
+
+    assert payer("Be brief.") == ""
+    assert payer("Be brief.", "Acme sells lamps.") == "acme"
+    assert payer(named=NO_APPLICATION) == "acme"

@@ -367,6 +367,11 @@ class Schedule:
         """Stop watching: a longer prefix of the conversation has taken its place, or it lapses."""
         self._watches.pop(key, None)
 
+    def lapsed(self, watch: Watch) -> None:
+        """Stop watching because a keep-alive was not sent or failed, unless the prefix was used again since."""
+        if self._watches.get(watch.prefix.key) is watch:
+            self.forget(watch.prefix.key)
+
     def due(self, now: float) -> list[Watch]:
         """Watches that are due, oldest first, each once; what has lapsed is forgotten."""
         found = []

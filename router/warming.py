@@ -294,7 +294,7 @@ class Warming:
             ttl_s = watch.prefix.ttl_s
             self._schedule.pinged(watch, sent.settlement.intent.started_time_s, self._jitter_s(ttl_s))
         else:
-            self._schedule.forget(watch.prefix.key)
+            self._schedule.lapsed(watch)
 
     # --- what is warmed ahead
 

@@ -224,6 +224,19 @@ def test_use_puts_a_keep_alive_off_and_the_next_turn_takes_its_place():
     assert len(schedule) == 0
 
 
+def test_a_keep_alive_that_failed_ends_the_watch_it_was_sent_for_and_no_later_one():
+    """While it was under way the prefix was used again: that use has a TTL of its own to be kept."""
+    schedule = Schedule()
+    schedule.used(SESSION, OWNER, PATH, 0.0)
+    (sent_for,) = schedule.due(299.0)
+    schedule.used(SESSION, OWNER, PATH, 295.0)
+    schedule.lapsed(sent_for)
+    assert len(schedule) == 1
+    (later,) = schedule.due(590.0)
+    schedule.lapsed(later)
+    assert len(schedule) == 0
+
+
 def test_what_lapsed_unseen_is_not_pinged():
     """A ping on it would be a write."""
     schedule = Schedule()

@@ -172,7 +172,8 @@ class Dispatch:
     async def _relay(self, life: Life, attempt: Attempt, timeout_s: float, emit: Emit | None) -> Reply:
         rendered = self._preparation.rendered_for(life.prepared, life.route)
         upstream = self._settler.upstreams[life.route]
-        chunks = upstream.stream(rendered, life.prepared.plan_for(life.route), timeout_s)
+        # Whoever asked for the whole answer has not said how long it may be silent, so a stream made of it may be, too.
+        chunks = upstream.stream(rendered, life.prepared.plan_for(life.route), timeout_s, waits=emit is None)
         reply: Reply | None = None
         # Closing the generator closes the provider's connection at once, however this is left.
         async with aclosing(cast("AsyncGenerator[Chunk, None]", chunks)) as source:

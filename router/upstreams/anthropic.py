@@ -8,6 +8,7 @@ This module does not retry, choose, price or remember.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from math import inf
 from urllib.parse import urlsplit
 
 import httpx2
@@ -128,7 +129,9 @@ class AnthropicUpstream:
             raise self._named(error, timeout_s) from error
         return parse_reply(content, self.model, request_id, self._secret)
 
-    def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
+    def stream(
+        self, rendered: Rendered, plan: Plan | None, timeout_s: float, *, waits: bool = False
+    ) -> AsyncIterator[Chunk]:
         """Ask for the answer in chunks; see `Upstream.stream`.
 
         Raises:
@@ -150,8 +153,8 @@ class AnthropicUpstream:
             self.name,
             self.model,
             timeout_s,
-            self._patience.first_event_s(len(body)),
-            self._patience.between_events_s,
+            inf if waits else self._patience.first_event_s(len(body)),
+            inf if waits else self._patience.between_events_s,
         )
 
     async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:

@@ -62,10 +62,13 @@ class Upstream(Protocol):
         """
         ...
 
-    def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
+    def stream(
+        self, rendered: Rendered, plan: Plan | None, timeout_s: float, *, waits: bool = False
+    ) -> AsyncIterator[Chunk]:
         """Ask for the answer in chunks: Started, deltas and UsageSeen as they come, then Finished.
 
-        Closing the iterator early closes the provider's connection. `timeout_s` bounds the whole stream.
+        Closing the iterator early closes the provider's connection. `timeout_s` bounds the whole stream. With
+        `waits` it may be silent as long as that: nobody watches it come.
 
         Raises:
             UpstreamError: Before Started any subclass; after it only UpstreamInterrupted, with the usage seen.

@@ -10,6 +10,7 @@ This module does not retry, choose, price or remember.
 import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
+from math import inf
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -146,7 +147,9 @@ class GeminiUpstream:
             )
         return answer.reply()
 
-    def stream(self, rendered: Rendered, plan: Plan | None, timeout_s: float) -> AsyncIterator[Chunk]:
+    def stream(
+        self, rendered: Rendered, plan: Plan | None, timeout_s: float, *, waits: bool = False
+    ) -> AsyncIterator[Chunk]:
         """Ask for the answer in chunks; see `Upstream.stream`. `plan` is not used."""
         body = request_body(rendered)
 
@@ -161,8 +164,8 @@ class GeminiUpstream:
             self.name,
             self.model,
             timeout_s,
-            self._patience.first_event_s(len(body), rendered.call.max_output_tokens),
-            self._patience.between_events_s,
+            inf if waits else self._patience.first_event_s(len(body), rendered.call.max_output_tokens),
+            inf if waits else self._patience.between_events_s,
         )
 
     async def count_prompt(self, rendered: Rendered, timeout_s: float) -> int | None:

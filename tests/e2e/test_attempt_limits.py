@@ -21,7 +21,12 @@ TURNS = 200
 
 
 async def stalled(
-    monkeypatch: pytest.MonkeyPatch, share: float, max_output_tokens: int, pass_s: float, upstream: str
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    max_output_tokens: int,
+    pass_s: float,
+    upstream: str,
+    single_flight: bool = False,
 ) -> tuple[asyncio.Task[pb.GenerateResponse], list]:
     """Ask a provider that never answers, let `pass_s` of the deadline pass and then the rest; give answer and books."""
     loop_clock = LoopClock(monkeypatch)
@@ -29,7 +34,7 @@ async def stalled(
         routing=RoutingConfig(threshold=0.0 if upstream == "anthropic" else 1.0),
         attempts=AttemptsConfig(attempt_share=share),
         # Else a unary request that writes the system prompt is asked as a stream.
-        cache=CacheConfig(single_flight=False),
+        cache=CacheConfig(single_flight=single_flight),
     )
     ledger = Ledger.temporary(clock=VirtualClock(START_TIME_S))
     try:
@@ -75,8 +80,9 @@ async def test_a_long_answer_is_not_cut(monkeypatch) -> None:
     assert len(settlements) == 1
 
 
-async def test_by_default_an_attempt_has_all_the_time(monkeypatch) -> None:
-    """Off: nothing is cut before the deadline."""
-    task, settlements = await stalled(monkeypatch, 0.0, 300, 99.0, "anthropic")
+@pytest.mark.parametrize("single_flight", [False, True])
+async def test_by_default_an_attempt_has_all_the_time(monkeypatch, single_flight: bool) -> None:
+    """Off: nothing is cut before the deadline, also where it is asked as a stream because others wait for its write."""
+    task, settlements = await stalled(monkeypatch, 0.0, 300, 99.0, "anthropic", single_flight)
     assert task.result().code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert len(settlements) == 1

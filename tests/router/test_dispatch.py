@@ -67,7 +67,7 @@ class Scripted:
         await asyncio.sleep(0)
         return self._reply()
 
-    async def stream(self, rendered, plan, timeout_s: float) -> AsyncIterator[Chunk]:
+    async def stream(self, rendered, plan, timeout_s: float, *, waits: bool = False) -> AsyncIterator[Chunk]:
         await asyncio.sleep(0)
         self._next()
         self.left_open += 1

@@ -92,7 +92,7 @@ class Hangar:
 class Held(Scripted):
     """An Opus whose streams do not begin before they are let go."""
 
-    async def stream(self, rendered, plan, timeout_s: float):
+    async def stream(self, rendered, plan, timeout_s: float, *, waits: bool = False):
         await self.let_go.wait()
         async for chunk in super().stream(rendered, plan, timeout_s):
             yield chunk

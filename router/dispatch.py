@@ -398,7 +398,7 @@ class Dispatch:
         """
         application = life.prepared.request.call.identity.application
         cascade = self.cascade_of(life.prepared)
-        if not cascade.on or attempt.intent.route != Route.FLASH.value:
+        if not cascade.on or attempt.intent.route != Route.FLASH:
             return None
         try:
             signal = signal_of(reply, life.prepared.request.call)
@@ -576,7 +576,7 @@ def _report(attempt: Attempt, is_other: bool) -> AttemptReport:
         number=attempt.intent.attempt,
         route=route,
         model=settlement.answered_model or attempt.intent.model,
-        outcome=settlement.error or settlement.outcome.value,
+        outcome=settlement.error or str(settlement.outcome),
         duration_s=settlement.duration_s,
         cost_nano_usd=_cost_nano_usd(attempt),
         discarded=is_other and bool(settlement.discarded),

@@ -150,7 +150,7 @@ class Learning:
         if score is None or measures is None:
             return
         # Under its first attempt's name: a request that a held-back provider sent elsewhere was not decided by score.
-        record, opus = settlement.decision, settlement.intent.route == Route.OPUS.value
+        record, opus = settlement.decision, settlement.intent.route == Route.OPUS
         self._measures.append(measures)
         self._drift.observe(score.value, opus, measures.structure)
         if prepared.shadow is not None:

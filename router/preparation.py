@@ -372,7 +372,7 @@ class Preparation:
         """
         spelled = rendered.get(Route.OPUS) or rendered[Route.FLASH]
         strategy = Strategy(
-            request.strategy or request.application.cache_strategy or self._settings.strategy.value
+            request.strategy or request.application.cache_strategy or str(self._settings.strategy)
         )
         if not request.call.cache_allowed:
             strategy = Strategy.NONE

@@ -49,7 +49,8 @@ def sample_of(request: Request, remembered: Remembered | None, past: Past | None
     if past is None:
         past = Past().with_messages(call.messages[:turn_start])
     kinds = [type(part) for message in turn for part in message.parts]
-    result_count = kinds.count(ToolResult)
+    only_text = kinds == [Text]  # most turns are
+    result_count = 0 if only_text else kinds.count(ToolResult)
     return Sample.bounded(
         text=_text(turn),
         previous_user_text=past.user_text,
@@ -57,15 +58,15 @@ def sample_of(request: Request, remembered: Remembered | None, past: Past | None
         tools_offered_count=len(call.tools),
         tool_result_count=result_count,
         tool_loop=result_count > 0,
-        has_image=Image in kinds,
-        has_document=Document in kinds,
+        has_image=not only_text and Image in kinds,
+        has_document=not only_text and Document in kinds,
         application=call.identity.application or None,
-        effort=None if call.effort is None else call.effort.value,
+        effort=None if call.effort is None else str(call.effort),
         max_output_tokens=call.max_output_tokens,
         output_schema=bool(call.output_schema_json),
-        system_characters=sum(map(len, call.system)),
+        system_characters=sum([len(text) for text in call.system]),
         history_characters=past.character_count,
-        previous_route=None if remembered is None else remembered.route.value,
+        previous_route=None if remembered is None else str(remembered.route),
         action=request.action or None,
     )
 
@@ -118,17 +119,21 @@ def _previous_user_text(messages: tuple[Message, ...], turn_start: int) -> str:
 
 def _user_turns(messages: tuple[Message, ...], turn_start: int) -> int:
     """User messages before the turn that hold words of their own; tool results alone make no turn."""
-    return sum(
-        message.role is Role.USER and any(isinstance(part, Text) for part in message.parts)
-        for message in messages[:turn_start]
-    )
+    user, count = Role.USER, 0
+    for message in messages[:turn_start]:
+        if message.role is user:
+            for part in message.parts:
+                if type(part) is Text:
+                    count += 1
+                    break
+    return count
 
 
 def _characters(messages: tuple[Message, ...]) -> int:
     count = 0
     for message in messages:
         for part in message.parts:
-            if isinstance(part, Text):
+            if type(part) is Text:
                 count += len(part.text)
             elif isinstance(part, ToolCall):
                 count += len(part.arguments_json)

@@ -195,7 +195,7 @@ class SessionBook:
         account.answer_count += 1
         habit = self.habit(application)
         account.context, learnt = learn(context, messages, placement, before, habit)
-        account.route = route.value
+        account.route = str(route)
         if score is not None:
             account.score_mean = mean_score(account.score_mean, account.scored_count, score)
             account.scored_count += 1

@@ -137,7 +137,7 @@ class Settler:
             request_id=identity.request_id,
             attempt=number,
             purpose=purpose,
-            route=route.value,
+            route=str(route),
             upstream=upstream.name,
             model=upstream.model,
             tenant=identity.tenant,
@@ -164,7 +164,7 @@ class Settler:
         span = self.telemetry.start_inference(
             upstream,
             prepared.request.call,
-            route=route.value,
+            route=str(route),
             purpose=purpose,
             stream=stream,
             attempt=number,
@@ -333,7 +333,7 @@ class Attempt:
             model=reply.model,
             response_id=reply.response_id,
             upstream_request_id=reply.upstream_request_id,
-            finish_reason=reply.finish_reason.value,
+            finish_reason=str(reply.finish_reason),
         )
 
     def failed(self, error: UpstreamError) -> Settlement | None:
@@ -484,14 +484,16 @@ class Attempt:
 
     def decision_record(self) -> DecisionRecord:
         """The decision as the ledger keeps it."""
-        record = decision_record(
-            self._prepared, self._route, fell_back=self._fell_back, escalated=self._escalated
-        )
         measures = self._prepared.measures
         # Once per request is enough to train from.
-        if measures is None or self.intent.attempt != 1 or not self._settler.keep_features:
-            return record
-        return msgspec.structs.replace(record, features=measures.pack())
+        kept = measures is not None and self.intent.attempt == 1 and self._settler.keep_features
+        return decision_record(
+            self._prepared,
+            self._route,
+            fell_back=self._fell_back,
+            escalated=self._escalated,
+            features=measures.pack() if kept and measures is not None else "",
+        )
 
     def _price(self, usage: Usage | None, answered_model: str) -> Price | None:
         """Price of the model that answered, on the day it was asked; None when the table has none."""
@@ -559,7 +561,7 @@ class Attempt:
             ):
                 settler.paddings.learn(padding, view, usage, started_s=started_s, readable_s=first_byte_at_s)
         return CacheRecord(
-            strategy=view.plan.strategy.value if self._route is Route.OPUS else "implicit",
+            strategy=str(view.plan.strategy) if self._route is Route.OPUS else "implicit",
             breakpoint_count=len(view.plan.breakpoints),
             expected_read_tokens=view.plan.expected_read_tokens,
             miss_cause=self.misses[0].cause if self.misses else "",
@@ -691,13 +693,17 @@ def _kept_for(failure: Failure) -> dict[str, str]:
 
 
 def decision_record(
-    prepared: Prepared, route: Route, *, fell_back: bool, escalated: bool = False
+    prepared: Prepared, route: Route, *, fell_back: bool, escalated: bool = False, features: str = ""
 ) -> DecisionRecord:
-    """The decision of a request as ledger and telemetry keep it."""
+    """The decision of a request as ledger and telemetry keep it.
+
+    Args:
+        features: What the score was computed from, packed; "" where that is not kept.
+    """
     decision = prepared.decision
     return DecisionRecord(
-        route=route.value,
-        reason="escalation" if escalated else "fallback" if fell_back else decision.reason.value,
+        route=str(route),
+        reason="escalation" if escalated else "fallback" if fell_back else str(decision.reason),
         score=None if decision.score is None else decision.score.value,
         threshold=decision.threshold if decision.by_score else None,
         propensity=decision.propensity,
@@ -709,6 +715,7 @@ def decision_record(
         explored=decision.explored,
         answer_value_nano_usd=decision.answer_value_nano_usd,
         opus_leaves_nano_usd=decision.opus_leaves_nano_usd,
+        features=features,
     )
 
 

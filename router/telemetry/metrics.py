@@ -587,9 +587,9 @@ class Metrics:
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""
         intent = settlement.intent
-        route, purpose = intent.route, intent.purpose.value
+        route, purpose = intent.route, str(intent.purpose)
         model = self._model(intent.model)
-        outcome = settlement.outcome.value
+        outcome = str(settlement.outcome)
         self.calls.add((route, self._upstream(intent.upstream), model, purpose, outcome))
         self._record_gen_ai(settlement, chunks)
         if settlement.usage is not None:

@@ -54,6 +54,7 @@ _MARKS = {
     300: b',"cache_control":{"type":"ephemeral"}}',
     3600: b',"cache_control":{"type":"ephemeral","ttl":"1h"}}',
 }
+_USER, _ASSISTANT = str(Role.USER), str(Role.ASSISTANT)
 _WIRE_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _OWN_ID = "toolu_"
 """How ids that Anthropic gives to calls begin (A-TOOLS, 2026-11)."""
@@ -251,7 +252,7 @@ def _message_blocks(
     call: Call, conversation: Conversation, model: str, traits: Traits
 ) -> tuple[list[Block], tuple[tuple[str, int], ...], range | None]:
     """Spell context and conversation; return blocks, shape of the wire messages, positions of a volatile context."""
-    user = Role.USER.value
+    user = _USER
     turns, bare = conversation.turns, conversation.bare_calls
     context = [_text(text) for text in call.context if not is_blank(text)]
     after = call.context_placement is ContextPlacement.AFTER_HISTORY and turns[0].role is Role.USER
@@ -283,7 +284,7 @@ def _spell_turns(
     carried: int,
 ) -> None:
     """Append the turns to both lists; `carried` blocks before them belong to the first one's message."""
-    user, assistant = Role.USER.value, Role.ASSISTANT.value
+    user, assistant = _USER, _ASSISTANT
     layer = Layer.HISTORY if turn_start else Layer.TURN
     thinking, result = BlockKind.THINKING, BlockKind.TOOL_RESULT
     for turn in turns:

@@ -115,9 +115,9 @@ def converse(call: Call, model: str, *, signed_text: bool = False) -> Conversati
         InvalidRequest: If the conversation does not start and end with the user, if calls and results do not
             pair, or if a part stands in a message of the wrong role.
     """
-    turns = _turns(call, model, signed_text, 0)
+    turns, is_plain = _turns(call, model, signed_text, 0)
     _check_ends(call, turns)
-    return Conversation(turns, *_pair(turns))
+    return Conversation(turns, {}, set()) if is_plain else Conversation(turns, *_pair(turns))
 
 
 def converse_on(call: Call, model: str, start: int) -> Conversation | None:
@@ -129,19 +129,31 @@ def converse_on(call: Call, model: str, start: int) -> Conversation | None:
     Raises:
         InvalidRequest: As `converse`.
     """
-    turns = _turns(call, model, False, start)
+    turns, is_plain = _turns(call, model, False, start)
     if not turns or turns[0].role is Role.USER or turns[-1].role is not Role.USER:
         return None
-    return Conversation(turns, *_pair(turns))
+    return Conversation(turns, {}, set()) if is_plain else Conversation(turns, *_pair(turns))
 
 
-def _turns(call: Call, model: str, signed_text: bool, start: int) -> list[Turn]:
+def _turns(call: Call, model: str, signed_text: bool, start: int) -> tuple[list[Turn], bool]:
+    """The turns, and whether they hold nothing but text: then there is nothing to pair."""
     turns: list[Turn] = []
-    for index in range(start, len(call.messages)):
-        message = call.messages[index]
+    is_plain = True
+    messages = call.messages
+    for index in range(start, len(messages)):
+        message = messages[index]
+        parts = message.parts
+        if len(parts) == 1 and type(parts[0]) is Text and not is_blank(parts[0].text):  # most messages are
+            kept = [Placed(index, 0, parts[0])]
+            if turns and turns[-1].role is message.role:
+                turns[-1].parts.extend(kept)
+            else:
+                turns.append(Turn(message.role, kept))
+            continue
+        is_plain = False
         kept = [
             Placed(index, position, part)
-            for position, part in enumerate(message.parts)
+            for position, part in enumerate(parts)
             if (type(part) is Text and not is_blank(part.text)) or _is_kept(part, model, signed_text)
         ]
         if not kept:
@@ -150,7 +162,7 @@ def _turns(call: Call, model: str, signed_text: bool, start: int) -> list[Turn]:
             turns[-1].parts.extend(kept)
         else:
             turns.append(Turn(message.role, kept))
-    return turns
+    return turns, is_plain
 
 
 def _is_kept(part: Part, model: str, signed_text: bool) -> bool:

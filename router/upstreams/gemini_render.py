@@ -12,7 +12,6 @@ turn before it changes with it.
 This module does no I/O.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import msgspec
@@ -36,7 +35,6 @@ from router.upstreams.base import Rendered
 from router.upstreams.conversation import (
     Conversation,
     Placed,
-    Turn,
     converse,
     current_turn,
     is_blank,
@@ -177,14 +175,20 @@ def _content_blocks(
     if carried and turns[0].role is not Role.USER:
         shape.append((_USER, carried))
         carried = 0
-    layer = Layer.HISTORY if turn_start else Layer.TURN
-    speller = _Speller(conversation.call_names, model, traits)
+    layer, turn_layer = (Layer.HISTORY if turn_start else Layer.TURN), Layer.TURN
+    speller, text, asks = _Speller(conversation.call_names, model, traits), BlockKind.TEXT, Role.USER
     for turn in turns:
-        role = _USER if turn.role is Role.USER else _MODEL
-        for placed, kind, content in speller.spell(turn):
+        role = _USER if turn.role is asks else _MODEL
+        speller.begin()
+        for placed in turn.parts:
             if placed.message >= turn_start:
-                layer = Layer.TURN
-            blocks.append(Block(layer, kind, content, role, markable=False))
+                layer = turn_layer
+            part = placed.content
+            if type(part) is Text and not part.signature:  # most parts are
+                blocks.append(Block(layer, text, _text(part.text), role, False))
+                continue
+            kind, content = speller.spell(placed)
+            blocks.append(Block(layer, kind, content, role, False))
         shape.append((role, len(turn.parts) + carried))
         carried = 0
     if not context or not after:
@@ -207,33 +211,33 @@ class _Speller:
         self._names = call_names
         self._model = model
         self._traits = traits
+        self._unsigned = False
 
-    def spell(self, turn: Turn) -> Iterator[tuple[Placed, BlockKind, bytes]]:
-        """Spell a turn; an assistant turn is one step, whose first call must be signed."""
-        unsigned = self._traits.needs_signatures
-        for placed in turn.parts:
-            part = placed.content
-            if type(part) is Text and not part.signature:  # most parts are
-                yield placed, BlockKind.TEXT, _text(part.text)
-                continue
-            match part:
-                case Text(text):
-                    yield placed, BlockKind.TEXT, _text(text, self._own(part.signature, part.model))
-                case ToolCall():
-                    signature = self._own(part.signature, part.model)
-                    if unsigned and not signature:
-                        signature = DUMMY_SIGNATURE
-                    unsigned = False
-                    yield placed, BlockKind.TOOL_CALL, _function_call(part, placed.field, signature)
-                case ToolResult():
-                    yield placed, BlockKind.TOOL_RESULT, self._function_response(part, placed.field)
-                case Thinking(text=text, signature=signature):
-                    content = b'{"text":%b,"thought":true,"thoughtSignature":%b}'
-                    yield placed, BlockKind.THINKING, content % (quoted(text), quoted(signature))
-                case Image():
-                    yield placed, BlockKind.IMAGE, _inline(part, placed.field)
-                case Document():
-                    yield placed, BlockKind.DOCUMENT, _inline(part, placed.field)
+    def begin(self) -> None:
+        """Begin a turn; an assistant turn is one step, whose first call must be signed."""
+        self._unsigned = self._traits.needs_signatures
+
+    def spell(self, placed: Placed) -> tuple[BlockKind, bytes]:
+        """Spell the turn's next part."""
+        part = placed.content
+        match part:
+            case Text(text):
+                return BlockKind.TEXT, _text(text, self._own(part.signature, part.model))
+            case ToolCall():
+                signature = self._own(part.signature, part.model)
+                if self._unsigned and not signature:
+                    signature = DUMMY_SIGNATURE
+                self._unsigned = False
+                return BlockKind.TOOL_CALL, _function_call(part, placed.field, signature)
+            case ToolResult():
+                return BlockKind.TOOL_RESULT, self._function_response(part, placed.field)
+            case Thinking(text=text, signature=signature):
+                content = b'{"text":%b,"thought":true,"thoughtSignature":%b}'
+                return BlockKind.THINKING, content % (quoted(text), quoted(signature))
+            case Image():
+                return BlockKind.IMAGE, _inline(part, placed.field)
+            case Document():
+                return BlockKind.DOCUMENT, _inline(part, placed.field)
 
     def _own(self, signature: str, model: str) -> str:
         return signature if signature and same_model(model, self._model) else ""

@@ -116,15 +116,20 @@ class Demand:
         now: float,
         kind: str = "",
         counts: Sequence[int] | None = None,
+        *,
+        keyed: bool = True,
     ) -> None:
         """Count one request that uses this prompt's prefixes.
 
         Args:
             kind: Class of traffic that returns alike (application, API key, endpoint); few values.
             counts: Tokens of the prefix ending at each block; None estimates them from bytes.
+            keyed: Whether uses of the shared and user prefixes are counted; False where `forecasts` is never asked of
+                the scope, and only what its turns say of turns like them is wanted.
         """
         self._close(now)
-        self._use(scope, prompt, digests, now)
+        if keyed:
+            self._use(scope, prompt, digests, now)
         if len(digests) - 1 <= prompt.stable_end:
             return
         waiting = self._waiting.setdefault(scope, {})

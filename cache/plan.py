@@ -20,7 +20,6 @@ the route will be taken.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -72,8 +71,7 @@ class Breakpoint(NamedTuple):
     p_warm: float
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Breakpoints of one request and what we expect of them.
 
     Attributes:

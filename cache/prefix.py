@@ -149,6 +149,8 @@ def _shared_blocks(prompt: Prompt, previous: Prompt) -> int:
         or messages_from != their_messages_from
     ):
         limit = min(limit, messages_from, their_messages_from)
+    if prompt.blocks[:limit] == previous.blocks[:limit]:  # at once where they are the same objects
+        return limit
     for position in range(limit):
         new, old = prompt.blocks[position], previous.blocks[position]
         if new is not old and not (

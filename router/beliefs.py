@@ -103,7 +103,8 @@ class Beliefs:
 
     def arrive(self, view: CacheView, kind: str, now_s: float) -> None:
         """Count one request for the route's cache; once per request, however many attempts it takes."""
-        self.demand.arrive(view.scope, view.prompt, view.digests, now_s, kind, view.counts)
+        keyed = not rules_for(view.scope.model).implicit  # no forecast is asked where nothing is marked
+        self.demand.arrive(view.scope, view.prompt, view.digests, now_s, kind, view.counts, keyed=keyed)
 
     def begin(self, view: CacheView, started_s: float) -> None:
         """Note that an attempt is on its way."""

@@ -21,6 +21,7 @@ from math import ceil
 
 import msgspec
 
+from cache.economics import TokenSplit
 from router.pricing import Price, UnknownPrice
 from router.usage import Usage
 
@@ -156,6 +157,26 @@ def total_nano_usd(usage: Usage, price: Price) -> int:
     )
 
 
+def split_nano_usd(split: TokenSplit, output_tokens: int, price: Price) -> int:
+    """Return what an input split and an answer cost, as `total_nano_usd` of that usage, without making one.
+
+    Raises:
+        UnknownPrice: As `cost`.
+    """
+    read, write_5m, write_1h, uncached = split
+    price = price.for_input(read + write_5m + write_1h + uncached)
+    if (write_5m and price.cache_write_5m is None) or (write_1h and price.cache_write_1h is None):
+        raise UnknownPrice(f"cache writes are planned on {price.model}, which have no price")
+    per_input, per_read, per_write_5m, per_write_1h, per_output = price.femto_usd
+    return _half_even(
+        uncached * per_input
+        + write_5m * per_write_5m
+        + write_1h * per_write_1h
+        + read * per_read
+        + output_tokens * per_output
+    )
+
+
 def uncached_nano_usd(usage: Usage, price: Price) -> int:
     """Return what the same tokens would have cost with nothing read from or written to the cache."""
     per_input, _, _, _, per_output = price.for_input(usage.input_tokens).femto_usd
@@ -191,6 +212,7 @@ def counterfactuals(
     answered_by_opus: bool,
     other: Usage | None = None,
     other_price: Price | None = None,
+    actual_nano_usd: int | None = None,
 ) -> Counterfactuals:
     """Price the alternatives of one call.
 
@@ -201,11 +223,14 @@ def counterfactuals(
         other: What the other route's model would have been billed for, in its own tokens, with the cache
             split its planner expected (all uncached when it expected none); None when there is no estimate.
         other_price: Price of that model, None when unknown.
+        actual_nano_usd: `total_nano_usd(usage, price)` if the caller has it.
 
     Raises:
         UnknownPrice: As `cost`.
     """
-    actual = total_nano_usd(usage, price)
+    if actual_nano_usd is None:
+        actual_nano_usd = total_nano_usd(usage, price)
+    actual = actual_nano_usd
     no_caching = uncached_nano_usd(usage, price)
     elsewhere = elsewhere_uncached = None
     if other is not None and other_price is not None:

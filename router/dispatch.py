@@ -35,8 +35,8 @@ from router.patience import whole_answer_s
 from router.preparation import Preparation, Prepared
 from router.reply import Chunk, Finished, Reply, Started, UsageSeen
 from router.request import Request
-from router.settlement import Settlement
-from router.settler import Attempt, Settler
+from router.settlement import DecisionRecord, Settlement
+from router.settler import Attempt, Settler, decision_record
 from router.stack import stack_of
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,15 @@ class Life:
     def fell_back(self) -> bool:
         """Whether another route than the decided one is being taken because that failed to answer."""
         return self.route is not self.prepared.decision.route and not self.escalated
+
+    def decision_record(self) -> DecisionRecord:
+        """The decision as it stands now; the last attempt's own where it was made on this route."""
+        settlement = self.attempts[-1].settlement if self.attempts else None
+        if settlement is not None and settlement.decision is not None:
+            record, route = settlement.decision, str(self.route)
+            if record.route == route:
+                return record
+        return decision_record(self.prepared, self.route, fell_back=self.fell_back, escalated=self.escalated)
 
     def decided(self) -> Decided:
         """The route being taken, as an event."""

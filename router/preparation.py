@@ -8,6 +8,7 @@ settlement.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 import msgspec.structs
@@ -182,8 +183,8 @@ class Preparation:
                 shadow = self._shadow_score(measures)
         session = session_state(request.call, sample, remembered, follow_ups=self._settings.follow_ups)
         with self._telemetry.plan():
-            prepared = self._decide(request, now_s, sample, session, score, held, remembered, draw)
-        return msgspec.structs.replace(prepared, measures=measures, shadow=shadow)
+            scored = _Scored(sample, session, score, measures, shadow)
+            return self._decide(request, now_s, scored, held, remembered, draw)
 
     def follow_threshold(self, threshold: float) -> None:
         """Compare scores with `threshold` from now on: what another classifier's training suggests."""
@@ -258,14 +259,13 @@ class Preparation:
         self,
         request: Request,
         now_s: float,
-        sample: Sample,
-        session: SessionState,
-        score: Score | None,
+        scored: "_Scored",
         held: Held | None,
         remembered: Remembered | None,
         draw: bool,
     ) -> Prepared:
         """Render Opus, plan and price both routes, decide; Flash is spelled only when it is chosen."""
+        sample, session, score, measures, shadow = scored
         rendered: dict[Route, Rendered] = {}
         refusals: dict[Route, errors.RouterError] = {}
         padding = None if self._paddings is None else self._paddings.standing(request)
@@ -306,6 +306,8 @@ class Preparation:
             decision=decision,
             padding=padding,
             rolling=rolling,
+            measures=measures,
+            shadow=shadow,
         )
 
     def rendered_for(self, prepared: Prepared, route: Route) -> Rendered:
@@ -417,10 +419,9 @@ class Preparation:
         expected = cold = None
         try:
             price = self._prices.price(model, now_s)
-            cold = cost.total_nano_usd(usage_of(plan.cold, output_tokens), price)
-            expected = cold
+            expected = cold = cost.split_nano_usd(plan.cold, output_tokens, price)
             if plan.expected != plan.cold:
-                expected = cost.total_nano_usd(usage_of(plan.expected, output_tokens), price)
+                expected = cost.split_nano_usd(plan.expected, output_tokens, price)
         except UnknownPrice:
             pass  # The cost stays unknown, which a cost ceiling treats as too much.
         return RouteEstimate(
@@ -499,6 +500,16 @@ class Preparation:
             if error.may_pass:
                 raise self._circuits.refusal(_waits_s(demands.forced_route, estimates)) from error
             raise _no_route(error) from error
+
+
+class _Scored(NamedTuple):
+    """Step 2 of a request."""
+
+    sample: Sample
+    session: SessionState
+    score: Score | None
+    measures: Measures | None
+    shadow: Score | None
 
 
 def usage_of(split: TokenSplit, output_tokens: int) -> Usage:

@@ -235,6 +235,8 @@ class PriceTable:
         self._periods: dict[
             tuple[str, str | None, str | None, str | None], tuple[list[float], list[Price]]
         ] = {}
+        # Of those without a class, the period asked about last.
+        self._current: dict[str, Price] = {}
         for name in self._overrides:
             for price in self._periods_of(name, None, None, None)[1]:
                 price.rates()
@@ -258,6 +260,12 @@ class PriceTable:
             UnknownPrice: The id is not in the catalogue or retired by then, or the class has no verified
                 price.
         """
+        if (
+            speed is None and service_tier is None and inference_geo is None
+        ):  # asked several times per request
+            current = self._current.get(model)
+            if current is not None and current.valid_from_s <= at_s < current.valid_until_s:
+                return current
         key = (model, speed, service_tier, inference_geo)
         periods = self._periods.get(key)
         if periods is None:
@@ -266,6 +274,8 @@ class PriceTable:
         price = prices[-1] if at_s >= starts[-1] else prices[max(0, bisect_right(starts, at_s) - 1)]
         if at_s >= price.valid_until_s:
             raise UnknownPrice(f"model {model!r} was retired by then; it has no price")
+        if speed is None and service_tier is None and inference_geo is None:
+            self._current[model] = price
         return price
 
     def rates(self, model: str, at_s: float) -> Rates:
@@ -336,6 +346,7 @@ class PriceTable:
         periods = ([price.valid_from_s for price in prices], prices)
         if len(self._periods) >= PERIODS_LIMIT:
             self._periods.clear()  # what is in use is worked out again
+            self._current.clear()
         self._periods[model, speed, service_tier, inference_geo] = periods
         return periods
 

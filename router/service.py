@@ -26,7 +26,6 @@ from router.money import usd
 from router.outcome import Answered
 from router.preparation import Preparation, Prepared
 from router.reply import Chunk
-from router.settler import decision_record
 from router.telemetry import Telemetry
 from router.v1 import router_service_pb2 as pb
 from router.v1 import router_service_pb2_grpc
@@ -148,9 +147,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _annotate(self, life: Life, current: RequestContext) -> None:
         """Write decision and outcome on the server span and count the decision, however the call ended."""
         identity = life.prepared.request.call.identity
-        record = decision_record(
-            life.prepared, life.route, fell_back=life.fell_back, escalated=life.escalated
-        )
+        record = life.decision_record()
         self._telemetry.record_decision(record)
         self._telemetry.annotate_server_span(
             current.span,

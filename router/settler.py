@@ -459,7 +459,7 @@ class Attempt:
                 first_byte_s=seen.first_byte_s,
                 usage=usage,
                 cost=spent,
-                counterfactuals=self._counterfactuals(usage, price, filler),
+                counterfactuals=self._counterfactuals(usage, price, filler, spent),
                 answered_model=answered_model,
                 response_id=response_id or seen.response_id,
                 upstream_request_id=upstream_request_id or seen.upstream_request_id,
@@ -605,14 +605,14 @@ class Attempt:
         return learned
 
     def _counterfactuals(
-        self, usage: Usage | None, price: Price | None, filler: PaddingCost
+        self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
     ) -> Counterfactuals | None:
         """What the call would have cost otherwise; of two that answered one request, each in its own world only.
 
         A service of Opus alone would not have made the call whose answer is discarded, one of Flash alone not the call
         that took its place: counted in both, the saving would be of twice the requests there are.
         """
-        otherwise = self._each_otherwise(usage, price, filler)
+        otherwise = self._each_otherwise(usage, price, filler, spent)
         if otherwise is None:
             return None
         if self._escalated:
@@ -622,14 +622,19 @@ class Attempt:
         return otherwise
 
     def _each_otherwise(
-        self, usage: Usage | None, price: Price | None, filler: PaddingCost
+        self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
     ) -> Counterfactuals | None:
         if usage is None or price is None or self.intent.purpose is not Purpose.USER:
             return None
         by_opus = self._route is Route.OPUS
         other_usage, other_price = self._elsewhere(usage)
         otherwise = cost.counterfactuals(
-            usage, price, answered_by_opus=by_opus, other=other_usage, other_price=other_price
+            usage,
+            price,
+            answered_by_opus=by_opus,
+            other=other_usage,
+            other_price=other_price,
+            actual_nano_usd=None if spent is None else spent.total_nano_usd,
         )
         padding = self._prepared.padding
         if padding is None or not padding.padded:

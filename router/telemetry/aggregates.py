@@ -85,8 +85,9 @@ class Counter:
     def add(self, labels: Labels, amount: int = 1) -> None:
         """Add `amount` (>= 0 when monotonic) to the series of `labels`."""
         values = self._values
-        if labels in values:
-            values[labels] += amount
+        known = values.get(labels)
+        if known is not None:
+            values[labels] = known + amount
         elif len(values) < self.limit:
             values[labels] = amount
         else:

@@ -26,6 +26,7 @@ from router.upstreams.anthropic_reply import parse_reply
 from router.upstreams.anthropic_stream import AnthropicFold
 from router.upstreams.anthropic_transport import LIMITS, AnthropicTransport, Client, Pool
 from router.upstreams.base import Rendered
+from router.upstreams.limit import time_limit
 from router.upstreams.parameters import quoted
 from router.upstreams.relay import Fold, Source, relay
 from router.upstreams.wire import WireObject, decoder
@@ -123,7 +124,7 @@ class AnthropicUpstream:
         """Ask for the whole answer; see `Upstream.generate`. With 0 output tokens it only warms the cache."""
         body = request_body(rendered, plan, stream=False, previous_response_id=self._previous_id(rendered))
         try:
-            async with asyncio.timeout(timeout_s):
+            with time_limit(timeout_s):
                 content, request_id = await self._transport.whole(_MESSAGES, body, timeout_s)
         except anthropic_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error

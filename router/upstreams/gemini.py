@@ -31,6 +31,7 @@ from router.upstreams.gemini_render import render, request_body
 from router.upstreams.gemini_reply import Answer, decode_frames
 from router.upstreams.gemini_stream import GeminiFold, fault_of
 from router.upstreams.gemini_transport import transport_for
+from router.upstreams.limit import time_limit
 from router.upstreams.parameters import quoted
 from router.upstreams.relay import KEEP_ALIVE_S, Fold, Source, relay
 from router.upstreams.wire import WireObject, decoder
@@ -117,7 +118,7 @@ class GeminiUpstream:
         """Ask for the whole answer; see `Upstream.generate`. Without breakpoints `plan` is not used."""
         body = request_body(rendered)
         try:
-            async with asyncio.timeout(timeout_s):
+            with time_limit(timeout_s):
                 content, headers = await self._transport.generate(body, timeout_s)
         except gemini_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error

@@ -20,6 +20,7 @@ the route will be taken.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -71,7 +72,8 @@ class Breakpoint(NamedTuple):
     p_warm: float
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """Breakpoints of one request and what we expect of them.
 
     Attributes:

@@ -18,6 +18,7 @@ from hashlib import blake2b
 
 from cache.prompt import Block, BlockKind, Layer, Prompt, PromptParameters
 
+_CONTEXT = int(Layer.CONTEXT)
 DIGEST_SIZE = 16
 """Bytes of a digest; at 2^40 prefixes the chance of any collision is below 2^-47."""
 
@@ -108,8 +109,8 @@ def _step_through(blocks: Sequence[Block], digest: bytes, digests: list[bytes]) 
 
 def _level_starts(prompt: Prompt) -> tuple[int, int]:
     """First position past the tools, and first position past the system blocks."""
-    tools_end = prompt.ends[Layer.TOOLS]
-    return tools_end + 1, max(tools_end, prompt.ends[Layer.SYSTEM]) + 1
+    tools_end, system_end = prompt.ends[:_CONTEXT]
+    return tools_end + 1, (system_end if system_end > tools_end else tools_end) + 1
 
 
 def _everywhere(parameters: PromptParameters) -> bytes:

@@ -29,6 +29,9 @@ class Layer(IntEnum):
     """What is to be answered now: new in every request, history in the next."""
 
 
+_LAYER_COUNT = len(Layer)
+
+
 class BlockKind(StrEnum):
     """What a block is, as far as the cache rules distinguish."""
 
@@ -128,7 +131,7 @@ class Prompt:
     def __post_init__(self) -> None:
         # One pass finds everything the planner asks of the order, so that no later step walks the blocks for
         # it.
-        ends = [-1] * len(Layer)
+        ends = [-1] * _LAYER_COUNT
         last = Layer.TOOLS
         has_image, image = False, BlockKind.IMAGE
         for position, block in enumerate(self.blocks):
@@ -145,7 +148,8 @@ class Prompt:
                 has_image = True
         object.__setattr__(self, "has_image", has_image)
         object.__setattr__(self, "ends", tuple(ends))
-        object.__setattr__(self, "recurring_end", self._recurring_end())
+        recurring_end = len(self.blocks) - 1 if self.volatile_from < 0 else self._recurring_end()
+        object.__setattr__(self, "recurring_end", recurring_end)
 
     def continued(self, blocks: Sequence[Block], parameters: PromptParameters) -> "Prompt":
         """The prompt one turn later: its turn has become history, and `blocks` follow.
@@ -203,8 +207,6 @@ class Prompt:
 
     def _recurring_end(self) -> int:
         last = len(self.blocks) - 1
-        if self.volatile_from < 0:
-            return last
         if not self.stable_end < self.volatile_from <= self.volatile_end <= last:
             raise ValueError(
                 f"blocks {self.volatile_from} to {self.volatile_end} cannot be volatile: the conversation is "

@@ -251,7 +251,8 @@ def _turn_messages(protos: Sequence[content_pb2.Message], held: Held) -> tuple[M
 def _identity(
     caller: router_service_pb2.Caller, application: str, request_id: str, user: str = ""
 ) -> Identity:
-    labels = dict(caller.labels)
+    told = caller.labels
+    labels = {key: told[key] for key in told}  # dict(told) takes twice as long
     if len(labels) > LABEL_LIMIT:
         raise InvalidRequest("caller.labels", f"has {len(labels)} entries; at most {LABEL_LIMIT} are allowed")
     for key, value in labels.items():

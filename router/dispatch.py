@@ -40,6 +40,7 @@ from router.settler import Attempt, Settler, decision_record
 from router.stack import stack_of
 
 logger = logging.getLogger(__name__)
+_ROUTES = {str(route): route for route in Route}
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ class Life:
     @property
     def settlements(self) -> tuple[Settlement, ...]:
         """Settlements of the attempts that are closed, oldest first."""
-        return tuple(attempt.settlement for attempt in self.attempts if attempt.settlement is not None)
+        return tuple([attempt.settlement for attempt in self.attempts if attempt.settlement is not None])
 
     @property
     def fell_back(self) -> bool:
@@ -517,7 +518,7 @@ class _Ended(msgspec.Struct, frozen=True, gc=False):
 
 def _sum(costs: list[int | None]) -> int | None:
     """The sum of costs, None when one of them is unknown."""
-    return None if None in costs else sum(cost for cost in costs if cost is not None)
+    return None if None in costs else sum([cost for cost in costs if cost is not None])
 
 
 def _cost_nano_usd(attempt: Attempt) -> int | None:
@@ -543,7 +544,7 @@ def _as_unary(error: UpstreamInterrupted) -> UpstreamError:
 
 
 def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
-    reports = tuple(_report(each, each is not ended.attempt) for each in life.attempts)
+    reports = tuple([_report(each, each is not ended.attempt) for each in life.attempts])
     settlement = ended.settlement
     return Answered(
         reply=ended.reply,
@@ -571,7 +572,7 @@ def _answered(life: Life, ended: _Ended, duration_s: float) -> Answered:
 def _report(attempt: Attempt, is_other: bool) -> AttemptReport:
     """Report an attempt; `is_other` says that another one gave the answer."""
     settlement = attempt.settlement
-    route = Route(attempt.intent.route)
+    route = _ROUTES[attempt.intent.route]
     if settlement is None:  # its tokens are still being counted
         return AttemptReport(
             number=attempt.intent.attempt,

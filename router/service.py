@@ -57,13 +57,13 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Decide, call, answer."""
         current = current_request()
-        deadline = self._deadline(context)
+        deadline, trace_id = self._deadline(context), current.trace_id
         request_id = _unique(current)
         turn, version = await self._turns.begin(request), 0
         try:
             life = Life(self._prepare(request, request_id, None if turn is None else turn.held))
             try:
-                answered = await self._dispatch.generate(life, deadline, current.trace_id)
+                answered = await self._dispatch.generate(life, deadline, trace_id)
             finally:
                 self._annotate(life, current)
             if turn is not None:
@@ -77,7 +77,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
                 await self._turns.end(turn)
         return pb.GenerateResponse(
             request_id=request_id,
-            trace_id=current.trace_id,
+            trace_id=trace_id,
             decision=wire.decision_fields(
                 life.prepared,
                 route=answered.route,

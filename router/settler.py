@@ -15,6 +15,7 @@ import msgspec
 import msgspec.structs
 from opentelemetry.trace import Span
 
+from cache.economics import TokenSplit
 from cache.index import Learned
 from classifier.route import Route
 from router import cost
@@ -198,7 +199,7 @@ class Settler:
         except UnknownPrice:
             return None
         plan = prepared.plan_for(route)
-        ttls_s = () if plan is None else tuple(mark.ttl_s for mark in plan.breakpoints)
+        ttls_s = () if plan is None else [mark.ttl_s for mark in plan.breakpoints]
         return cost.upper_bound(
             price,
             input_tokens=2 * view.plan.total_tokens,
@@ -673,7 +674,7 @@ class Attempt:
         scale = _scale_elsewhere(here, there, usage)
         tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
         split = there.plan.expected
-        scaled = type(split)(*(round(part * scale) for part in split))
+        scaled = TokenSplit._make([round(part * scale) for part in split])
         return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
 
     def _bare_tokens(self, view: CacheView) -> int:

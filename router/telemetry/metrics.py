@@ -646,18 +646,20 @@ class Metrics:
         return labels
 
     def _record_tokens(self, usage: Usage, route: str, model: str, purpose: str) -> None:
-        thinking = usage.thinking_tokens or 0
         add = self.tokens.add
-        for kind, count in (
-            ("uncached_input", usage.uncached_input_tokens),
-            ("cache_write_5m", usage.cache_write_5m_tokens),
-            ("cache_write_1h", usage.cache_write_1h_tokens),
-            ("cache_read", usage.cache_read_tokens),
-            ("output_text", usage.output_tokens - thinking),
-            ("thinking", thinking),
-        ):
-            if count:
-                add((route, model, purpose, kind), count)
+        if count := usage.uncached_input_tokens:
+            add((route, model, purpose, "uncached_input"), count)
+        if count := usage.cache_write_5m_tokens:
+            add((route, model, purpose, "cache_write_5m"), count)
+        if count := usage.cache_write_1h_tokens:
+            add((route, model, purpose, "cache_write_1h"), count)
+        if count := usage.cache_read_tokens:
+            add((route, model, purpose, "cache_read"), count)
+        thinking = usage.thinking_tokens or 0
+        if count := usage.output_tokens - thinking:
+            add((route, model, purpose, "output_text"), count)
+        if thinking:
+            add((route, model, purpose, "thinking"), thinking)
 
     def _record_cache(
         self, settlement: Settlement, usage: Usage, route: str, model: str, purpose: str

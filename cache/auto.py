@@ -80,10 +80,10 @@ def auto_wishes(
         if value > best_value and candidate.tokens >= rules.minimum_tokens:
             best, best_value = index, value
     wishes = [_wish(candidate, warm, prompt) for candidate in candidates[: best + 1]]
-    skipped.extend(
+    skipped += [
         Skipped(candidate.layer, candidate.position, _refusal(candidate, rules, rates))
         for candidate in candidates[best + 1 :]
-    )
+    ]
     return _with_fallback(prompt, _without_needless_rescue(prompt, wishes, warm, rules), counts, warm, rules)
 
 
@@ -137,7 +137,7 @@ def _ends(prompt: Prompt, warm: Sequence[WarmEntry], skipped: list[Skipped]) -> 
             skipped.append(Skipped(layer, None, "no block of the layer takes a breakpoint"))
         elif not found or position > found[-1][0]:
             found.append((position, layer))
-    found.extend((position, blocks[position].layer) for position in _conversation_ends(prompt, warm, skipped))
+    found += [(position, blocks[position].layer) for position in _conversation_ends(prompt, warm, skipped)]
     return found
 
 
@@ -185,6 +185,8 @@ def _changes_in_loop(prompt: Prompt, before: int, warm: Sequence[WarmEntry]) -> 
 def _only_tools_warm(prompt: Prompt, warm: Sequence[WarmEntry]) -> bool:
     """Whether the tools' entry is likelier warm than anything covering the system prompt (after a deploy)."""
     tools_end, system_end = prompt.ends[TOOLS], prompt.ends[SYSTEM]
+    if not warm or warm[0].position > tools_end:
+        return False  # in prompt order: none of them is the tools' own
     tools = max((entry.p_warm for entry in warm if entry.position == tools_end), default=0.0)
     deeper = max((entry.p_warm for entry in warm if entry.position >= system_end), default=0.0)
     return tools > deeper and prompt.blocks[tools_end].markable

@@ -155,7 +155,7 @@ def implicit_outlook(warm: Sequence[WarmEntry], total_tokens: int, minimum_token
         TokenSplit(read=whole, uncached=total_tokens - whole),
         TokenSplit(uncached=total_tokens),
         taken,
-        tuple((entry.position, entry.p_warm) for entry in reachable),
+        tuple([(entry.position, entry.p_warm) for entry in reachable]),
         reachable[0].tokens if reachable else 0,
     )
 

@@ -64,6 +64,7 @@ _NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions"})
 _VALUES = frozenset({"enum", "const", "default", "examples", "required"})
 _NO_PREVIOUS = b',"diagnostics":{"previous_message_id":null}'
 """Asks for a fingerprint without a comparison; always the last of the envelope's fields."""
+_NO_PARAMETERS = PromptParameters()
 _EMPTY_SCHEMA = b'{"type":"object"}'
 """Sent for a tool without a schema: Anthropic requires one, of type object (A-TOOLS, 2026-11)."""
 
@@ -209,12 +210,8 @@ def request_body(
         pieces += (b',"system":[', b",".join(contents[system_start:start]), b"]")
     opening = b',"messages":['
     for role, count in envelope.messages:
-        pieces += (
-            opening,
-            b'{"role":"%b","content":[' % role.encode(),
-            b",".join(contents[start : start + count]),
-        )
-        pieces.append(b"]}")
+        inner = contents[start] if count == 1 else b",".join(contents[start : start + count])
+        pieces += (opening, b'{"role":"%b","content":[' % role.encode(), inner, b"]}")
         opening = b","
         start += count
     tail: bytes = envelope.tail
@@ -451,7 +448,9 @@ def _parameters(call: Call, model: str, traits: Traits, options: Options) -> tup
         fields.append(b',"output_config":{%b}' % b",".join(inner))
     if call.stop_sequences:
         fields.append(b',"stop_sequences":[%b]' % b",".join(map(quoted, call.stop_sequences)))
-    fields.extend(_option_fields(options))
+    fields.append(_option_fields(options))
+    if not keys and not deep_keys and options.speed in ("", "standard"):
+        return b"".join(fields), _NO_PARAMETERS
     return b"".join(fields), PromptParameters(
         everywhere=";".join(deep_keys),
         system=f"speed={options.speed}" if options.speed not in ("", "standard") else "",
@@ -519,7 +518,10 @@ def _is_object(kind: object) -> bool:
     return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
-def _option_fields(options: Options) -> Iterator[bytes]:
+@lru_cache(maxsize=64)
+def _option_fields(options: Options) -> bytes:
+    """The fields that a deployment's options add, spelled once for each."""
+    fields = []
     named: Mapping[bytes, str] = {
         b"speed": options.speed,
         b"inference_geo": options.inference_geo,
@@ -527,9 +529,10 @@ def _option_fields(options: Options) -> Iterator[bytes]:
     }
     for name, value in named.items():
         if value:
-            yield b',"%b":%b' % (name, quoted(value))
+            fields.append(b',"%b":%b' % (name, quoted(value)))
     if options.diagnostics:
-        yield _NO_PREVIOUS
+        fields.append(_NO_PREVIOUS)
+    return b"".join(fields)
 
 
 def _tool_choice(call: Call, model: str, traits: Traits) -> bytes:

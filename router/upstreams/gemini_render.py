@@ -57,6 +57,7 @@ _MODES = {
     ToolChoiceMode.ANY: b'"mode":"ANY"',
     ToolChoiceMode.TOOL: b'"mode":"ANY","allowedFunctionNames":[%b]',
 }
+_NO_PARAMETERS = PromptParameters()
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -110,9 +111,11 @@ def request_body(rendered: Rendered) -> bytes:
         pieces += (opening, b'"tools":[{"functionDeclarations":[', b",".join(parts[:system_start]), b"]}]")
         opening = b","
     pieces += (opening, b'"contents":[')
-    for index, (role, count) in enumerate(envelope.contents):
-        head = b'%b{"role":"%b","parts":[' % (b"," if index else b"", role.encode())
-        pieces += (head, b",".join(parts[start : start + count]), b"]}")
+    opening = b""
+    for role, count in envelope.contents:
+        inner = parts[start] if count == 1 else b",".join(parts[start : start + count])
+        pieces += (opening, b'{"role":"%b","parts":[' % role.encode(), inner, b"]}")
+        opening = b","
         start += count
     pieces += (b"]", envelope.tail, b"}")
     return b"".join(pieces)
@@ -358,6 +361,8 @@ def _parameters(call: Call, traits: Traits, store: bool | None) -> tuple[bytes, 
     fields.append(b',"generationConfig":{%b}' % b",".join(config))
     if store is not None:
         fields.append(b',"store":true' if store else b',"store":false')
+    if not digest and not keys:
+        return b"".join(fields), _NO_PARAMETERS
     return b"".join(fields), PromptParameters(
         everywhere=f"format={digest}" if digest else "", messages=";".join(keys)
     )

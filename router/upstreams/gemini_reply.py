@@ -225,7 +225,7 @@ class Answer:
 
     def reply(self) -> Reply:
         """Build the Reply from what was taken."""
-        parts = tuple(building.part(self.model) for building in self._building)
+        parts = tuple([building.part(self.model) for building in self._building])
         reason = FinishReason.REFUSAL if self.blocked else FINISH.get(self.finish, FinishReason.OTHER)
         category = (self.blocked or self.finish) if reason is FinishReason.REFUSAL else ""
         if reason is FinishReason.END_TURN and (self._calls or self._has_broken_call):

@@ -125,6 +125,16 @@ def test_forecasts_are_chances_and_ordered(saas):
     assert Forecast(1.0, 1.0).reads(300) == 1000
 
 
+def test_turns_teach_where_prefixes_are_not_counted(saas):
+    """A scope that is never asked for forecasts keeps no prefix, and its turns' returns count all the same."""
+    counted, bare = Demand(), Demand()
+    for now in range(0, 60_000, 400):
+        arrive(counted, saas(), float(now))
+        bare.arrive(SCOPE, saas(), prefix_digests(saas()), float(now), keyed=False)
+    assert forecast(bare, saas(), 60_000.0)[Layer.TURN] == forecast(counted, saas(), 60_000.0)[Layer.TURN]
+    assert bare.entry_count < counted.entry_count
+
+
 def test_memory_is_bounded(saas):
     """Users and turns pass by the thousand; what is kept does not grow."""
     demand = Demand(max_prefixes=50, max_waiting=40)

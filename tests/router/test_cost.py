@@ -8,12 +8,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cache.economics import TokenSplit
 from router.cost import (
     Cost,
     converted,
     cost,
     counterfactuals,
     saving,
+    split_nano_usd,
     total,
     total_nano_usd,
     uncached_nano_usd,
@@ -265,3 +267,22 @@ def test_a_sum_counts_what_it_lacks():
 def test_an_empty_cost_is_free():
     """A cost without parts totals 0."""
     assert Cost().total_nano_usd == 0
+
+
+@given(usages())
+def test_a_split_costs_what_its_usage_costs(usage):
+    """Pricing a plan's split makes no usage, and comes to the same, on either provider."""
+    split = TokenSplit(
+        read=usage.cache_read_tokens,
+        write_5m=usage.cache_write_5m_tokens,
+        write_1h=usage.cache_write_1h_tokens,
+        uncached=usage.uncached_input_tokens,
+    )
+    for price in (SEED, FLASH):
+        try:
+            expected = total_nano_usd(usage, price)
+        except UnknownPrice:
+            with pytest.raises(UnknownPrice):
+                split_nano_usd(split, usage.output_tokens, price)
+        else:
+            assert split_nano_usd(split, usage.output_tokens, price) == expected

@@ -2,7 +2,7 @@
 
 The rule: as `asyncio.timeout`, for one task and one block that is entered once and not put off: when the time is over
 the task is cancelled, and the cancellation leaves the block as TimeoutError, unless somebody else cancelled it too. It
-is a plain context manager, because nothing is awaited (measured: 2 us against 6).
+is a plain context manager, because nothing is awaited (measured: 2.5 us against 4.5).
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Features -> arrays -> a calibrated classifier: the scikit-learn side of the model.
 
 Rule: every column has a name and a fixed place (words, then names, then structure), and everything learned is
-linear in the columns but for the length of the word row, small trees of fixed depth on the structure and the
-final sigmoid; that is what lets `model` serve it without scikit-learn. Estimators follow scikit-learn's house
-style: `__init__` stores, `fit` learns attributes ending in `_`.
+linear in the columns but for the length of the word row, the small trees of `difficulty` and the final sigmoid;
+that is what lets `model` serve it without scikit-learn. Estimators follow scikit-learn's house style: `__init__`
+stores, `fit` learns attributes ending in `_`.
 
 It does not know files, splits or reports. Import it in training only: serving must not load scikit-learn.
 """
@@ -16,21 +16,18 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
-from classifier.artifact import ALWAYS_LEFT, TREE_LEAVES, TREE_NODES, TREES, Array
+from classifier.artifact import Array
+from classifier.difficulty import LEAST_SOURCE_ROWS, Difficulty, served_trees, slice_means
 from classifier.features import DETAIL_COLUMNS, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
 
 LINEAR_NAMES: Final = STRUCTURE_NAMES[:-DETAIL_COLUMNS]
-"""Structure columns the logistic regression weighs; the trees read all of them."""
-
-LEAST_TREE_ROWS: Final = 400
-"""Rows with a slice below which no trees are fitted: they would learn the rows."""
+"""Structure columns the logistic regression weighs; `difficulty` reads all of them."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,24 +90,24 @@ class FeatureColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Logistic regression on `FeatureColumns`, and small trees on the structure: does this sample need Opus?
+    """Logistic regression on `FeatureColumns`, plus `Difficulty`: does this sample need Opus?
 
-    The trees learn what makes one task harder than another OF ITS KIND: they are fitted to targets less the mean of
-    the slice, and only on rows that have one, so that which benchmark a question comes from cannot stand in for
-    difficulty. The logistic regression tells kinds apart and weighs words.
+    The regression tells kinds of requests apart, the difficulty orders the tasks of one kind. So that the first does
+    not learn difficulty by the words that name a benchmark, `between_share` of a row's target is its source's mean.
 
     Args:
         C: Inverse strength of the L2 penalty, > 0.
         ngram_scale, name_scale, scale_floor: As in `FeatureColumns`.
         max_iter: Bound on the solver's steps.
-        tree_scale: Raw score per unit of the trees' target, >= 0; 0 for none.
+        tree_scale, layout_scale, word_scale, length_weight: As in `Difficulty`.
+        between_share: Share of the source's mean in the regression's targets, in [0, 1].
 
     Attributes:
         classes_: ndarray [0, 1].
         columns_: The fitted `FeatureColumns`.
         coef_: ndarray of shape (n_columns,).
         intercept_: float.
-        trees_: The fitted HistGradientBoostingRegressor, or None.
+        difficulty_: The fitted `Difficulty`, or None if too few rows have a source.
     """
 
     def __init__(
@@ -120,7 +117,11 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         name_scale: float = 1.0,
         scale_floor: float = 0.3,
         max_iter: int = 200,
-        tree_scale: float = 6.0,
+        tree_scale: float = 5.0,
+        layout_scale: float = 7.0,
+        word_scale: float = 5.0,
+        length_weight: float = 0.2,
+        between_share: float = 0.7,
     ) -> None:
         self.C = C
         self.ngram_scale = ngram_scale
@@ -128,6 +129,10 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scale_floor = scale_floor
         self.max_iter = max_iter
         self.tree_scale = tree_scale
+        self.layout_scale = layout_scale
+        self.word_scale = word_scale
+        self.length_weight = length_weight
+        self.between_share = between_share
 
     def fit(
         self,
@@ -136,46 +141,69 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         sample_weight: Any = None,
         slices: Sequence[str | None] | None = None,
     ) -> Self:
-        """Fit columns, weights and trees.
+        """Fit columns, weights and difficulty.
 
         Args:
             X: Features of n samples.
             y: Chance per sample that Opus is needed, in [0, 1]; 0 and 1 are labels like any other.
             sample_weight: Weight per sample, or None for equal ones.
-            slices: What a sample's target may be compared within (its source), or None for a row the trees leave out.
+            slices: What a sample's target may be compared within (its source), or None for a row that says nothing of
+                difficulty.
         """
         self.columns_ = FeatureColumns(
             ngram_scale=self.ngram_scale, name_scale=self.name_scale, scale_floor=self.scale_floor
         ).fit(X)
         columns = self.columns_.transform(X)
-        targets = np.asarray(y, dtype=np.float64)
+        targets = np.array(y, dtype=np.float64)
         weights = np.ones(len(targets)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        offsets = np.zeros(len(targets))
+        self.difficulty_ = None
+        rows = [index for index, name in enumerate(slices or ()) if name is not None]
+        if len(rows) >= LEAST_SOURCE_ROWS:
+            sources = [str((slices or ())[row]) for row in rows]
+            self.difficulty_ = self._difficulty().fit(
+                _structure(X)[rows], self._words(columns)[rows], targets[rows], weights[rows], sources
+            )
+            means = slice_means(targets[rows], weights[rows], sources)
+            targets[rows] += self.between_share * (means - targets[rows])
+            # What the difficulty learned says of rows it was not fitted on is known before the regression is: commands
+            # that look hard by their words are taken back. Within the sources it is centred, and flattered by the fit.
+            # The prior stays out: that commands are short must not cost other kinds their length.
+            others = np.setdiff1d(np.arange(len(targets)), rows)
+            if len(others):
+                offsets[others] = self.difficulty_.learned(
+                    _structure(X)[others], self._words(columns)[others]
+                )
         # A column that is zero in every row gets weight zero under the penalty: leaving it out of the fit
-        # is the same optimum in half the time.
+        # is the same optimum in less time.
         used = np.unique(columns.indices)
-        # A chance is a yes and a no, weighted.
-        yes, no = np.nonzero(targets > 0.0)[0], np.nonzero(targets < 1.0)[0]
-        linear = LogisticRegression(
-            C=self.C, max_iter=self.max_iter, tol=1e-3, solver="liblinear", intercept_scaling=10.0
-        )
-        linear.fit(
-            columns[np.concatenate([yes, no])][:, used],
-            np.concatenate([np.ones(len(yes), np.int64), np.zeros(len(no), np.int64)]),
-            sample_weight=np.concatenate([weights[yes] * targets[yes], weights[no] * (1.0 - targets[no])]),
-        )
         self.coef_: Array = np.zeros(columns.shape[1])
-        self.coef_[used] = linear.coef_[0]
-        self.intercept_ = float(linear.intercept_[0])
-        self.classes_ = linear.classes_
-        self.trees_ = _fit_trees(X, targets, weights, slices) if self.tree_scale > 0.0 else None
+        self.coef_[used], self.intercept_ = _logistic(
+            columns[:, used], targets, weights, offsets, self.C, self.max_iter
+        )
+        self.classes_ = np.array([0, 1])
         return self
 
     def decision_function(self, X: Sequence[Features]) -> Array:  # noqa: N803
         """Raw scores, ndarray of shape (n_samples,); positive speaks for Opus."""
-        raw = np.asarray(self.columns_.transform(X) @ self.coef_, dtype=np.float64) + self.intercept_
-        if self.trees_ is not None:
-            raw += self.tree_scale * self.trees_.predict(_structure(X))
+        columns = self.columns_.transform(X)
+        raw = np.asarray(columns @ self.coef_, dtype=np.float64) + self.intercept_
+        if self.difficulty_ is not None:
+            raw += self.difficulty_.decision_function(_structure(X), self._words(columns))
         return raw
+
+    def _difficulty(self) -> Difficulty:
+        return Difficulty(
+            tree_scale=self.tree_scale,
+            layout_scale=self.layout_scale,
+            word_scale=self.word_scale,
+            length_weight=self.length_weight,
+            scale_floor=self.scale_floor,
+        )
+
+    def _words(self, columns: Any) -> Any:
+        """The word columns, at length 1."""
+        return columns[:, :NGRAM_BUCKETS] / self.ngram_scale
 
     def predict_proba(self, X: Sequence[Features]) -> Array:  # noqa: N803
         """Uncalibrated probabilities of Flash and Opus, ndarray of shape (n_samples, 2)."""
@@ -221,7 +249,7 @@ def fit_calibrated(
 
     Each row is scored by a classifier that saw none of its group; the sigmoid is fitted on these scores, and
     the classifier is then fitted on all rows. With few labels this wastes none on calibration. Only rows with a slice
-    count for the sigmoid, if there are `LEAST_TREE_ROWS` of them.
+    count for the sigmoid, if there are `LEAST_SOURCE_ROWS` of them.
 
     Args:
         targets: Chance per row that Opus is needed, in [0, 1].
@@ -242,7 +270,7 @@ def fit_calibrated(
         held[left_out] = fitted(kept).decision_function([features[row] for row in left_out])
     measured = np.array([name is not None for name in named])
     # Where outcomes were measured, a chance can be checked; assumed labels of other rows must not bend it.
-    counts = measured if measured.sum() >= LEAST_TREE_ROWS else np.ones(len(named), dtype=np.bool_)
+    counts = measured if measured.sum() >= LEAST_SOURCE_ROWS else np.ones(len(named), dtype=np.bool_)
     yes, no = np.nonzero(counts & (wanted > 0.0))[0], np.nonzero(counts & (wanted < 1.0))[0]
     sigmoid = LogisticRegression(C=np.inf, tol=1e-8, max_iter=500).fit(
         np.concatenate([held[yes], held[no]])[:, None],
@@ -261,81 +289,57 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
         The arrays of `artifact.ARRAYS`, the bias, and the sigmoid's slope and intercept.
     """
     classifier = calibrated.estimator
-    columns = classifier.columns_
-    weights = classifier.coef_
-    ngram, name, structure = np.split(weights, [NGRAM_BUCKETS, NGRAM_BUCKETS + NAME_BUCKETS])
-    padded = np.zeros(len(STRUCTURE_NAMES))
-    padded[: len(structure)] = structure / columns.scales_
-    means = np.zeros(len(STRUCTURE_NAMES))
-    means[: len(structure)] = columns.means_
+    columns, difficulty = classifier.columns_, classifier.difficulty_
+    ngram, name, linear = np.split(classifier.coef_, [NGRAM_BUCKETS, NGRAM_BUCKETS + NAME_BUCKETS])
+    words = ngram * columns.ngram_scale
+    structure, means = np.zeros(len(STRUCTURE_NAMES)), np.zeros(len(STRUCTURE_NAMES))
+    structure[: len(linear)] = linear / columns.scales_
+    bias = classifier.intercept_
+    if difficulty is not None:
+        means[:] = difficulty.means_
+    means[: len(linear)] = columns.means_
+    if difficulty is not None:
+        words = words + difficulty.words_
+        layout = difficulty.layout_ + difficulty.prior_
+        structure += layout
+        # Both parts are centred, at different means: one set is served, the bias takes the rest.
+        bias += difficulty.intercept_ + float(layout @ (means - difficulty.means_))
     arrays = {
-        "ngram_weights": ngram * columns.ngram_scale,
+        "ngram_weights": words,
         "ngram_idf": columns.idf_,
         "name_weights": name * columns.name_scale,
-        "structure_weights": padded,
+        "structure_weights": structure,
         "structure_means": means,
-        **_served_trees(classifier.trees_, classifier.tree_scale),
+        **served_trees(None if difficulty is None else difficulty.trees_, classifier.tree_scale),
     }
-    return arrays, classifier.intercept_, calibrated.slope, calibrated.intercept
+    return arrays, bias, calibrated.slope, calibrated.intercept
 
 
-def _fit_trees(
-    features: Sequence[Features], targets: Array, weights: Array, slices: Sequence[str | None] | None
-) -> HistGradientBoostingRegressor | None:
-    """Trees for the targets less their slice's mean; None if fewer than `LEAST_TREE_ROWS` rows have a slice."""
-    named = np.asarray(["" if name is None else name for name in slices or ()], dtype=object)
-    rows: list[int] = np.nonzero(named != "")[0].tolist()
-    if len(rows) < LEAST_TREE_ROWS:
-        return None
-    centred = targets.copy()
-    for name in sorted(set(named[rows].tolist())):
-        mine = named == name
-        centred[mine] -= np.average(targets[mine], weights=weights[mine])
-    trees = HistGradientBoostingRegressor(
-        max_iter=TREES,
-        max_depth=3,
-        learning_rate=0.08,
-        min_samples_leaf=40,
-        l2_regularization=10.0,
-        early_stopping=False,
-        random_state=0,
+def _logistic(
+    columns: Any, targets: Array, weights: Array, offsets: Array, inverse_penalty: float, max_iter: int
+) -> tuple[Array, float]:
+    """Logistic regression for targets that are chances, on top of `offsets`; coefficients and free intercept.
+
+    scikit-learn's own knows no offsets.
+    """
+    transposed = columns.T.tocsr()
+
+    def loss(parameters: Array) -> tuple[float, Array]:
+        raw = columns @ parameters[:-1] + parameters[-1] + offsets
+        slack = weights * (expit(raw) - targets)
+        value = weights @ (np.logaddexp(0.0, raw) - targets * raw)
+        penalty = parameters[:-1] @ parameters[:-1] / (2.0 * inverse_penalty)
+        gradient = np.append(transposed @ slack + parameters[:-1] / inverse_penalty, slack.sum())
+        return float(value + penalty), gradient
+
+    found = minimize(
+        loss,
+        np.zeros(columns.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": max_iter, "ftol": 1e-9},
     )
-    # One thread: on a shared machine OpenMP threads wait for each other far longer than these trees take.
-    with threadpool_limits(limits=1, user_api="openmp"):
-        return trees.fit(
-            _structure([features[row] for row in rows]), centred[rows], sample_weight=weights[rows]
-        )
-
-
-def _served_trees(trees: HistGradientBoostingRegressor | None, scale: float) -> dict[str, Array]:
-    """The trees as complete trees of depth 3, times `scale`; the baseline is spread over their leaves."""
-    columns = np.zeros((TREES, TREE_NODES))
-    thresholds = np.full((TREES, TREE_NODES), ALWAYS_LEFT)
-    leaves = np.zeros((TREES, TREE_LEAVES))
-    if trees is not None:
-        base = float(np.ravel(trees._baseline_prediction)[0]) / TREES
-        for index, (predictor,) in enumerate(trees._predictors):
-            _fill(predictor.nodes, 0, 0, columns[index], thresholds[index], leaves[index])
-            leaves[index] += base
-    return {
-        "tree_columns": columns.ravel(),
-        "tree_thresholds": thresholds.ravel(),
-        "tree_leaves": leaves.ravel() * scale,
-    }
-
-
-def _fill(nodes: Any, node: int, place: int, columns: Array, thresholds: Array, leaves: Array) -> None:
-    """Copy one of scikit-learn's nodes to `place` of a complete tree; a shallow leaf fills all places under it."""
-    if place >= TREE_NODES:
-        leaves[place - TREE_NODES] = nodes[node]["value"]
-        return
-    if nodes[node]["is_leaf"]:
-        left = right = node
-    else:
-        columns[place], thresholds[place] = nodes[node]["feature_idx"], nodes[node]["num_threshold"]
-        left, right = int(nodes[node]["left"]), int(nodes[node]["right"])
-    _fill(nodes, left, 2 * place + 1, columns, thresholds, leaves)
-    _fill(nodes, right, 2 * place + 2, columns, thresholds, leaves)
+    return found.x[:-1], float(found.x[-1])
 
 
 def _ngrams(features: Sequence[Features]) -> Any:

@@ -59,17 +59,24 @@ class TrainingSettings:
         ngram_scale: Length of the word part against structure columns of unit deviation, > 0.
         name_scale: Value of a name's column, > 0.
         scale_floor: Least divisor of a structure column, > 0.
-        tree_scale: Raw score per unit of the trees' target, > 0; they need rows with both qualities.
+        tree_scale, layout_scale, word_scale: Raw score per unit of target of the parts of `difficulty`, > 0; they need
+            rows with both qualities.
+        length_weight: Raw score per standard deviation of log length, > 0; a prior, there with the parts above.
+        between_share: Share of its source's mean in the target the logistic regression sees, in (0, 1].
         folds: Group folds for calibration and for the report, >= 2.
         waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
             suggested threshold is waste / (1 + waste), the least harmful cut on a calibrated score.
     """
 
     inverse_penalty: float = 0.3
-    ngram_scale: float = 3.0
+    ngram_scale: float = 2.0
     name_scale: float = 1.0
     scale_floor: float = 0.3
     tree_scale: float = 5.0
+    layout_scale: float = 7.0
+    word_scale: float = 5.0
+    length_weight: float = 0.2
+    between_share: float = 0.7
     folds: int = 5
     waste_per_miss: float = 1.0 / 3.0
 
@@ -80,10 +87,16 @@ class TrainingSettings:
             "name_scale",
             "scale_floor",
             "tree_scale",
+            "layout_scale",
+            "word_scale",
+            "length_weight",
+            "between_share",
             "waste_per_miss",
         ):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
+        if self.between_share > 1.0:
+            raise ValueError(f"between_share must be <= 1, got {self.between_share!r}")
         if self.folds < 2:
             raise ValueError(f"folds must be >= 2, got {self.folds}")
 
@@ -301,6 +314,10 @@ def _fit(
         name_scale=settings.name_scale,
         scale_floor=settings.scale_floor,
         tree_scale=settings.tree_scale,
+        layout_scale=settings.layout_scale,
+        word_scale=settings.word_scale,
+        length_weight=settings.length_weight,
+        between_share=settings.between_share,
     )
     weights = [row.weight for row in dataset.rows]
     folds = _folds(dataset, settings.folds, seed)

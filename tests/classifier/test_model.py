@@ -39,7 +39,7 @@ def test_served_score_equals_scikit_learn_on_real_requests(retrained: TrainedMod
 def test_served_trees_equal_scikit_learn(answered_trained: TrainedModel, chosen: list[Sample]) -> None:
     """The same for a model that has trees: walking all of them at once reaches the leaves scikit-learn reaches."""
     model = answered_trained.to_model("t")
-    assert answered_trained.calibrated.estimator.trees_ is not None
+    assert answered_trained.calibrated.estimator.difficulty_ is not None
     served = [model.score(sample).value for sample in chosen]
     assert served == pytest.approx(answered_trained.predict(chosen).tolist(), abs=1e-6)
 

@@ -132,12 +132,14 @@ def test_the_candidate_costs_what_the_champion_does(retrained, log, champion):
     rows = cost_rows(log, cut(log.labelled, SETTINGS))
     threshold = equal_cost_threshold(rows, retrained.candidate, champion)
     assert retrained.candidate.manifest.threshold == threshold
-    shares = {}
+    shares, widest = {}, 1
     for model, at in ((retrained.candidate, threshold), (champion, champion.manifest.threshold)):
-        sent = [model.score_features(Features.unpack(row.features)).value >= at for row in rows]
-        shares[model.digest] = sum(sent)
-    # Requests of the same words in another order score alike and fall on one side together.
-    assert abs(shares[champion.digest] - shares[retrained.candidate.digest]) <= 3
+        scores = [model.score_features(Features.unpack(row.features)).value for row in rows]
+        shares[model.digest] = sum(score >= at for score in scores)
+        # Requests of the same words in another order score alike and fall on one side of the cut together.
+        nearest = min(scores, key=lambda score, at=at: abs(score - at))  # type: ignore[misc]
+        widest = max(widest, sum(abs(score - nearest) < 1e-9 for score in scores))
+    assert abs(shares[champion.digest] - shares[retrained.candidate.digest]) <= widest
     blind = [msgspec.structs.replace(row, label=None, quality=None, weight=0.0, evidence="") for row in rows]
     assert equal_cost_threshold(blind, retrained.candidate, champion) == threshold
     other = [msgspec.structs.replace(row, threshold=0.123) for row in rows]

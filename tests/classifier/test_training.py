@@ -64,7 +64,7 @@ def test_seed_set_alone_gives_a_model(retrained: TrainedModel, seed_dataset: Dat
     found = auroc(scores, np.asarray(seed_dataset.labels, dtype=np.bool_))
     assert found is not None
     assert found > 0.95
-    assert retrained.calibrated.estimator.trees_ is None
+    assert retrained.calibrated.estimator.difficulty_ is None
 
 
 def test_shipped_metrics_beat_prompt_length() -> None:

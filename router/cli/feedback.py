@@ -141,6 +141,7 @@ def _line_count(path: Path) -> int:
 async def _send(lines: _Lines, total: int, address: str, source: str, tenant: str, *, quiet: bool) -> _Count:
     """Send every judgement, some at once; stop when the router cannot be reached."""
     count = _Count()
+    unreachable: BaseException | None = None
     with Progress(console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task("feedback", total=total)
 
@@ -154,11 +155,13 @@ async def _send(lines: _Lines, total: int, address: str, source: str, tenant: st
                 for _ in range(min(_IN_FLIGHT, total)):
                     group.create_task(work(client), name="send feedback")
         except* CallFailed as failures:
-            done = count.recorded + count.replaced
-            raise ConfigError(
-                f"stopped after {done} of {total} judgements; the same can be sent again: "
-                f"{failures.exceptions[0]}"
-            ) from failures
+            # Raised below: what is raised in here comes out in a group on some Python 3.11 (3.11.2 has it so).
+            unreachable = failures.exceptions[0]
+    if unreachable is not None:
+        done = count.recorded + count.replaced
+        raise ConfigError(
+            f"stopped after {done} of {total} judgements; the same can be sent again: {unreachable}"
+        ) from unreachable
     return count
 
 

@@ -11,6 +11,7 @@ from router.ledger import Ledger
 from router.sandbox import Fault, InvoiceLine
 from router.settlement import Outcome
 from router.v1 import router_service_pb2 as pb
+from router.v1.router_service_pb2_grpc import RouterServiceStub
 from tests.e2e.builders import (
     APPLICATION,
     FLASH,
@@ -145,9 +146,12 @@ async def test_a_caller_that_stops_reading_is_no_incident(caplog: pytest.LogCapt
         async with serving(environ=tap.environ) as service:
             long = user("Tell the whole story. [[sandbox tokens=60000]]")
             request = as_stream(generate(long, route=OPUS, max_output_tokens=64_000, no_fallback=True))
-            call = service.router.StreamGenerate(request, timeout=1.0, metadata=SAMPLED)
-            assert (await call.read()).HasField("decided")
-            (settlement,) = await service.settled(1)
+            # A channel that takes in little ahead of its reader, so that the answer cannot be over before the deadline.
+            narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 12)]
+            async with grpc.aio.insecure_channel(service.app.address, options=narrow) as channel:
+                call = RouterServiceStub(channel).StreamGenerate(request, timeout=1.0, metadata=SAMPLED)
+                assert (await call.read()).HasField("decided")
+                (settlement,) = await service.settled(1)
         (server,) = [span for span in tap.spans() if span.kind == "SERVER"]
     assert server.attributes[names.RPC_STATUS_CODE] == "DEADLINE_EXCEEDED"
     assert names.INCIDENT not in server.attributes

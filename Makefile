@@ -39,7 +39,7 @@ demo: $(READY) ## Run the shipped workload end to end on the built-in sandbox an
 	@$(BIN)/hybrid-router demo
 
 test: $(READY) ## Run the whole test suite.
-	@$(BIN)/python -m pytest -p no:cacheprovider $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile $(PYTEST_ARGS)
 
 unit: $(READY) ## Run the fast tests only.
 	@$(BIN)/python -m pytest -p no:cacheprovider -m "not e2e and not slow" $(PYTEST_ARGS)

@@ -1,39 +1,20 @@
 """A picture of a replay: what each policy's input cost, against no caching and the clairvoyant bound, and its tokens.
 
-The rule: the picture shows what the report says and computes nothing. matplotlib is an optional extra, loaded only to
-draw; it draws into memory, without a display.
+The rule: the picture shows what the report says and computes nothing.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.config import ConfigError
+from router.picture import blank
 
 if TYPE_CHECKING:
     from router.replay_report import Figures
 
-_INCHES = (10.0, 4.5)
-_DPI = 120
 _BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 4, "frameon": False}
 """A legend within the axes would stand on the bars."""
 _PARTS = (("read", "read"), ("written 5m", "write_5m"), ("written 1h", "write_1h"), ("uncached", "uncached"))
-
-
-def drawable(path: Path) -> None:
-    """Refuse, before a long run, what could not be drawn after it.
-
-    Raises:
-        ValueError: The file is not named as a PNG.
-        ConfigError: matplotlib is not installed, or the directory does not exist.
-    """
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--plot: {path}: name a file that ends in .png")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--plot: {path.parent}: no such directory")
-    if find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'hybrid-router[plot]'")
 
 
 def draw(path: Path, found: "Sequence[Figures]", title: str) -> None:
@@ -42,12 +23,7 @@ def draw(path: Path, found: "Sequence[Figures]", title: str) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    # matplotlib takes half a second to load: only a picture needs it.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank()
     figure.suptitle(title)
     costs, tokens = figure.subplots(1, 2)
     places = list(range(len(found)))

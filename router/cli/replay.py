@@ -18,12 +18,13 @@ from cache.rules import UnknownModel, rules_for
 from router.cli.instant import finite
 from router.config import ConfigError
 from router.month import SIZES, Kind, Workload, month
+from router.picture import drawable
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.replay import Policy, Settings, decision
 from router.replay import replay as served_one_by_one
 from router.replay_bound import ClairvoyantBound
 from router.replay_check import CostLine, compare, cost_line, increase, saved_line
-from router.replay_plot import draw, drawable
+from router.replay_plot import draw
 from router.replay_trace import TraceRow, read_trace
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def replay(
         raise ValueError("--decisions takes the decisions of one policy; give --policy once")
     check = _check(policies, max_cost_increase, baseline)
     if plot is not None:
-        drawable(plot)
+        drawable("--plot", plot)
     source = _source(trace, workload, requests_per_day, days, seed)
     if model is None and workload is not None:
         model = _DEFAULT_MODEL

@@ -10,6 +10,7 @@ import typer
 
 from router.cli.instant import epoch_s, finite
 from router.config import ConfigError, load_config
+from router.picture import drawable
 
 if TYPE_CHECKING:
     from classifier.curve import Interval, Point, Traffic
@@ -35,7 +36,9 @@ def tune(
         Path | None, typer.Option(help="Parquet file of logged requests instead of a ledger.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Draw the curve to this file.")] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the curve to this .png file (needs the extra plot).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print curve and choices as JSON.")] = False,
 ) -> None:
@@ -55,6 +58,8 @@ def tune(
         ("--quality-floor", quality_floor),
     ):
         finite(option, value)
+    if png is not None:
+        drawable("--png", png)
     rows = _rows(ledger, labels, config, since, until)
     try:
         traffic = traffic_of(rows)
@@ -63,9 +68,9 @@ def tune(
     curves = {name: curve(traffic, by_value=name == "value") for name in ("threshold", "value")}
     chosen = _chosen(curves, opus_share, usd_per_day, quality_floor)
     if png is not None:
-        from router.chart import png_chart
+        from router.chart import draw
 
-        png.write_bytes(png_chart(_series(curves), "USD per day", "est. quality"))
+        draw(png, _series(curves), "USD per day", "estimated quality")
     basis = rests_on(traffic, seed)
     if as_json:
         print(
@@ -202,13 +207,11 @@ def _spelled(each: "Point") -> str:
 def _series(curves: "dict[str, list[Point]]") -> list[Any]:
     from router.chart import Series
 
-    colours = {"threshold": (200, 80, 40), "value": (30, 90, 200)}
     names = {"threshold": "by threshold", "value": "by value"}
     return [
         Series(
             names[name],
             "o" if name == "threshold" else "*",
-            colours[name],
             sorted((each.usd_per_day, each.quality) for each in points),
         )
         for name, points in curves.items()

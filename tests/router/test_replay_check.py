@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from router import replay_plot
+from router import picture
 from router.cli import app
 from router.cli.fault import reported
 from router.config import ConfigError
+from router.picture import drawable
 from router.replay_check import CostLine, compare, increase, saved_line
-from router.replay_plot import drawable
 from tests.router.test_replay import ROWS, as_json_row
 
 LINE = CostLine("auto", 10, 1000, 500.0, 100.0)
@@ -157,6 +157,6 @@ def test_a_picture_is_drawn(trace, tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     """Before the run, not after it."""
-    monkeypatch.setattr(replay_plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"hybrid-router\[plot\]"):
-        drawable(tmp_path / "replay.png")
+        drawable("--plot", tmp_path / "replay.png")

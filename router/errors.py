@@ -12,7 +12,6 @@
     ├── SessionsFull               this router holds as many sessions as it may        close some, retry later
     ├── NoRoute                    constraints leave no route
     ├── BudgetExceeded             a cost ceiling or budget would be broken
-    ├── Unimplemented              the RPC arrives with a later release
     ├── DeadlineTooShort           too little time left to start a call
     ├── Overloaded                 this router refuses for load                         retry later
     ├── CircuitOpen                this router holds calls back from a failing provider: nothing was sent
@@ -124,12 +123,6 @@ class BudgetExceeded(RouterError):
     """Every route would cost more than the caller's or operator's limit."""
 
     reason = "BUDGET_EXCEEDED"
-
-
-class Unimplemented(RouterError):
-    """The RPC is part of the contract and not built yet."""
-
-    reason = "UNIMPLEMENTED"
 
 
 class DeadlineTooShort(RouterError):

@@ -85,7 +85,6 @@ STATUS: Final[Mapping[type[errors.RouterError], grpc.StatusCode]] = MappingProxy
         errors.SessionsFull: _CODE.RESOURCE_EXHAUSTED,
         errors.NoRoute: _CODE.FAILED_PRECONDITION,
         errors.BudgetExceeded: _CODE.RESOURCE_EXHAUSTED,
-        errors.Unimplemented: _CODE.UNIMPLEMENTED,
         errors.DeadlineTooShort: _CODE.DEADLINE_EXCEEDED,
         errors.Overloaded: _CODE.RESOURCE_EXHAUSTED,
         # Nothing was sent: a channel may come back by itself, after the wait in RetryInfo.

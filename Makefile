@@ -64,7 +64,7 @@ protos: $(READY) ## Regenerate router/v1 from protos/.
 lock: $(READY) ## Resolve requirements.lock anew from pyproject.toml, and the image's part of it.
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --quiet --custom-compile-command "make lock" --upgrade -o requirements.lock
-	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	@$(BIN)/uv pip compile pyproject.toml --extra postgres --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--quiet --custom-compile-command "make lock" --constraint requirements.lock -o deploy/requirements.lock
 
 clean: ## Remove what make made.

@@ -35,7 +35,7 @@ system = ["Answer from the records you are shown, and name the record."]
 
 @dataclass(slots=True)
 class ServerProcess:
-    """A running `hybrid-router serve --sandbox`.
+    """A running `hybrid-router serve`, on the built-in sandbox or on one in a process of its own.
 
     Attributes:
         errors: What it wrote to standard error so far, whole once it has ended.
@@ -81,37 +81,68 @@ def write_config(directory: Path, *, drain_s: float = 0.0) -> Path:
 
 
 @asynccontextmanager
-async def server_process(config: Path, *arguments: str, **variables: str) -> AsyncIterator[ServerProcess]:
-    """Start a server on the sandbox and wait for its "serving on" line; killed at the end if it still runs.
+async def server_process(
+    config: Path, *arguments: str, sandbox_url: str = "", **variables: str
+) -> AsyncIterator[ServerProcess]:
+    """Start a server and wait for its "serving on" line; killed at the end if it still runs.
 
     Args:
+        sandbox_url: Where both providers are, as `sandbox_process` tells; "" for a sandbox within the server.
         variables: Added to its environment.
     """
+    elsewhere = {
+        "HYBRID_ROUTER__OPUS__BASE_URL": sandbox_url,
+        "HYBRID_ROUTER__FLASH__BASE_URL": sandbox_url,
+        "ANTHROPIC_API_KEY": "any",
+        "GEMINI_API_KEY": "any",
+    }
+    where = () if sandbox_url else ("--sandbox",)
     process = await asyncio.create_subprocess_exec(
-        *command("serve", "--sandbox", "--config", str(config), *arguments),
+        *command("serve", *where, "--config", str(config), *arguments),
         stdout=PIPE,
         stderr=PIPE,
         cwd=config.parent,
-        env=environment() | variables,
+        env=environment() | (elsewhere if sandbox_url else {}) | variables,
     )
-    try:
-        address = await _address(process)
+    async with _killed_at_the_end(process):
+        address = await _told(process, "serving on ")
         async with grpc.aio.insecure_channel(address) as channel:
             yield ServerProcess(process, address, channel, RouterServiceStub(channel))
+
+
+@asynccontextmanager
+async def sandbox_process(directory: Path) -> AsyncIterator[str]:
+    """Both providers as a process of their own, which a router's death leaves alone; yields their address."""
+    process = await asyncio.create_subprocess_exec(
+        *command("sandbox", "--listen", "127.0.0.1:0"),
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=directory,
+        env=environment(),
+    )
+    async with _killed_at_the_end(process):
+        yield await _told(process, "sandbox on ")
+
+
+@asynccontextmanager
+async def _killed_at_the_end(process: Process) -> AsyncIterator[None]:
+    try:
+        yield
     finally:
         if process.returncode is None:
             process.kill()
             await process.communicate()
 
 
-async def _address(process: Process) -> str:
+async def _told(process: Process, opening: str) -> str:
+    """Read the line by which a process says where it listens; return what follows `opening`."""
     assert process.stdout is not None
     assert process.stderr is not None
     async with asyncio.timeout(START_TIMEOUT_S):
         line = (await process.stdout.readline()).decode()
-        if not line.startswith("serving on "):
-            raise AssertionError(f"not serving: {line!r} {(await process.stderr.read()).decode()}")
-    return line.removeprefix("serving on ").strip()
+        if not line.startswith(opening):
+            raise AssertionError(f"not listening: {line!r} {(await process.stderr.read()).decode()}")
+    return line.removeprefix(opening).strip()
 
 
 async def verb(*arguments: str, cwd: Path, stdin: bytes = b"", **variables: str) -> tuple[int, str, str]:

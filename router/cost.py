@@ -80,12 +80,14 @@ class Counterfactuals(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         all_flash_nano_usd: On Flash, uncached unless told otherwise; for a call that Flash answered, what it
             did cost.
         all_opus_no_caching_nano_usd: On Opus, all input uncached: the baseline of the headline saving.
+        never_switch_nano_usd: On the route its session had from the start; None where that is not known.
     """
 
     no_caching_nano_usd: int | None = None
     all_opus_nano_usd: int | None = None
     all_flash_nano_usd: int | None = None
     all_opus_no_caching_nano_usd: int | None = None
+    never_switch_nano_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

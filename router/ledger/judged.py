@@ -23,7 +23,7 @@ _IDS_AT_ONCE = 500
 
 _FIND = """
 SELECT tenant, started_time_s, kind, route, coalesce(json_extract(CAST(record AS TEXT), '$.decision.model_digest'), ''),
-       coalesce(json_extract(CAST(record AS TEXT), '$.decision.reason'), '')
+       coalesce(reason, '')
 FROM calls WHERE request_id = ? AND purpose = 'user' ORDER BY attempt LIMIT 1
 """
 _STANDING = "SELECT verdict, score, time_s, replaced_count FROM feedback WHERE request_id = ? AND source = ?"
@@ -167,7 +167,7 @@ def decided_page(
         conditions.append("(started_time_s, id) > (?, ?)")
         bound += after
     # A first attempt without a decision was made by a release that kept none; it is read over, not returned short.
-    conditions.append("json_type(CAST(record AS TEXT), '$.decision') = 'object'")
+    conditions.append("reason IS NOT NULL")
     rows = connection.execute(
         f"SELECT started_time_s, id, record FROM calls WHERE {' AND '.join(conditions)}"
         " ORDER BY started_time_s, id LIMIT ?",

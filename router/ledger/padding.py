@@ -37,7 +37,7 @@ def padding(connection: sqlite3.Connection, where: Filter | None = None) -> Padd
     row = connection.execute(
         "SELECT count(*), coalesce(sum(padding_tokens), 0), coalesce(sum(padding_nano_usd), 0),"
         f" count(*) - count(padding_nano_usd) FROM calls WHERE padding_tokens > 0 AND {condition}"
-        f" AND {CALL_GROUPS['role']} = 'answer'",
+        " AND role = 'answer'",
         bound,
     ).fetchone()
     calls, tokens, cost, unknown = row

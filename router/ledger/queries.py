@@ -185,7 +185,9 @@ class LedgerReader:
 
         Raises:
             ValueError: A group or filter name is unknown.
+            StoreError: The database is of an older release.
         """
+        self._require(4)
         keys, values = expressions(group_by, CALL_GROUPS)
         condition, bound = conditions(where, CALL_GROUPS)
         columns = [*keys, *_SUMS]
@@ -203,6 +205,7 @@ class LedgerReader:
     @as_store_error()
     def interrupted(self, where: Filter | None = None) -> list[Interrupted]:
         """Return the calls whose process died before it settled them, oldest first."""
+        self._require(4)
         condition, bound = conditions(where, CALL_GROUPS)
         rows = self._connection.execute(
             f"SELECT record, settled_time_s FROM calls WHERE kind = 'interrupted' AND {condition}"
@@ -223,6 +226,7 @@ class LedgerReader:
         self, where: Filter | None, after: tuple[float, int] | None, limit: int
     ) -> list[tuple[tuple[float, int], Settlement]]:
         """Return at most `limit` settlements behind the position `after`, each with its own position."""
+        self._require(4)
         condition, bound = conditions(where, CALL_GROUPS)
         if after is not None:
             condition += " AND (started_time_s, id) > (?, ?)"
@@ -246,7 +250,7 @@ class LedgerReader:
             ValueError: A group or filter name is unknown.
             StoreError: The database is of an older release.
         """
-        self._require(2)
+        self._require(4)
         return misses.caching(self._connection, group_by, where)
 
     @as_store_error()
@@ -261,7 +265,7 @@ class LedgerReader:
             ValueError: A group or filter name is unknown.
             StoreError: The database is of an older release.
         """
-        self._require(2)
+        self._require(4)
         return misses.misses(self._connection, group_by, where)
 
     @as_store_error()
@@ -274,7 +278,7 @@ class LedgerReader:
             ValueError: A group or filter name is unknown.
             StoreError: The database is of an older release.
         """
-        self._require(2)
+        self._require(4)
         return misses.dearest(self._connection, group_by, where, limit)
 
     @as_store_error()
@@ -312,11 +316,11 @@ class LedgerReader:
         self, since_s: float | None, until_s: float | None, after: tuple[float, int] | None, limit: int
     ) -> list[tuple[tuple[float, int], DecidedRequest]]:
         """Return at most `limit` decided requests behind the position `after`, each with its own position."""
-        self._require(3)
+        self._require(4)
         return judged.decided_page(self._connection, since_s, until_s, after, limit)
 
     @as_store_error()
-    def ask(self, question: Callable[[sqlite3.Connection], _T], *, version: int = 2) -> _T:
+    def ask(self, question: Callable[[sqlite3.Connection], _T], *, version: int = 4) -> _T:
         """Answer a question of another module, which reads and changes nothing but its own temporary tables.
 
         Raises:

@@ -25,7 +25,7 @@ _SLIM = f"""
 CREATE TEMP TABLE seen AS SELECT
     started_time_s, request_id, attempt, kind, outcome, error, purpose, route, tenant, application, session,
     {CALL_GROUPS["model"]} AS model,
-    {CALL_GROUPS["role"]} AS role,
+    role,
     cost_nano_usd AS cost,
     cost_bound_nano_usd AS bound,
     cost_nano_usd IS NULL AND outcome <> 'refused' AS unknown,
@@ -34,10 +34,7 @@ CREATE TEMP TABLE seen AS SELECT
     no_caching_nano_usd AS no_caching, all_opus_nano_usd AS all_opus, all_flash_nano_usd AS all_flash,
     all_opus_no_caching_nano_usd AS all_opus_no_caching,
     duration_s, first_byte_s,
-    json_extract(CAST(record AS TEXT), '$.decision.score') AS score,
-    json_extract(CAST(record AS TEXT), '$.decision.explored') AS explored,
-    json_extract(CAST(record AS TEXT), '$.cache.p_hit') AS p_hit,
-    json_extract(CAST(record AS TEXT), '$.cache.held') AS held
+    score, explored, p_hit, held
 FROM calls WHERE
 """
 _MONEY = (

@@ -19,6 +19,7 @@ from router.ledger import codec, judged
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.schema import migrate
 from router.ledger.store import StoreError, Written
+from router.ledger.told import TOLD, note_retried, told, told_of_none
 from router.settlement import CacheRecord, Intent, Outcome
 
 _COLUMNS = (
@@ -30,7 +31,7 @@ _COLUMNS = (
     "uncached_input_nano_usd", "cache_write_5m_nano_usd", "cache_write_1h_nano_usd", "cache_read_nano_usd",
     "output_text_nano_usd", "thinking_nano_usd", "tools_nano_usd", "cost_nano_usd", "cost_bound_nano_usd",
     "no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd",
-    "padding_tokens", "padding_nano_usd", "record",
+    "padding_tokens", "padding_nano_usd", *TOLD, "record",
 )  # fmt: skip
 _MISS_COLUMNS = (
     "request_id", "attempt", "rank", "cause", "layer", "block_index", "missed_tokens", "lost_nano_usd",
@@ -112,6 +113,8 @@ class SqliteStore:
         """
         with self._transaction():
             written = self._insert(settled, now_s)
+            if written.stored:
+                note_retried(self._connection, [record.settlement.intent.request_id for record in settled])
             known = [record.key for record in settled if record.key in self._kept]
             self._forget(known)
             self._connection.executemany(
@@ -157,6 +160,7 @@ class SqliteStore:
                     )
                     new += 1
             keys = [record.key for record in intents]
+            note_retried(self._connection, [request_id for request_id, _ in keys])
             self._forget(keys)
         self._kept.difference_update(keys)
         return new
@@ -340,6 +344,7 @@ def _settled_row(record: SettlementRecord) -> tuple[Value, ...]:
             )
         ),
         *((0, 0) if cache is None else (cache.padding_tokens, cache.padding_nano_usd)),
+        *told(settlement.intent.purpose, settlement),
         record.body,
     )
 
@@ -377,6 +382,7 @@ def _interrupted_row(record: IntentRecord, found_time_s: float) -> tuple[Value, 
         intent.cost_bound_nano_usd,
         *_NO_COUNTERFACTUALS,
         *(None, None),
+        *told_of_none(intent.purpose),
         record.body,
     )
 

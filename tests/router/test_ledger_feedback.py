@@ -13,9 +13,10 @@ from router.errors import LedgerUnavailable
 from router.feedback import MAX_SOURCES, Feedback, Received, Verdict
 from router.ledger import Ledger, LedgerReader, LedgerSettings, StoreError
 from router.ledger.ledger import DATABASE
-from router.ledger.schema import MIGRATIONS, migrate
+from router.ledger.schema import migrate
 from router.ledger.sqlite import SqliteStore
 from router.settlement import Outcome, Purpose
+from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 from tests.router.test_ledger_recovery import crash, opened, report
 
@@ -288,27 +289,13 @@ async def test_batches_neither_lose_nor_double_a_request(ledger, batch):
     assert window == ["r2", "r3", "r4", "r5"]
 
 
-def a_database_of_version_2(path):
-    """Make a ledger as the release before this one did, with one settled call."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode=WAL")
-    migrate(connection, START_S, MIGRATIONS[:2])
-    connection.close()
-
-
-async def test_a_ledger_of_version_2_is_brought_up_to_date(tmp_path, monkeypatch):
+async def test_a_ledger_of_version_2_is_brought_up_to_date(tmp_path):
     """Calls booked by the release before this one can be judged and read; a reader names the way until then."""
     ledger_path = tmp_path / "ledger"
     ledger_path.mkdir()
-    a_database_of_version_2(ledger_path / DATABASE)
-    with monkeypatch.context() as old:
-        old.setattr("router.ledger.sqlite.migrate", lambda connection, now_s: 2)
-        before = Ledger.open(ledger_path, clock=StillClock(), settings=QUICK)
-        before.settle(a_settlement())
-        before.close_blocking()
+    an_old_database(ledger_path / DATABASE, 2, [a_settlement()])
     with LedgerReader.open(ledger_path / DATABASE) as reader:
-        assert reader.totals().calls == 1
-        with pytest.raises(StoreError, match="schema version 2, this question needs 3"):
+        with pytest.raises(StoreError, match="schema version 2, this question needs 4"):
             list(reader.decided())
         with pytest.raises(StoreError, match="needs 3"):
             reader.feedback_for(["r1"])

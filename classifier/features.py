@@ -19,10 +19,10 @@ from __future__ import annotations
 import binascii
 import re
 from array import array
-from bisect import bisect_right
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import compress, islice
 from math import isfinite, log1p
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -130,14 +130,14 @@ class Features:
 
 
 Buckets = npt.NDArray[np.uint16]
-"""Word buckets in ascending order, repeated ones included; shape (occurrences,)."""
+"""Distinct word buckets in ascending order; shape (buckets,)."""
 
 
 class Measures(NamedTuple):
     """What one sample measures, as the score takes it; `features` makes a record of it.
 
     Attributes:
-        ngrams: Buckets of words, ascending, each as often as it occurs.
+        ngrams: Distinct buckets of words, ascending.
         structure: One finite number per `STRUCTURE_NAMES`.
         names: Distinct buckets of the application and action names, ascending.
     """
@@ -152,15 +152,13 @@ class Measures(NamedTuple):
 
     def pack(self) -> str:
         """What `features().pack()` gives, without the detour."""
-        ngrams = self.ngrams
-        if len(ngrams):
-            rest = ngrams[1:]
-            ngrams = np.concatenate((ngrams[:1], rest.compress(rest != ngrams[:-1])))
-        return packed(ngrams, self.structure, self.names)
+        return packed(self.ngrams, self.structure, self.names)
 
 
 _PACK_HEAD: Final = Struct("<BHHQ")
 """Feature version, words, names, and a bit for every number of the structure that is not 0."""
+
+_BITS: Final = tuple(1 << place for place in range(len(STRUCTURE_NAMES)))
 
 
 def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> str:
@@ -172,10 +170,9 @@ def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]
     Args:
         ngrams: Distinct buckets, ascending; names likewise.
     """
-    held = [value for value in structure if value]
-    bits = sum(1 << place for place, value in enumerate(structure) if value)
+    bits = sum(compress(_BITS, structure))
     head = _PACK_HEAD.pack(FEATURE_VERSION, len(ngrams), len(names), bits)
-    numbers = array("d", held).tobytes() + ngrams.tobytes() + array("H", names).tobytes()
+    numbers = array("d", filter(None, structure)).tobytes() + ngrams.tobytes() + array("H", names).tobytes()
     return binascii.b2a_base64(head + numbers, newline=False).decode("ascii")
 
 
@@ -213,10 +210,11 @@ def measure(sample: Sample) -> tuple[Buckets, tuple[float, ...]]:
     """What `extract` computes, before it becomes a record: the serving path.
 
     Returns:
-        Buckets of words, ascending, each as often as it occurs; the structure.
+        Distinct buckets of words, ascending; the structure.
     """
     reading = read(sample.text)
-    return _ngrams(reading.words), _structure(sample, reading)
+    distinct = set(reading.words)
+    return _ngrams(reading.words, distinct), _structure(sample, reading, distinct)
 
 
 def ngram_surfaces(text: str) -> dict[int, list[str]]:
@@ -243,24 +241,33 @@ def name_surfaces(sample: Sample) -> dict[int, list[str]]:
 
 def name_buckets(sample: Sample) -> tuple[int, ...]:
     """Distinct buckets of the names the sample carries, ascending."""
-    if sample.application is None and sample.action is None:
-        return ()
-    return tuple(sorted(name_surfaces(sample)))
+    return _name_buckets(sample.application, sample.action)
 
 
-def _ngrams(encoded: list[bytes]) -> Buckets:
-    """Buckets of the words and of the opening word, sorted.
+@lru_cache(maxsize=1024)
+def _name_buckets(application: str | None, action: str | None) -> tuple[int, ...]:
+    named = (("application", application), ("action", action))
+    return tuple(sorted({_name_bucket(kind, name) for kind, name in named if name is not None}))
 
-    Once the checksums are there, cutting, sorting and gathering 16-bit numbers in arrays is cheaper than a set of
-    integers and two lists of weights. A dict of checksums by word was tried: a look-up costs what `crc32` does. Pairs
+
+def _ngrams(encoded: list[bytes], distinct: Set[bytes]) -> Buckets:
+    """Buckets of the words and of the opening word, sorted, each once.
+
+    A third of a text's words are repetitions, which are not hashed again; two words seldom share a bucket. Once the
+    checksums are there, cutting, sorting and gathering 16-bit numbers in arrays is cheaper than a set of integers and
+    two lists of weights. A dict of checksums by word was tried: a look-up costs what `crc32` does. Pairs
     of words were dropped with feature version 2: they gained nothing on unseen questions, doubled what a ledger keeps
     of a request, and in order they spell out its text.
     """
-    hashes = list(map(crc32, encoded))
+    hashes = array("I", map(crc32, distinct))
     if encoded:
         hashes.append(crc32(encoded[0], _OPENING))
-    buckets = np.frombuffer(array("I", hashes), np.uint32).astype(np.uint16)  # the low 16 bits
+    buckets = np.frombuffer(hashes, np.uint32).astype(np.uint16)  # the low 16 bits
     buckets.sort()
+    rest = buckets[1:]
+    fresh = rest != buckets[:-1]
+    if b"\x00" in fresh.tobytes():
+        return np.concatenate((buckets[:1], rest.compress(fresh)))
     return buckets
 
 
@@ -268,7 +275,7 @@ def _name_bucket(kind: str, name: str) -> int:
     return crc32(f"{kind}\x00{name}".encode("utf-8", "surrogatepass")) & _NAME_MASK
 
 
-def _structure(sample: Sample, reading: Reading) -> tuple[float, ...]:
+def _structure(sample: Sample, reading: Reading, distinct: Set[bytes]) -> tuple[float, ...]:
     """The numbers of `STRUCTURE_NAMES`, in order; every share in [0, 1], every count capped or
     logarithmic."""
     text, found = sample.text, reading.words
@@ -278,7 +285,6 @@ def _structure(sample: Sample, reading: Reading) -> tuple[float, ...]:
         distinct_share = digit_share = mean = 0.0
         opener, kinds = _NO_OPENER, _NO_KINDS
     else:
-        distinct = set(found)
         distinct_share, digit_share = len(distinct) / count, reading.digit_words / count
         mean = reading.word_characters / count
         opener = _OPENERS.get(found[0], _NO_OPENER)
@@ -328,11 +334,12 @@ def _structure(sample: Sample, reading: Reading) -> tuple[float, ...]:
 
 def _detail(text: str, reading: Reading) -> tuple[float, ...]:
     """The last `DETAIL_COLUMNS`: answer options, numbers, long words, indentation and brackets."""
-    stem, *options = _OPTION.split(text) if "\nA" in text or "\n(A" in text else (text,)
-    option_count, found = len(options), reading.words
+    lines, found = reading.line_feeds, reading.words
+    stem, *options = _OPTION.split(text) if lines and ("\nA" in text or "\n(A" in text) else (text,)
+    option_count = len(options)
     listed = len(text) - len(stem)
     digits = reading.digit_words
-    indents = _INDENT.findall(text) if "\n " in text else ()
+    indents = _INDENT.findall(text) if lines and "\n " in text else ()
     brackets = text.count("(") + text.count("[") + text.count("{")
     return (
         float(min(option_count, 12)),
@@ -340,13 +347,19 @@ def _detail(text: str, reading: Reading) -> tuple[float, ...]:
         log1p(len(stem)),
         sum(option[:1] in _NUMERIC for option in options) / option_count if option_count else 0.0,
         log1p(digits) if digits else 0.0,
-        float(min(max(map(len, filter(bytes.isdigit, found)), default=0), 12)) if digits else 0.0,
-        (len(found) - bisect_right(sorted(map(len, found)), 8)) / len(found)
-        if found
-        else 0.0,  # longer than 8 bytes
+        float(min(reading.longest_number, 12)),
+        _long_words(found) / len(found) if found else 0.0,
         log1p(max(map(len, indents)) - 1) if indents else 0.0,
         log1p(brackets) if brackets else 0.0,
     )
+
+
+def _long_words(found: list[bytes]) -> int:
+    """How many of the words are longer than `_LONG_BYTES`."""
+    try:
+        return len(bytes(map(len, found)).translate(None, _NOT_LONG))
+    except ValueError:  # one is longer than a byte can say
+        return sum(len(word) > _LONG_BYTES for word in found)
 
 
 def _context(sample: Sample, count: int) -> tuple[float, ...]:
@@ -387,6 +400,8 @@ def _previous(text: str) -> tuple[float, float, float]:
 
 _OPTION: Final = re.compile(r"\n\(?[A-J][.)] ")
 _INDENT: Final = re.compile(r"\n +")
+_LONG_BYTES: Final = 8
+_NOT_LONG: Final = bytes(range(_LONG_BYTES + 1))
 _NUMERIC: Final = frozenset("0123456789-+$.")
 
 _CAPPED: Final = (0.0, 1.0, 2.0, 3.0, *[4.0] * 252)

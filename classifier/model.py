@@ -45,7 +45,19 @@ TREES_NAME: Final = "task_layout"
 """Name of the trees' part in an explanation: what the layout of the task says of its difficulty."""
 
 _TREE_STARTS: Final = np.arange(TREES, dtype=np.int64) * TREE_LEAVES
-_FOURS, _TWOS = np.int64(4), np.int64(2)
+_TREE_BITS: Final = TREE_NODES + 1
+"""A tree's nodes fill a byte but one bit; that one stands for a node nothing passes."""
+
+
+def _leaf(decisions: int) -> int:
+    """The leaf of a tree of depth 3 whose nodes, breadth first, go right where their bit of `decisions` is set."""
+    node = 0
+    while node < TREE_NODES:
+        node = 2 * node + 1 + (decisions >> node & 1)
+    return node - TREE_NODES
+
+
+_LEAVES: Final = np.array([_leaf(decisions) for decisions in range(1 << _TREE_BITS)])
 
 __all__ = ["DEFAULT_DIRECTORY", "ArtifactError", "Contribution", "Model", "Score"]
 
@@ -138,7 +150,7 @@ class Model:
         return self._score(buckets, features.structure, features.names)
 
     def _score(self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> Score:
-        """The score from sorted buckets, of which each distinct one counts once."""
+        """The score from distinct buckets in ascending order: the order of a sum shows in its last digits."""
         raw = self._start + sum(map(mul, self._structure_weights, structure))
         if len(buckets):
             summed = self._ngram_sum(buckets)
@@ -150,20 +162,17 @@ class Model:
         return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
 
     def _tree_sum(self, structure: tuple[float, ...]) -> float:
-        """What all trees say: every node is decided at once, then each tree's leaf is looked up; 10 us."""
+        """What all trees say: every node is decided at once, a tree's decisions are the bits of a byte, and that names
+        its leaf; 7 us.
+        """
         assert self._tree_leaves is not None
-        right = np.array(structure).take(self._tree_columns) > self._tree_thresholds  # (nodes, trees)
-        first = right[0]
-        second = np.where(first, right[2], right[1])
-        third = np.where(first, np.where(second, right[6], right[5]), np.where(second, right[4], right[3]))
-        leaf = first * _FOURS + second * _TWOS + third + _TREE_STARTS
+        right = np.array(structure).take(self._tree_columns) > self._tree_thresholds  # (trees, bits)
+        leaf = _LEAVES.take(np.packbits(right, bitorder="little")) + _TREE_STARTS
         return float(np.add.reduce(self._tree_leaves.take(leaf)))
 
     def _ngram_sum(self, buckets: Buckets) -> complex:
-        """Sum of (weight x idf) + i idf^2 over distinct buckets, given sorted ones, at least one."""
-        rest = buckets[1:]
-        fresh = self._ngrams.take(rest.compress(rest != buckets[:-1]))
-        return complex(np.add.reduce(fresh)) + self._ngrams.item(buckets.item(0))
+        """Sum of (weight x idf) + i idf^2 over distinct buckets."""
+        return complex(np.add.reduce(self._ngrams.take(buckets)))
 
     def explain(self, sample: Sample, top_count: int = 10) -> tuple[Contribution, ...]:
         """The features that moved this sample's raw score most, largest magnitude first.
@@ -215,15 +224,13 @@ class Model:
 def _tree_arrays(
     arrays: Mapping[str, Array],
 ) -> tuple[npt.NDArray[np.intp], Array, Array | None]:
-    """Columns and thresholds by node, shape (nodes, trees), and the leaves; None for leaves that are all 0."""
-    columns = arrays["tree_columns"].reshape(TREES, TREE_NODES).T.astype(np.intp)
-    thresholds = arrays["tree_thresholds"].reshape(TREES, TREE_NODES).T
+    """Columns and thresholds by node, shape (trees, bits), and the leaves; None for leaves that are all 0."""
+    columns = np.zeros((TREES, _TREE_BITS), np.intp)
+    thresholds = np.full((TREES, _TREE_BITS), np.inf)
+    columns[:, :TREE_NODES] = arrays["tree_columns"].reshape(TREES, TREE_NODES)
+    thresholds[:, :TREE_NODES] = arrays["tree_thresholds"].reshape(TREES, TREE_NODES)
     leaves = arrays["tree_leaves"]
-    return (
-        np.ascontiguousarray(columns),
-        np.ascontiguousarray(thresholds),
-        leaves if leaves.any() else None,
-    )
+    return columns, thresholds, leaves if leaves.any() else None
 
 
 def _sigmoid(logit: float) -> float:

@@ -66,6 +66,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
         words: Lower-cased words in order, in UTF-8.
         word_characters: Characters of all words together.
         digit_words: Words of digits only.
+        longest_number: Digits of the longest word of ASCII digits only; 0 without one.
         sentences: Sentence ends: ".", "!" or "?" before white space or the end.
         foreign_characters: Characters outside ASCII.
         code_marks, maths_marks, questions, line_feeds: Occurrences of each kind of mark.
@@ -74,6 +75,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     words: list[bytes]
     word_characters: int
     digit_words: int
+    longest_number: int
     sentences: int
     foreign_characters: int
     code_marks: int
@@ -105,10 +107,12 @@ def read(text: str) -> Reading:
     marks = raw.translate(_MARKS, _LETTERS)
     count = marks.count
     digits = count(b"0")
+    numbers = list(filter(bytes.isdigit, found)) if digits else ()
     return Reading(
         found,
         len(raw) - len(marks) + digits,
-        sum(map(bytes.isdigit, found)) if digits else 0,
+        len(numbers),
+        max(map(len, numbers)) if numbers else 0,
         _sentences(separated),
         0,
         count(b"c"),
@@ -149,6 +153,7 @@ def _read_foreign(text: str) -> Reading:
         found,
         characters,
         sum(map(str.isdigit, map(bytes.decode, found))) if digits else 0,
+        max(map(len, filter(bytes.isdigit, found)), default=0) if digits else 0,
         sentences,
         len(text) - len(text.encode("ascii", "ignore")),
         count(b"c"),

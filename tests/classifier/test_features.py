@@ -71,8 +71,7 @@ def test_buckets_are_the_checksums_of_words(sample: Sample) -> None:
     expected |= {crc32(b"\x02" + word) % NGRAM_BUCKETS for word in encoded[:1]}
     assert extract(sample).ngrams == expected
     measured, structure = measure(sample)
-    assert measured.tolist() == sorted(measured.tolist())
-    assert set(measured.tolist()) == expected
+    assert measured.tolist() == sorted(expected)
     assert structure == extract(sample).structure
 
 

@@ -14,12 +14,13 @@ what they lost. benefit = mean(predicted - actual - cost over the warmed) + mean
 which is unbiased whatever the prediction is worth, and as narrow as it is good. Without two of each it is not told.
 
 An owner (tenant and application) whose warms do not earn their keep is switched off: when, of `LEAST` or more, the
-lower end of what a warm brought is under zero. After `REPROBE_S` it may try again, judged anew. Time is passed in;
-bounded.
+lower end of what a warm brought is under zero. After `REPROBE_S` it may try again, judged anew. Whoever keeps what was
+settled gives it back at the next start (`restore`), and owners are judged as if there had been no end; decisions that
+were open then are lost. Time is passed in; bounded.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf, sqrt
@@ -55,6 +56,9 @@ class Tried:
         tokens: All of the prefix; `private_tokens` of it would be lost.
         gain_usd: What a request in the window saves if it reads them.
         gain_s: Seconds by which its first token comes earlier.
+        name: Names the decision, once and for all: what keeps verdicts tells them apart by it.
+        foresight: Digest of the model that foresaw the request, "" where none did.
+        decided_s: When it was noted; set by `Regret.tried`.
         cost_usd: What the warm cost; 0 when held out, None while it is not known.
     """
 
@@ -67,6 +71,9 @@ class Tried:
     private_tokens: int
     gain_usd: float
     gain_s: float
+    name: str = ""
+    foresight: str = ""
+    decided_s: float = 0.0
     cost_usd: float | None = None
     result: Result | None = None
     read_share: float = 0.0
@@ -81,6 +88,9 @@ class Settled(NamedTuple):
         benefit_usd: Of a warm: predicted loss without it, less the actual one and its cost. Of one held out: actual
             loss less the predicted one.
         benefit_s: The same in seconds to the first token; a warm costs none.
+        name, foresight, decided_s, until_s, gain_usd: As in `Tried`.
+        settled_s: When it was settled.
+        came: Whether a request came in its window.
     """
 
     time_s: float
@@ -90,6 +100,36 @@ class Settled(NamedTuple):
     cost_usd: float
     benefit_usd: float
     benefit_s: float
+    name: str
+    foresight: str
+    decided_s: float
+    until_s: float
+    settled_s: float
+    came: bool
+    gain_usd: float
+
+    @property
+    def saved_usd(self) -> float:
+        """What a warm spared its request, USD, >= 0; 0 for one held out."""
+        return 0.0 if self.result is Result.HELD_OUT else self.benefit_usd + self.cost_usd
+
+
+class Past(NamedTuple):
+    """What a warm of an earlier process brought, as far as its owner is judged by it; as in `Settled`."""
+
+    owner: Owner
+    settled_s: float
+    benefit_usd: float
+    benefit_s: float
+
+
+class Moments(NamedTuple):
+    """Of the benefits of several decisions, USD, and of their gains in seconds."""
+
+    size: int
+    total_usd: float
+    squares_usd: float
+    total_s: float
 
 
 class Estimate(NamedTuple):
@@ -149,11 +189,22 @@ class Regret:
     def tried(self, key: bytes, tried: Tried, now: float) -> Sequence[Settled]:
         """Note a decision; an open one on the same prefix is settled by what is known of it."""
         done = self._end([key], now)
+        tried.decided_s = now
         self._open[key] = tried
         self._soonest_s = min(self._soonest_s, tried.until_s)
         if len(self._open) > self._max_open:
             self._open.popitem(last=False)
         return done
+
+    def switched_off(self, now: float) -> int:
+        """How many owners' prefixes may not be warmed."""
+        # In one step, as another thread may ask.
+        return sum([now < record.off_until_s for record in tuple(self._records.values())])
+
+    def restore(self, past: Iterable[Past]) -> None:
+        """Judge owners by what was settled before this process began, oldest first; nothing of it is settled again."""
+        for each in past:
+            self._judge(each, each.settled_s)
 
     def spent(self, key: bytes, cost_usd: float) -> None:
         """Note what a warm cost."""
@@ -206,14 +257,14 @@ class Regret:
             tried = self._open.pop(key, None)
             if tried is None or (tried.cost_usd is None and not tried.held_out):
                 continue  # never sent, or nobody knows what it cost
-            settled = _settle(tried)
+            settled = _settle(tried, now)
             self._settled.append(settled)
             if not tried.held_out:
                 self._judge(settled, now)
             ended.append(settled)
         return ended
 
-    def _judge(self, settled: Settled, now: float) -> None:
+    def _judge(self, settled: Settled | Past, now: float) -> None:
         record = self._records.setdefault(settled.owner, _Record())
         self._records.move_to_end(settled.owner)
         if len(self._records) > self._max_owners:
@@ -226,49 +277,62 @@ class Regret:
             self._records[settled.owner] = _Record(off_until_s=now + REPROBE_S)
 
 
-def _settle(tried: Tried) -> Settled:
+def _settle(tried: Tried, now: float) -> Settled:
     predicted = 1.0 if tried.in_window else 0.0
     actual = predicted * (1 - tried.read_share)
-    cost = tried.cost_usd or 0.0
     if tried.held_out:
-        off = actual - predicted
-        return Settled(
-            tried.from_s,
-            tried.owner,
-            tried.trigger,
-            Result.HELD_OUT,
-            0.0,
-            off * tried.gain_usd,
-            off * tried.gain_s,
-        )
-    saved = predicted - actual
-    result = tried.result or Result.WASTED
+        result, cost, saved = Result.HELD_OUT, 0.0, actual - predicted
+    else:
+        result, cost, saved = tried.result or Result.WASTED, tried.cost_usd or 0.0, predicted - actual
     return Settled(
-        tried.from_s,
-        tried.owner,
-        tried.trigger,
-        result,
-        cost,
-        saved * tried.gain_usd - cost,
-        saved * tried.gain_s,
+        time_s=tried.from_s,
+        owner=tried.owner,
+        trigger=tried.trigger,
+        result=result,
+        cost_usd=cost,
+        benefit_usd=saved * tried.gain_usd - cost,
+        benefit_s=saved * tried.gain_s,
+        name=tried.name,
+        foresight=tried.foresight,
+        decided_s=tried.decided_s,
+        until_s=tried.until_s,
+        settled_s=now,
+        came=tried.in_window,
+        gain_usd=tried.gain_usd,
     )
 
 
 def estimate(settled: Sequence[Settled]) -> Estimate | None:
     """Mean benefit of a warm against the hold-out; None without two warms and two held out."""
     warmed = [each for each in settled if each.result is not Result.HELD_OUT]
-    held = [each for each in settled if each.result is Result.HELD_OUT]
-    if len(warmed) < 2 or len(held) < 2:
+    return estimate_of(
+        _moments(warmed), _moments([each for each in settled if each.result is Result.HELD_OUT])
+    )
+
+
+def estimate_of(warmed: Moments, held: Moments) -> Estimate | None:
+    """As `estimate`, from sums."""
+    if warmed.size < 2 or held.size < 2:
         return None
-    usd, variance = _mean([each.benefit_usd for each in warmed])
-    off_usd, off_variance = _mean([each.benefit_usd for each in held])
-    half = _TWO_SIDED * sqrt(variance / len(warmed) + off_variance / len(held))
-    seconds = _mean([each.benefit_s for each in warmed])[0] + _mean([each.benefit_s for each in held])[0]
+    usd, variance = _mean(warmed)
+    off_usd, off_variance = _mean(held)
+    half = _TWO_SIDED * sqrt(variance / warmed.size + off_variance / held.size)
+    seconds = warmed.total_s / warmed.size + held.total_s / held.size
     mean = usd + off_usd
     return Estimate(mean, mean - half, mean + half, seconds)
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float]:
+def _moments(settled: Sequence[Settled]) -> Moments:
+    return Moments(
+        len(settled),
+        sum([each.benefit_usd for each in settled]),
+        sum([each.benefit_usd**2 for each in settled]),
+        sum([each.benefit_s for each in settled]),
+    )
+
+
+def _mean(moments: Moments) -> tuple[float, float]:
     """(Mean, variance of the values)."""
-    mean = sum(values) / len(values)
-    return mean, sum([(value - mean) ** 2 for value in values]) / (len(values) - 1)
+    mean = moments.total_usd / moments.size
+    spread = max(0.0, moments.squares_usd - moments.size * mean * mean)
+    return mean, spread / (moments.size - 1)

@@ -11,11 +11,13 @@ from router.ledger.queries import CostRow, Interrupted, LedgerReader, Tokens
 from router.ledger.recovery import Recovery
 from router.ledger.schema import SchemaTooNew
 from router.ledger.store import LedgerStore, StoreError
+from router.ledger.warms import WARM_GROUPS, PastWarm, WarmRow
 
 __all__ = [
     "DATABASE",
     "GROUPS",
     "MISS_GROUPS",
+    "WARM_GROUPS",
     "CachingRow",
     "Comparison",
     "CostRow",
@@ -31,8 +33,10 @@ __all__ = [
     "LedgerStats",
     "LedgerStore",
     "MissRow",
+    "PastWarm",
     "Recovery",
     "SchemaTooNew",
     "StoreError",
     "Tokens",
+    "WarmRow",
 ]

@@ -12,10 +12,12 @@ import msgspec
 
 from router.feedback import Feedback
 from router.settlement import Intent, Settlement
+from router.warm_verdict import WarmVerdict
 
 INTENT = b"I"
 SETTLEMENT = b"S"
 FEEDBACK = b"F"
+WARM = b"W"
 
 Key = tuple[str, int]
 """(request_id, attempt): the identity of a call."""
@@ -56,7 +58,14 @@ class FeedbackRecord(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-Record = IntentRecord | SettlementRecord | FeedbackRecord
+class WarmRecord(msgspec.Struct, frozen=True, gc=False):
+    """What a decision to warm came to, and the bytes it is kept as."""
+
+    verdict: WarmVerdict
+    body: bytes
+
+
+Record = IntentRecord | SettlementRecord | FeedbackRecord | WarmRecord
 
 
 def _plain(value: object) -> object:
@@ -70,9 +79,10 @@ _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 _INTENTS = msgspec.json.Decoder(Intent)
 _SETTLEMENTS = msgspec.json.Decoder(Settlement)
 _FEEDBACKS = msgspec.json.Decoder(Feedback)
+_WARMS = msgspec.json.Decoder(WarmVerdict)
 
 
-def encode(entry: Intent | Settlement | Feedback | Mapping[str, str]) -> bytes:
+def encode(entry: Intent | Settlement | Feedback | WarmVerdict | Mapping[str, str]) -> bytes:
     """Return `entry` as JSON without a newline.
 
     Raises:
@@ -118,6 +128,18 @@ def decode_feedback(body: bytes) -> Feedback:
         raise Undecodable(f"not a feedback: {type(error).__name__}") from error
 
 
+def decode_warm(body: bytes) -> WarmVerdict:
+    """Return the verdict on a warm that `encode` wrote.
+
+    Raises:
+        Undecodable: The bytes are something else.
+    """
+    try:
+        return _WARMS.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Undecodable(f"not a verdict on a warm: {type(error).__name__}") from error
+
+
 def decode(kind: bytes, body: bytes) -> Record:
     """Return the record of a journal line.
 
@@ -131,5 +153,8 @@ def decode(kind: bytes, body: bytes) -> Record:
             return SettlementRecord(decode_settlement(body), body)
         case b"F":
             return FeedbackRecord(decode_feedback(body), body)
+        case b"W":
+            return WarmRecord(decode_warm(body), body)
         case _:
-            raise Undecodable(f"kind {kind!r} is not one of {INTENT!r}, {SETTLEMENT!r}, {FEEDBACK!r}")
+            known = INTENT, SETTLEMENT, FEEDBACK, WARM
+            raise Undecodable(f"kind {kind!r} is not one of {known}")

@@ -32,18 +32,20 @@ from router.clock import Clock
 from router.errors import LedgerUnavailable
 from router.feedback import Feedback, Receipt
 from router.ledger import codec
-from router.ledger.codec import IntentRecord, SettlementRecord
+from router.ledger.codec import IntentRecord, SettlementRecord, WarmRecord
 from router.ledger.groups import Filter
 from router.ledger.journal import Journal
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
 from router.ledger.queries import CostRow, Interrupted, LedgerReader
-from router.ledger.recent import LastCall
+from router.ledger.recent import LastCall, Turn
 from router.ledger.recovery import Recovery, recover
 from router.ledger.sqlite import SqliteStore
 from router.ledger.store import LedgerStore, StoreError
+from router.ledger.warms import PastWarm, WarmRow
 from router.ledger.writer import SegmentEnded, Writer
 from router.settlement import Intent, Settlement
+from router.warm_verdict import WarmVerdict
 
 _LOG = logging.getLogger("router.ledger")
 _T = TypeVar("_T")
@@ -277,6 +279,27 @@ class Ledger:
             "the next opening replays it from the journal" if journalled else "it will show as interrupted",
         )
 
+    def warm(self, verdict: WarmVerdict) -> None:
+        """Note what a decision to warm came to; when this returns, a crash does not lose it.
+
+        Never raises for the ledger's own trouble: a verdict is a lesson, and its money is booked with its call. One
+        that cannot be journalled waits in memory for the store; the log tells. The first verdict on a decision stands.
+        """
+        body = codec.encode(verdict)
+        with self._turn:
+            if self._closed:
+                _LOG.error("the verdict on %s came after the ledger was closed", verdict.warm_id)
+                return
+            try:
+                self._journal.append(codec.WARM, body)
+            except OSError as error:
+                _LOG.error("the verdict on %s is in memory only, no journal: %s", verdict.warm_id, error)
+            if self._writer.pending() >= 2 * self._settings.max_pending:
+                _LOG.error("the verdict on %s does not fit in memory", verdict.warm_id)
+                return
+            self._writer.put(WarmRecord(verdict, body))
+            self._rotate()
+
     async def feedback(self, feedback: Feedback) -> Receipt:
         """Keep how a request turned out; when this returns, it is in journal and store, and survives a power cut.
 
@@ -401,6 +424,14 @@ class Ledger:
         """Return what was missed, by group; see `LedgerReader.misses`."""
         return await self._read(lambda reader: reader.misses(group_by, where))
 
+    async def warms(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[WarmRow]:
+        """Return what decisions to warm came to, by group; see `LedgerReader.warms`."""
+        return await self._read(lambda reader: reader.warms(group_by, where))
+
+    async def last_warms(self, limit: int) -> list[PastWarm]:
+        """Return the last decisions to warm that were settled, in that order; see `LedgerReader.last_warms`."""
+        return await self._read(lambda reader: reader.last_warms(limit))
+
     async def interrupted(self, where: Filter | None = None) -> list[Interrupted]:
         """Return the calls whose process died before it settled them; see `LedgerReader.interrupted`."""
         return await self._read(lambda reader: reader.interrupted(where))
@@ -408,6 +439,10 @@ class Ledger:
     async def last_calls(self, route: str, since_s: float, limit: int) -> list[LastCall]:
         """Return what recent sessions asked last on a route; see `LedgerReader.last_calls`."""
         return await self._read(lambda reader: reader.last_calls(route, since_s, limit))
+
+    async def last_turns(self, route: str, since_s: float, limit: int) -> list[Turn]:
+        """Return the last turns of sessions on a route; see `LedgerReader.last_turns`."""
+        return await self._read(lambda reader: reader.last_turns(route, since_s, limit))
 
     async def settlements(self, where: Filter | None = None, *, page: int = 500) -> AsyncIterator[Settlement]:
         """Yield settlements by start time, reading `page` of them at a time off the loop."""

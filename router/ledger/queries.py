@@ -21,14 +21,15 @@ from typing import Self, TypeVar
 
 from router.cost import Cost
 from router.feedback import Feedback
-from router.ledger import codec, judged, misses
+from router.ledger import codec, judged, misses, warms
 from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions, expressions
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
-from router.ledger.recent import LastCall, last_calls
-from router.ledger.schema import MIGRATIONS
+from router.ledger.recent import LastCall, Turn, last_calls, last_turns
+from router.ledger.schema import MIGRATIONS, WARMS_SINCE
 from router.ledger.sqlite import as_store_error
 from router.ledger.store import StoreError
+from router.ledger.warms import PastWarm, WarmRow
 from router.settlement import Intent, Settlement
 
 _T = TypeVar("_T")
@@ -269,6 +270,31 @@ class LedgerReader:
         return misses.misses(self._connection, group_by, where)
 
     @as_store_error()
+    def warms(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[WarmRow]:
+        """Return what decisions to warm came to, one row per group, by the groups' values.
+
+        Args:
+            group_by: Names from `WARM_GROUPS`; none for one row over all, which may count nothing.
+            where: Which decisions, None for all; filters by the same names.
+
+        Raises:
+            ValueError: A group or filter name is unknown.
+            StoreError: The database is of an older release.
+        """
+        self._require(WARMS_SINCE)
+        return warms.warms(self._connection, group_by, where)
+
+    @as_store_error()
+    def last_warms(self, limit: int) -> list[PastWarm]:
+        """Return the last `limit` decisions to warm that were settled, in that order.
+
+        Raises:
+            StoreError: The database is of an older release.
+        """
+        self._require(WARMS_SINCE)
+        return warms.last_warms(self._connection, limit)
+
+    @as_store_error()
     def dearest_misses(
         self, group_by: Sequence[str] = (), where: Filter | None = None, *, limit: int = 3
     ) -> list[DearMiss]:
@@ -354,6 +380,11 @@ class LedgerReader:
     def last_calls(self, route: str, since_s: float, limit: int) -> list[LastCall]:
         """Return the last call on `route` of at most `limit` sessions that called since `since_s`, newest first."""
         return last_calls(self._connection, route, since_s, limit)
+
+    @as_store_error()
+    def last_turns(self, route: str, since_s: float, limit: int) -> list[Turn]:
+        """Return the last `limit` turns of sessions on `route` since `since_s`, oldest first."""
+        return last_turns(self._connection, route, since_s, limit)
 
     @as_store_error()
     def aside(self) -> list[tuple[str, int, str]]:

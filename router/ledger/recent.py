@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ROWS_LOOKED_AT = 10_000
 """Newest calls of any route that are looked at."""
@@ -27,6 +28,31 @@ FROM last JOIN calls USING (id) ORDER BY 4 DESC
 """
 # SQLite takes the bare columns of a group from the row that max() came from
 # (https://www.sqlite.org/lang_select.html#bareagg, read 2026-11).
+
+
+_TURNS = """
+SELECT tenant, application, session, started_time_s, finish_reason,
+       coalesce(cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens, 0)
+FROM calls WHERE started_time_s >= ? AND kind = 'settled' AND purpose = 'user' AND session <> '' AND route = ?
+    AND outcome = 'ok'
+ORDER BY started_time_s DESC, id DESC LIMIT ?
+"""
+
+
+class Turn(NamedTuple):
+    """A user's call of a session that was answered.
+
+    Attributes:
+        finish_reason: As `router.call.FinishReason`; "tool_call" where the next turn of the session brings results.
+        cached_tokens: Input read from or written to the cache.
+    """
+
+    tenant: str
+    application: str
+    session: str
+    started_s: float
+    finish_reason: str
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +79,9 @@ def last_calls(connection: sqlite3.Connection, route: str, since_s: float, limit
     """Return the last call on `route` of at most `limit` sessions that called since `since_s`, newest first."""
     rows = connection.execute(_SQL, (since_s, ROWS_LOOKED_AT, route, limit))
     return [LastCall(*row) for row in rows]
+
+
+def last_turns(connection: sqlite3.Connection, route: str, since_s: float, limit: int) -> list[Turn]:
+    """Return the last `limit` answered turns of sessions on `route` since `since_s`, oldest first."""
+    rows = connection.execute(_TURNS, (since_s, route, limit)).fetchall()
+    return [Turn._make(row) for row in reversed(rows)]

@@ -16,9 +16,17 @@ from pathlib import Path
 
 from router.feedback import Feedback, Received
 from router.ledger import codec
-from router.ledger.codec import FeedbackRecord, IntentRecord, Record, SettlementRecord, Undecodable
+from router.ledger.codec import (
+    FeedbackRecord,
+    IntentRecord,
+    Record,
+    SettlementRecord,
+    Undecodable,
+    WarmRecord,
+)
 from router.ledger.journal import Damage, Line, read_segment, segment_path, segments, sync_directory
 from router.ledger.store import LedgerStore
+from router.warm_verdict import WarmVerdict
 
 _LOG = logging.getLogger("router.ledger")
 _BATCH = 1_000
@@ -39,6 +47,7 @@ class Recovery:
             acknowledged.
         damaged_lines: Whole lines that cannot be read; kept aside as they are.
         feedback: Judgements in them that the store did not have.
+        warms: Verdicts on warms in them that the store did not have.
     """
 
     last_segment: int = 0
@@ -50,6 +59,7 @@ class Recovery:
     torn_lines: int = 0
     damaged_lines: int = 0
     feedback: int = 0
+    warms: int = 0
 
 
 def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
@@ -68,6 +78,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
     open_intents = {record.key: record for record in store.open_intents()}
     settled = _Settled(store, now_s)
     judgements: list[Feedback] = []
+    verdicts: list[WarmVerdict] = []
     torn = damaged = 0
     for number in numbers:
         kept_aside = []
@@ -81,6 +92,8 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
                     settled.add(record)
                 case FeedbackRecord():
                     judgements.append(record.feedback)
+                case WarmRecord():
+                    verdicts.append(record.verdict)
                 case Damage(torn=True):
                     torn += 1
                 case Damage():
@@ -90,6 +103,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
     settled.write()
     interrupted = store.interrupt(list(open_intents.values()), now_s) if open_intents else 0
     kept = _keep_feedback(store, judgements)
+    warms = store.keep_warms(verdicts) if verdicts else 0
     if numbers and store.make_durable():
         for number in numbers:
             segment_path(directory, number).unlink(missing_ok=True)
@@ -103,8 +117,9 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
         torn_lines=torn,
         damaged_lines=damaged,
         feedback=kept,
+        warms=warms,
     )
-    if interrupted or torn or damaged or settled.stored or settled.conflicting or kept:
+    if interrupted or torn or damaged or settled.stored or settled.conflicting or kept or warms:
         _LOG.warning("the ledger was not closed in order: %s", recovery)
     return recovery
 

@@ -142,10 +142,38 @@ DROP INDEX calls_on_opus
 ask of many calls at once, by start: it is a sixth of the table, whose rows carry their records. It does what the index
 by start and the one of calls on Opus did."""
 
-MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4)
+VERSION_5 = """
+CREATE TABLE warms (
+    id INTEGER PRIMARY KEY,
+    warm_id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    application TEXT NOT NULL,
+    trigger_name TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    decided_time_s REAL NOT NULL,
+    from_time_s REAL NOT NULL,
+    until_time_s REAL NOT NULL,
+    settled_time_s REAL NOT NULL,
+    result TEXT NOT NULL CHECK (result IN ('used', 'wasted', 'superfluous', 'held_out')),
+    came INTEGER NOT NULL CHECK (came IN (0, 1)),
+    gain_nano_usd INTEGER NOT NULL,
+    cost_nano_usd INTEGER NOT NULL,
+    benefit_nano_usd INTEGER NOT NULL,
+    benefit_s REAL NOT NULL,
+    foresight TEXT NOT NULL
+);
+CREATE INDEX warms_by_decision ON warms (decided_time_s);
+"""
+"""What decisions to warm came to, one row each, in the order in which they were settled: `warm_id` is the request id of
+the warm's call, which `calls` has, or a name of its own where the decision was held out. `foresight` is the digest of
+the model that foresaw the request, '' where none did."""
+
+MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
 """Statements that lead from version i to i + 1; released ones are never changed, only added to."""
 FIRST: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: told.fill}
 """What is done before the statements that lead to a version, in transactions of its own; doing it again is harmless."""
+WARMS_SINCE = MIGRATIONS.index(VERSION_5) + 1
+"""Version from which there are verdicts on warms."""
 
 
 class SchemaTooNew(Exception):

@@ -8,6 +8,7 @@ checkpoint, which does sync the write-ahead log and the database file (https://w
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,15 @@ from itertools import chain
 from pathlib import Path
 
 from router.feedback import Feedback, Receipt
-from router.ledger import codec, judged
+from router.ledger import codec, judged, warms
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.schema import migrate
 from router.ledger.store import StoreError, Written
 from router.ledger.told import TOLD, note_retried, told, told_of_none
 from router.settlement import CacheRecord, Intent, Outcome
+from router.warm_verdict import WarmVerdict
+
+_LOG = logging.getLogger("router.ledger")
 
 _COLUMNS = (
     "request_id", "attempt", "kind", "outcome", "purpose", "route", "upstream", "model", "answered_model",
@@ -136,6 +140,15 @@ class SqliteStore:
         with self._transaction():
             return [judged.keep(self._connection, each, open_requests, oldest_s) for each in feedback]
 
+    def keep_warms(self, verdicts: Sequence[WarmVerdict]) -> int:
+        """Keep what decisions to warm came to; see `LedgerStore.keep_warms`.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        with self._transaction():
+            return sum([self._keep_warm(verdict) for verdict in verdicts])
+
     def open_intents(self) -> list[IntentRecord]:
         """Return the intents kept by `write` and not settled since."""
         with as_store_error():
@@ -164,6 +177,18 @@ class SqliteStore:
             self._forget(keys)
         self._kept.difference_update(keys)
         return new
+
+    def _keep_warm(self, verdict: WarmVerdict) -> int:
+        """Keep one verdict; return 1 if it is new."""
+        try:
+            return self._connection.execute(warms.INSERT, warms.row_of(verdict)).rowcount
+        except _IMPOSSIBLE as error:
+            _LOG.error(
+                "the verdict on %s cannot be stored, and is left out: %s",
+                verdict.warm_id,
+                type(error).__name__,
+            )
+            return 0
 
     def make_durable(self) -> bool:
         """Copy the write-ahead log into the database and sync both; False while a reader holds it back."""

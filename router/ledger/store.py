@@ -13,6 +13,7 @@ from typing import Protocol
 
 from router.feedback import Feedback, Receipt
 from router.ledger.codec import IntentRecord, SettlementRecord
+from router.warm_verdict import WarmVerdict
 
 
 class StoreError(Exception):
@@ -57,6 +58,17 @@ class LedgerStore(Protocol):
         Args:
             open_requests: Users' requests in progress that the store need not know yet: id to tenant.
             oldest_s: Requests that began before are past being judged, seconds since the epoch.
+
+        Raises:
+            StoreError: Nothing was written.
+        """
+        ...
+
+    def keep_warms(self, verdicts: Sequence[WarmVerdict]) -> int:
+        """Keep what decisions to warm came to, one transaction for all; return how many are new.
+
+        The first verdict on a decision (`warm_id`) stands, so replaying is harmless. One that cannot be stored at all
+        is logged and left out.
 
         Raises:
             StoreError: Nothing was written.

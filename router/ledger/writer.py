@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from router.feedback import Feedback, Receipt
-from router.ledger.codec import IntentRecord, Key, SettlementRecord
+from router.ledger.codec import IntentRecord, Key, SettlementRecord, WarmRecord
 from router.ledger.journal import Journal
 from router.ledger.store import LedgerStore, StoreError
 from router.settlement import Purpose
@@ -54,7 +54,7 @@ class Stop:
     done: Future[None]
 
 
-Item = IntentRecord | SettlementRecord | Judgement | SegmentEnded | Flush | Stop
+Item = IntentRecord | SettlementRecord | WarmRecord | Judgement | SegmentEnded | Flush | Stop
 
 
 @dataclass(slots=True)
@@ -74,6 +74,7 @@ class _Batch:
     """What is taken from the queue and not yet committed."""
 
     settled: list[SettlementRecord] = field(default_factory=list)
+    warms: list[WarmRecord] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     flushes: list[Future[None]] = field(default_factory=list)
@@ -137,7 +138,8 @@ class Writer:
 
     def pending(self) -> int:
         """Records in memory that the store does not have yet, about."""
-        return len(self._queue) + len(self._batch.settled) + len(self._batch.judgements)
+        batch = self._batch
+        return len(self._queue) + len(batch.settled) + len(batch.warms) + len(batch.judgements)
 
     def lag_s(self) -> float:
         """Age of the oldest settlement the store does not have yet, seconds; 0 when it has them all."""
@@ -211,6 +213,8 @@ class Writer:
                 case SettlementRecord():
                     opened.pop(item.key, None)
                     batch.settled.append(item)
+                case WarmRecord():
+                    batch.warms.append(item)
                 case Judgement():
                     if item.done is not None and not item.done.set_running_or_notify_cancel():
                         item.done = None
@@ -241,6 +245,9 @@ class Writer:
             if self._kept:
                 self._kept.difference_update(record.key for record in batch.settled)
             batch.settled = []  # what fails from here on must not write them again
+        if batch.warms:
+            self._store.keep_warms([record.verdict for record in batch.warms])
+            batch.warms = []
         if batch.judgements:
             self._judge(batch)
         self._unretired.extend(batch.ended)

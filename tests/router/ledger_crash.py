@@ -1,8 +1,9 @@
 """A process that journals and settles until it is killed, and says what it was promised.
 
 Run as `python ledger_crash.py DIRECTORY PREFIX`. Each promise is one line on standard output: "I id" once
-`journal_intent` has returned, "S id" once `settle` has, "F id" once feedback has been answered. Every third call stays
-open while others come and go; some calls are judged once they are settled, some while they are open.
+`journal_intent` has returned, "S id" once `settle` has, "F id" once feedback has been answered, "W id" once a verdict
+on a warm has been noted. Every third call stays open while others come and go; some calls are judged once they are
+settled, some while they are open.
 """
 
 import os
@@ -10,7 +11,7 @@ import sys
 
 from router.feedback import Feedback, Verdict
 from router.ledger import Ledger, LedgerSettings
-from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
+from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 
 
 def judge(ledger, request_id):
@@ -38,6 +39,8 @@ def main(directory, prefix):
                 ledger.settle(a_settlement(done))
                 os.write(1, f"S {done.request_id}\n".encode())
             waiting = waiting[:-2]
+            ledger.warm(a_verdict(warm_id=f"warm-{intent.request_id}"))
+            os.write(1, f"W warm-{intent.request_id}\n".encode())
         if number % 40 in (0, 2):
             judge(ledger, intent.request_id)
         if len(waiting) > 40:

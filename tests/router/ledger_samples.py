@@ -2,9 +2,11 @@
 
 from msgspec.structs import replace
 
+from cache.regret import Result
 from router.cost import Cost, Counterfactuals
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
 from router.usage import Usage
+from router.warm_verdict import WarmVerdict
 
 START_S = 1_795_305_600.0
 """2026-11-22 00:00:00 UTC."""
@@ -80,3 +82,25 @@ def a_settlement(intent=None, **changes):
         cache=CacheRecord(strategy="c", breakpoint_count=3, expected_read_tokens=2_500),
     )
     return replace(settlement, **changes)
+
+
+def a_verdict(**changes):
+    """Return the verdict on a keep-alive that was used."""
+    verdict = WarmVerdict(
+        warm_id="warm-1",
+        tenant="acme",
+        application="helpdesk",
+        trigger="idle",
+        policy="auto",
+        decided_time_s=START_S + 285,
+        from_time_s=START_S + 300,
+        until_time_s=START_S + 585,
+        settled_time_s=START_S + 400,
+        result=Result.USED,
+        came=True,
+        gain_nano_usd=100_000_000,
+        cost_nano_usd=4_000_000,
+        benefit_nano_usd=96_000_000,
+        benefit_s=0.8,
+    )
+    return replace(verdict, **changes)

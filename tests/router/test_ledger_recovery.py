@@ -179,7 +179,7 @@ def run_until_killed(directory, prefix, promises):
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     """Killed five times at random, restarted each time on what the last one left: every promise is kept."""
     chance = random.Random(20261122)
-    promised = {"I": set(), "S": set(), "F": set()}
+    promised = {"I": set(), "S": set(), "F": set(), "W": set()}
     for life in range(5):
         for kind, request_id in run_until_killed(tmp_path, f"life{life}", chance.randrange(1, 1_500)):
             promised[kind].add(request_id)
@@ -189,6 +189,11 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     assert promised["I"] <= set(settled) | set(interrupted)
     with LedgerReader.open(tmp_path / DATABASE) as reader:
         judged = reader.feedback_for([*settled, *interrupted])
+        (warms,) = reader.warms()
+        noted = [found[0] for found in reader._connection.execute("SELECT warm_id FROM warms")]
+    assert promised["W"] <= set(noted)
+    assert len(set(noted)) == len(noted) == warms.used
+    assert warms.cost_nano_usd == len(noted) * 4_000_000
     assert promised["F"] <= set(judged)
     assert promised["F"] & set(settled)
     assert promised["F"] & set(interrupted), "some were judged while they were open"

@@ -1,0 +1,187 @@
+"""Verdicts on warms in the ledger: each once, whatever dies when; sums as exact as the decisions behind them."""
+
+import sqlite3
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.regret import Result, Settled, estimate
+from router.ledger import DATABASE, Filter, Ledger, LedgerReader, LedgerSettings, StoreError
+from router.ledger.journal import segments
+from router.ledger.ledger import JOURNAL
+from router.ledger.schema import MIGRATIONS, WARMS_SINCE, migrate
+from router.ledger.sqlite import SqliteStore
+from router.warm_verdict import verdict_of
+from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
+from tests.router.test_ledger_recovery import crash, opened
+
+QUICK = LedgerSettings(interval_s=0.001, retry_s=0.001, sync=False)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = Ledger.open(tmp_path / "ledger", clock=StillClock(START_S + 600), settings=QUICK)
+    yield ledger
+    ledger.close_blocking()
+
+
+async def test_a_verdict_is_kept_once_and_the_first_stands(ledger):
+    """Noted twice, or otherwise, it is the one row it was."""
+    for verdict in (a_verdict(), a_verdict(), a_verdict(result=Result.WASTED, benefit_nano_usd=-4_000_000)):
+        ledger.warm(verdict)
+    (row,) = await ledger.warms()
+    assert (row.used, row.wasted, row.decisions) == (1, 0, 1)
+    assert (row.cost_nano_usd, row.benefit_nano_usd, row.gain_nano_usd) == (
+        4_000_000,
+        96_000_000,
+        100_000_000,
+    )
+
+
+async def test_sums_are_by_group_and_time_of_the_decision(ledger):
+    """Tenant, trigger and day; a filter takes part of them; what is held out costs nothing."""
+    for number in range(6):
+        ledger.warm(
+            a_verdict(
+                warm_id=f"w{number}",
+                tenant=("acme", "globex")[number % 2],
+                decided_time_s=START_S + 86_400 * (number // 2),
+                result=Result.HELD_OUT if number == 5 else Result.USED,
+                cost_nano_usd=0 if number == 5 else 4_000_000,
+            )
+        )
+    rows = await ledger.warms(("tenant", "day"))
+    assert [(row.group["tenant"], row.group["day"], row.decisions) for row in rows] == [
+        (tenant, day, 1)
+        for tenant in ("acme", "globex")
+        for day in ("2026-11-22", "2026-11-23", "2026-11-24")
+    ]
+    (row,) = await ledger.warms((), Filter(since_s=START_S + 86_400, equal={"tenant": "globex"}))
+    assert (row.used, row.held_out, row.held_out_share, row.cost_nano_usd) == (1, 1, 0.5, 4_000_000)
+    with pytest.raises(ValueError, match="'color' is not a group of warms"):
+        await ledger.warms(("color",))
+
+
+async def test_an_empty_ledger_has_one_row_of_nothing(ledger):
+    """No decisions: zeros, no share, no estimate."""
+    (row,) = await ledger.warms()
+    assert (row.decisions, row.held_out_share, row.estimate) == (0, None, None)
+    assert await ledger.warms(("tenant",)) == []
+    assert await ledger.last_warms(10) == []
+
+
+SETTLED = st.builds(
+    Settled,
+    time_s=st.floats(0, 1e6),
+    owner=st.tuples(st.sampled_from(["a", "b"]), st.just("desk")),
+    trigger=st.sampled_from(["idle", "shared"]),
+    result=st.sampled_from(Result),
+    cost_usd=st.integers(0, 10**8).map(lambda nano: nano / 1e9),
+    benefit_usd=st.integers(-(10**8), 10**9).map(lambda nano: nano / 1e9),
+    benefit_s=st.floats(-2, 2),
+    name=st.uuids().map(str),
+    foresight=st.just(""),
+    decided_s=st.floats(0, 1e6),
+    until_s=st.floats(0, 1e6),
+    settled_s=st.floats(0, 1e6),
+    came=st.booleans(),
+    gain_usd=st.integers(0, 10**9).map(lambda nano: nano / 1e9),
+)
+
+
+@settings(max_examples=40)
+@given(decisions=st.lists(SETTLED, max_size=30, unique_by=lambda each: each.name))
+def test_the_table_says_what_the_decisions_say(tmp_path_factory, decisions):
+    """Counts and sums are exact, and the estimate from the table's sums is that of the decisions themselves."""
+    directory = tmp_path_factory.mktemp("ledger")
+    store = SqliteStore(directory / DATABASE, START_S)
+    verdicts = [verdict_of(each, "auto") for each in decisions]
+    assert store.keep_warms(verdicts) == len(verdicts)
+    assert store.keep_warms(verdicts) == 0
+    store.close()
+    with LedgerReader.open(directory / DATABASE) as reader:
+        (row,) = reader.warms()
+        last = reader.last_warms(5)
+    sent = [each for each in verdicts if each.result is not Result.HELD_OUT]
+    assert row.decisions == len(decisions)
+    assert row.came == sum(each.came for each in decisions)
+    assert row.cost_nano_usd == sum(each.cost_nano_usd for each in sent)
+    assert row.benefit_nano_usd == sum(each.benefit_nano_usd for each in sent)
+    expected = estimate(decisions)
+    assert (row.estimate is None) == (expected is None)
+    if expected is not None:
+        assert row.estimate == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert [(each.owner, each.settled_s, each.came) for each in last] == [
+        (each.owner, each.settled_s, each.came) for each in decisions[-5:]
+    ]
+
+
+async def test_a_verdict_in_a_dead_journal_is_brought_home(tmp_path):
+    """What the store lacked is kept at the next opening, what it had stays one; then the journal is empty."""
+    first, second, third = (tmp_path / name for name in ("live", "dead", "dead again"))
+    ledger = opened(first)
+    ledger.warm(a_verdict())
+    ledger.warm(a_verdict(warm_id="warm-2"))
+    again = opened(crash(ledger, first, second))
+    assert (again.recovery.warms, again.recovery.damaged_lines) == (2, 0)
+    again.warm(a_verdict())
+    last = opened(crash(again, second, third))
+    assert last.recovery.warms == 0
+    await last.flush()
+    (row,) = await last.warms()
+    assert row.used == 2
+    await last.close()
+    assert segments(third / JOURNAL) == []
+
+
+async def test_a_verdict_that_cannot_be_stored_holds_up_nothing(ledger, caplog):
+    """A number of more than 64 bits is left out and logged; what came with it is kept."""
+    ledger.warm(a_verdict(warm_id="w1"))
+    ledger.warm(a_verdict(warm_id="w2", gain_nano_usd=2**63))
+    ledger.warm(a_verdict(warm_id="w3"))
+    (row,) = await ledger.warms()
+    assert row.used == 2
+    assert "the verdict on w2 cannot be stored" in caplog.text
+
+
+def test_a_verdict_without_a_journal_is_in_memory_only(ledger, monkeypatch, caplog):
+    """A full disk loses no warm's verdict while the process lives, and raises nothing; nor does a closed ledger."""
+
+    def full(kind, body):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ledger._journal, "append", full)
+    ledger.warm(a_verdict())
+    ledger.flush_blocking()
+    assert "in memory only" in caplog.text
+    with LedgerReader.open(ledger._directory / DATABASE) as reader:
+        assert reader.warms()[0].used == 1
+    ledger.close_blocking()
+    ledger.warm(a_verdict(warm_id="late"))
+    assert "came after the ledger was closed" in caplog.text
+
+
+def test_an_older_database_says_so_and_is_brought_up(tmp_path):
+    """Before the table there are no verdicts to ask for; opened for writing, there is the table."""
+    connection = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+    migrate(connection, START_S, MIGRATIONS[: WARMS_SINCE - 1])
+    connection.close()
+    with LedgerReader.open(tmp_path / DATABASE) as reader, pytest.raises(StoreError, match="version"):
+        reader.warms()
+    SqliteStore(tmp_path / DATABASE, START_S).close()
+    with LedgerReader.open(tmp_path / DATABASE) as reader:
+        assert reader.warms()[0].decisions == 0
+
+
+async def test_turns_are_read_oldest_first_and_bounded(ledger):
+    """Answered calls of sessions on the route, nobody else's, the newest where there are more."""
+    for number in range(5):
+        intent = an_intent(request_id=f"r{number}", started_time_s=START_S + number)
+        ledger.settle(a_settlement(intent, finish_reason="tool_call"))
+    ledger.settle(a_settlement(an_intent(request_id="alone", session="")))
+    ledger.settle(a_settlement(an_intent(request_id="flash", route="flash")))
+    turns = await ledger.last_turns("opus", START_S, 3)
+    assert [turn.started_s - START_S for turn in turns] == [2, 3, 4]
+    assert turns[0][:3] == ("acme", "helpdesk", "s1")
+    assert (turns[0].finish_reason, turns[0].cached_tokens) == ("tool_call", 2_500)

@@ -29,12 +29,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from classifier.features import FEATURE_VERSION, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
-from classifier.sample import SAMPLE_VERSION
+from classifier import features, sample
+from classifier.features import COLUMNS_OF_VERSION_2, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
 
 FORMAT: Final = "hybrid-router-classifier"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Version of the manifest and of the set of arrays."""
+
+READABLE_VERSIONS: Final = (2, 3)
+"""Versions that load: 2 had no columns for the session's history, and its models score as if they weighed nothing."""
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -79,7 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the artifact is; see `ARRAYS` for the arrays beside it.
 
     Attributes:
-        format, schema_version, sample_version, feature_version: Must equal this code's.
+        format: Must be `FORMAT`.
+        schema_version, sample_version, feature_version: Must be among the versions this code reads.
         created_time: RFC 3339 time of training, as the trainer was told.
         libraries: Library -> version that fitted it; information, not a requirement.
         seed: Seed of every random choice in training.
@@ -209,6 +213,8 @@ def load(directory: Path) -> Artifact:
             f"{arrays_path} was changed: its SHA-256 is {sha256}, not {manifest.arrays_sha256}"
         )
     arrays = _unpack(arrays_path, packed)
+    if manifest.feature_version == 2:
+        _append_columns(arrays)
     _check_arrays(str(arrays_path), arrays)
     return Artifact(manifest=manifest, digest=digest_of(encoded), arrays=arrays)
 
@@ -220,13 +226,14 @@ def _decode_manifest(where: str, encoded: bytes) -> Manifest:
         raise ArtifactError(f"{where} is not a classifier manifest: {error}") from error
     if manifest.format != FORMAT:
         raise ArtifactError(f"{where} is of format {manifest.format!r}, not {FORMAT!r}")
-    for name, supported in (
-        ("schema_version", SCHEMA_VERSION),
-        ("sample_version", SAMPLE_VERSION),
-        ("feature_version", FEATURE_VERSION),
+    for name, readable in (
+        ("schema_version", READABLE_VERSIONS),
+        ("sample_version", sample.READABLE_VERSIONS),
+        ("feature_version", features.READABLE_VERSIONS),
     ):
-        if (found := getattr(manifest, name)) != supported:
-            raise ArtifactError(f"{where} has {name} {found}, this code reads {supported}; retrain the model")
+        if (found := getattr(manifest, name)) not in readable:
+            known = " or ".join(map(str, readable))
+            raise ArtifactError(f"{where} has {name} {found}, this code reads {known}; retrain the model")
     if not _ARRAYS_NAME.fullmatch(manifest.arrays_name):
         raise ArtifactError(
             f"{where} names an arrays file {manifest.arrays_name!r} that is not of this format"
@@ -262,6 +269,13 @@ def _unpack(path: Path, packed: bytes) -> dict[str, Array]:
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ArtifactError(f"{path} is not a file of plain arrays: {', '.join(strange)} is none")
     return arrays
+
+
+def _append_columns(arrays: dict[str, Array]) -> None:
+    """Give a model of feature version 2 the columns it did not know, at no weight."""
+    for name in ("structure_weights", "structure_means"):
+        if arrays[name].shape == (COLUMNS_OF_VERSION_2,):
+            arrays[name] = np.pad(arrays[name], (0, len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2))
 
 
 def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:

@@ -33,12 +33,17 @@ import numpy.typing as npt
 
 from classifier import lexicon
 from classifier.followup import MAX_CHARACTERS, is_bare_follow_up
+from classifier.history import HISTORY_NAMES
 from classifier.sample import EFFORTS, Sample
 from classifier.words import Reading, encoded_words, list_items, read, words
 
-FEATURE_VERSION: Final = 2
+FEATURE_VERSION: Final = 3
 """Version of everything below: tokens, hashes, buckets, names and their formulas. An artifact names the one
 it fits."""
+
+READABLE_VERSIONS: Final = (2, 3)
+"""Versions whose rows and models are understood. Version 3 appended columns to version 2's, which are unchanged: a row
+of version 2 has zeros there, which is "not known", and a model of version 2 weighs them nothing."""
 
 NGRAM_BUCKETS: Final = 1 << 16
 """Buckets of words: ten thousand labels hold some 10^4-10^5 distinct ones."""
@@ -66,11 +71,16 @@ STRUCTURE_NAMES: Final = (
     "previous_reason_words",
     "options", "option_characters_log", "stem_characters_log", "numeric_option_share", "numbers_log",
     "number_digits", "long_word_share", "indent_log", "brackets_log",
+    *HISTORY_NAMES,
 )  # fmt: skip
-"""Column names of the structure block, in order; the last `DETAIL_COLUMNS` are about how a task is laid out."""
+"""Column names of the structure block, in order. Only ever appended to, so that what was stored stays readable."""
 
-DETAIL_COLUMNS: Final = 9
-"""Columns only the trees read: what they say of difficulty depends on what else the request is."""
+COLUMNS_OF_VERSION_2: Final = 64
+"""How many of them version 2 had."""
+
+DETAIL_NAMES: Final = STRUCTURE_NAMES[55:64]
+"""Columns of how a task is laid out, which only `difficulty` reads: what they say depends on what else the request is.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +127,10 @@ class Features:
             ValueError: Another feature version, a bucket out of range, or a structure of another length.
         """
         version = row.get("feature_version")
-        if version != FEATURE_VERSION:
-            raise ValueError(f"feature_version {version!r} is not the supported {FEATURE_VERSION}")
+        _require_readable(version)
         ngrams, names, structure = frozenset(row["ngrams"]), tuple(row["names"]), tuple(row["structure"])
+        if version == 2 and len(structure) == COLUMNS_OF_VERSION_2:
+            structure += _NOT_IN_VERSION_2
         if any(not 0 <= bucket < NGRAM_BUCKETS for bucket in ngrams):
             raise ValueError(f"ngrams holds a bucket outside [0, {NGRAM_BUCKETS})")
         if any(not 0 <= bucket < NAME_BUCKETS for bucket in names):
@@ -155,8 +166,10 @@ class Measures(NamedTuple):
         return packed(self.ngrams, self.structure, self.names)
 
 
-_PACK_HEAD: Final = Struct("<BHHQ")
-"""Feature version, words, names, and a bit for every number of the structure that is not 0."""
+_PACK_HEAD: Final = Struct("<BHH16s")
+"""Feature version, words, names, and a bit for every number of the structure that is not 0, lowest byte first."""
+
+_PACK_HEAD_OF_VERSION_2: Final = Struct("<BHH8s")
 
 _BITS: Final = tuple(1 << place for place in range(len(STRUCTURE_NAMES)))
 
@@ -171,7 +184,7 @@ def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]
         ngrams: Distinct buckets, ascending; names likewise.
     """
     bits = sum(compress(_BITS, structure))
-    head = _PACK_HEAD.pack(FEATURE_VERSION, len(ngrams), len(names), bits)
+    head = _PACK_HEAD.pack(FEATURE_VERSION, len(ngrams), len(names), bits.to_bytes(16, "little"))
     numbers = array("d", filter(None, structure)).tobytes() + ngrams.tobytes() + array("H", names).tobytes()
     return binascii.b2a_base64(head + numbers, newline=False).decode("ascii")
 
@@ -181,23 +194,36 @@ def _unpacked(text: str) -> Features:
         raw = binascii.a2b_base64(text, strict_mode=True)
     except binascii.Error as error:
         raise ValueError(f"packed features are not base64: {error}") from error
-    if len(raw) < _PACK_HEAD.size:
-        raise ValueError(f"packed features need {_PACK_HEAD.size} bytes, got {len(raw)}")
-    version, ngram_count, name_count, bits = _PACK_HEAD.unpack_from(raw)
-    if version != FEATURE_VERSION:
-        raise ValueError(f"feature_version {version} is not the supported {FEATURE_VERSION}")
+    if not raw:
+        raise ValueError("packed features need bytes, got 0")
+    _require_readable(raw[0])
+    form = _PACK_HEAD if raw[0] > 2 else _PACK_HEAD_OF_VERSION_2
+    if len(raw) < form.size:
+        raise ValueError(f"packed features need {form.size} bytes, got {len(raw)}")
+    version, ngram_count, name_count, packed_bits = form.unpack_from(raw)
+    bits = int.from_bytes(packed_bits, "little")
     held = bits.bit_count()
-    numbers_end = _PACK_HEAD.size + 8 * held
+    numbers_end = form.size + 8 * held
     ngrams_end = numbers_end + 2 * ngram_count
-    if bits >> len(STRUCTURE_NAMES) or len(raw) != ngrams_end + 2 * name_count:
+    columns = len(STRUCTURE_NAMES) if version > 2 else COLUMNS_OF_VERSION_2
+    if bits >> columns or len(raw) != ngrams_end + 2 * name_count:
         raise ValueError("packed features do not have the length their head tells")
-    numbers = iter(np.frombuffer(raw, "<f8", held, _PACK_HEAD.size).tolist())
+    numbers = iter(np.frombuffer(raw, "<f8", held, form.size).tolist())
     structure = tuple(next(numbers) if bits >> place & 1 else 0.0 for place in range(len(STRUCTURE_NAMES)))
     ngrams = np.frombuffer(raw, "<u2", ngram_count, numbers_end).tolist()
     names = np.frombuffer(raw, "<u2", name_count, ngrams_end).tolist()
     if not all(map(isfinite, structure)) or any(bucket >= NAME_BUCKETS for bucket in names):
         raise ValueError("packed features hold a number out of range")
     return Features(ngrams=frozenset(ngrams), names=tuple(names), structure=structure)
+
+
+def _require_readable(version: object) -> None:
+    if version not in READABLE_VERSIONS:
+        known = " or ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"feature_version {version!r} is not the supported {known}")
+
+
+_NOT_IN_VERSION_2: Final = (0.0,) * (len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2)
 
 
 def extract(sample: Sample) -> Features:
@@ -329,11 +355,13 @@ def _structure(sample: Sample, reading: Reading, distinct: Set[bytes]) -> tuple[
         1.0 if short and self_ else 0.0,
     )
     # Sums of tuples copy in one go; unpacking into one display appends item by item (0.4 us more).
-    return about + opener + asked + _context(sample, count) + _detail(text, reading)
+    return (
+        about + opener + asked + _context(sample, count) + _detail(text, reading) + sample.history.columns()
+    )
 
 
 def _detail(text: str, reading: Reading) -> tuple[float, ...]:
-    """The last `DETAIL_COLUMNS`: answer options, numbers, long words, indentation and brackets."""
+    """The columns of `DETAIL_NAMES`: answer options, numbers, long words, indentation and brackets."""
     lines, found = reading.line_feeds, reading.words
     stem, *options = _OPTION.split(text) if lines and ("\nA" in text or "\n(A" in text) else (text,)
     option_count = len(options)

@@ -24,10 +24,12 @@ from sklearn.linear_model import LogisticRegression
 
 from classifier.artifact import Array
 from classifier.difficulty import LEAST_SOURCE_ROWS, Difficulty, served_trees, slice_means
-from classifier.features import DETAIL_COLUMNS, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
+from classifier.features import DETAIL_NAMES, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
 
-LINEAR_NAMES: Final = STRUCTURE_NAMES[:-DETAIL_COLUMNS]
+LINEAR_NAMES: Final = tuple(name for name in STRUCTURE_NAMES if name not in DETAIL_NAMES)
 """Structure columns the logistic regression weighs; `difficulty` reads all of them."""
+
+_LINEAR: Final = np.array([STRUCTURE_NAMES.index(name) for name in LINEAR_NAMES])
 
 Ints = npt.NDArray[np.int64]
 
@@ -293,11 +295,11 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
     ngram, name, linear = np.split(classifier.coef_, [NGRAM_BUCKETS, NGRAM_BUCKETS + NAME_BUCKETS])
     words = ngram * columns.ngram_scale
     structure, means = np.zeros(len(STRUCTURE_NAMES)), np.zeros(len(STRUCTURE_NAMES))
-    structure[: len(linear)] = linear / columns.scales_
+    structure[_LINEAR] = linear / columns.scales_
     bias = classifier.intercept_
     if difficulty is not None:
         means[:] = difficulty.means_
-    means[: len(linear)] = columns.means_
+    means[_LINEAR] = columns.means_
     if difficulty is not None:
         words = words + difficulty.words_
         layout = difficulty.layout_ + difficulty.prior_
@@ -361,7 +363,7 @@ def _binary(rows: Sequence[Sequence[int]], width: int) -> Any:
 
 
 def _linear(features: Sequence[Features]) -> Array:
-    return _structure(features)[:, : len(LINEAR_NAMES)]
+    return _structure(features)[:, _LINEAR]
 
 
 def _structure(features: Sequence[Features]) -> Array:

@@ -14,9 +14,14 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-SAMPLE_VERSION: Final = 1
+from classifier.history import NO_HISTORY, History
+
+SAMPLE_VERSION: Final = 2
 """Version of the fields and their bounds; raised whenever either changes. An artifact names the one it was
 fit on."""
+
+READABLE_VERSIONS: Final = (1, 2)
+"""Versions whose rows and models are understood: 1 had no `history`, and is read as one of which nothing is known."""
 
 TEXT_CHARACTERS: Final = 4_096
 """Most characters of the turn's text that are kept: a 4k cap holds scoring of 20,000 characters near 0.3
@@ -66,6 +71,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         history_characters: Characters of earlier turns, both sides.
         previous_route: Route of the last answered turn, or None.
         action: Name of the user action the request follows ("opened_report"), or None.
+        history: What the session's earlier turns came to; `NO_HISTORY` where nobody remembers.
     """
 
     text: str
@@ -84,6 +90,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     history_characters: int = 0
     previous_route: str | None = None
     action: str | None = None
+    history: History = NO_HISTORY
 
     @classmethod
     def bounded(
@@ -105,6 +112,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         history_characters: int = 0,
         previous_route: str | None = None,
         action: str | None = None,
+        history: History = NO_HISTORY,
     ) -> Sample:
         """Cut texts and counts to their bounds and refuse values that mean nothing.
 
@@ -155,6 +163,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             # A StrEnum member equals its value but is not one; rows and features hold plain strings.
             previous_route=None if previous_route is None else str(previous_route),
             action=None if action is None else action[:NAME_CHARACTERS],
+            history=history,
         )
 
     def to_row(self) -> dict[str, Any]:
@@ -163,7 +172,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         for name, default in _DEFAULTS.items():
             value = getattr(self, name)
             if value != default:
-                row[name] = value
+                row[name] = value.to_row() if name == "history" else value
         return row
 
     @classmethod
@@ -175,8 +184,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
                 the message names the field, the value's type and what is accepted.
         """
         version = row.get("sample_version", SAMPLE_VERSION)
-        if version != SAMPLE_VERSION:
-            raise ValueError(f"sample_version {version!r} is not the supported {SAMPLE_VERSION}")
+        if version not in READABLE_VERSIONS:
+            known = " or ".join(map(str, READABLE_VERSIONS))
+            raise ValueError(f"sample_version {version!r} is not the supported {known}")
         if "text" not in row:
             raise ValueError("text is missing")
         values = {name: value for name, value in row.items() if name != "sample_version"}
@@ -187,6 +197,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
                 wanted = " or ".join("null" if t is type(None) else t.__name__ for t in accepted)
                 raise ValueError(f"{name} must be {wanted}, got {type(value).__name__}")
+        if "history" in values:
+            values["history"] = History.from_row(values["history"])
         return cls.bounded(**values)
 
 
@@ -226,4 +238,5 @@ _ACCEPTED: Final[dict[str, tuple[type, ...]]] = {
     "history_characters": (int,),
     "previous_route": _OPTIONAL_TEXT,
     "action": _OPTIONAL_TEXT,
+    "history": (dict,),
 }

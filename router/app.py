@@ -42,7 +42,8 @@ from router.dispatch import Dispatch
 from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
 from router.facts_file import applying
-from router.feedback_service import FeedbackService
+from router.feedback import Feedback, Receipt
+from router.feedback_service import FeedbackService, Learn
 from router.flights import Flights, FlightSettings, LoopTimer, Timer
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
@@ -220,7 +221,9 @@ async def running(
                 clock=clock,
                 warming=warming,
             ),
-            feedback=FeedbackService(ledger=ledger, telemetry=telemetry, clock=clock, learn=learning.judged),
+            feedback=FeedbackService(
+                ledger=ledger, telemetry=telemetry, clock=clock, learn=_hearing(learning, state.book)
+            ),
             operator=_operator_service(config, state, ledger, learning, clock, warming)
             if config.server.operator_service
             else None,
@@ -369,6 +372,16 @@ def _limits(config: Config) -> Limits:
 def _nano(usd: float | None) -> int | None:
     """Settings in USD as whole nano-USD."""
     return None if usd is None else round(usd * NANO_PER_USD)
+
+
+def _hearing(learning: Learning, book: SessionBook) -> Learn:
+    """Tell of a judgement whoever watches models, and the session, whose next turn is scored by it."""
+
+    def hear(feedback: Feedback, receipt: Receipt) -> None:
+        learning.judged(feedback, receipt)
+        book.judged(feedback.tenant, feedback.request_id, str(feedback.word))
+
+    return hear
 
 
 def _preparation(

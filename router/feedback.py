@@ -51,6 +51,13 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     score: float | None
     time_s: float
 
+    @property
+    def word(self) -> Verdict:
+        """The verdict, or what the score alone says: good from one half on."""
+        if self.verdict is not None:
+            return self.verdict
+        return Verdict.GOOD if self.score is None or self.score >= 0.5 else Verdict.BAD
+
 
 class Received(StrEnum):
     """What came of a feedback."""

@@ -7,6 +7,7 @@ account.
 
 import msgspec
 
+from classifier.history import NO_HISTORY, History
 from classifier.route import Route
 from router.placement import NO_CONTEXT, ContextSeen
 
@@ -20,6 +21,8 @@ class Remembered(msgspec.Struct, frozen=True, gc=False):
         context: Its user context, as far as placing it needs.
         score_mean: Running mean of its scores in [0, 1] (`classifier.thresholds.mean_score`).
         scored_count: Turns that had a score.
+        history: What its turns came to, for the score of the next.
+        answered_s: When its last answer ended, seconds since the epoch; 0 unknown.
     """
 
     route: Route
@@ -27,3 +30,5 @@ class Remembered(msgspec.Struct, frozen=True, gc=False):
     context: ContextSeen = NO_CONTEXT
     score_mean: float = 0.0
     scored_count: int = 0
+    history: History = NO_HISTORY
+    answered_s: float = 0.0

@@ -181,7 +181,7 @@ class Preparation:
         remembered = self._memory.recall(identity.tenant, identity.session)
         request = self._placed(request, remembered, now_s)
         with self._telemetry.classify():
-            sample = sample_of(request, remembered, None if held is None else held.known_past)
+            sample = sample_of(request, remembered, None if held is None else held.known_past, now_s)
             model = self._model()
             score = measures = shadow = None
             if model is not None:

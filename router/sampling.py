@@ -7,6 +7,7 @@ the prompt leaves for the score.
 import msgspec
 
 from classifier.followup import is_bare_follow_up
+from classifier.history import NO_HISTORY, History
 from classifier.policy import SessionState
 from classifier.route import Route
 from classifier.sample import Sample
@@ -37,11 +38,14 @@ class Past(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-def sample_of(request: Request, remembered: Remembered | None, past: Past | None = None) -> Sample:
+def sample_of(
+    request: Request, remembered: Remembered | None, past: Past | None = None, now_s: float | None = None
+) -> Sample:
     """Build the classifier's view of one request.
 
     Args:
         past: Of the messages before the turn, when it is known; None walks them.
+        now_s: Seconds since the epoch, from which the time since the last answer counts; None leaves it unknown.
     """
     call = request.call
     turn_start = call.turn_start
@@ -68,7 +72,13 @@ def sample_of(request: Request, remembered: Remembered | None, past: Past | None
         history_characters=past.character_count,
         previous_route=None if remembered is None else str(remembered.route),
         action=request.action or None,
+        history=NO_HISTORY if remembered is None else _history(remembered, now_s),
     )
+
+
+def _history(remembered: Remembered, now_s: float | None) -> History:
+    history, answered_s = remembered.history, remembered.answered_s
+    return history if now_s is None or not answered_s else history.idle_for(now_s - answered_s)
 
 
 def session_state(

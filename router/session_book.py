@@ -29,6 +29,7 @@ from cache.belief import Belief
 from cache.index import PrefixIndex
 from cache.prefix import DIGEST_SIZE
 from cache.prompt import CacheScope
+from classifier.history import NO_HISTORY, History
 from classifier.route import Route
 from classifier.thresholds import mean_score
 from router.beliefs import CacheView
@@ -91,6 +92,8 @@ class Totals(NamedTuple):
 # As objects these take 600 bytes of a session, packed 160; packing costs half a microsecond.
 _PACKED = Struct(f"<4i8q3d{DIGEST_SIZE}s")
 _NOTHING = _PACKED.pack(*Totals())
+JUDGEABLE_LIMIT = 16_384
+"""Last answers whose judgement still reaches their session's next turn: minutes of traffic, 200 bytes each."""
 _ROUTES = {str(route): route for route in Route}
 
 
@@ -107,6 +110,9 @@ class Account(msgspec.Struct, gc=False):
         context: Its user context, as far as placing it needs.
         score_mean: Running mean of its scores, and
         scored_count: the turns that had one.
+        history: What its turns came to, for the score of the next.
+        answered_s: When its last answer ended, seconds since the epoch; 0 unknown.
+        request_id: Of its last answer, "" when nobody can judge it.
     """
 
     application: str
@@ -119,6 +125,9 @@ class Account(msgspec.Struct, gc=False):
     context: ContextSeen = NO_CONTEXT
     score_mean: float = 0.0
     scored_count: int = 0
+    history: History = NO_HISTORY
+    answered_s: float = 0.0
+    request_id: str = ""
 
     def totals(self) -> Totals:
         """What the session has used, cost and saved."""
@@ -143,6 +152,8 @@ class SessionBook:
         # The few combinations of at most four TTLs, so that a million accounts share them.
         self._ttls: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._habits: dict[str, Habit] = {}  # by registered application, so bounded by the settings
+        # Request -> key of the session it answered last; judgements come soon or not for the next turn.
+        self._judgeable: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -162,6 +173,8 @@ class SessionBook:
             account.context,
             account.score_mean,
             account.scored_count,
+            account.history,
+            account.answered_s,
         )
 
     def habit(self, application: str) -> Habit:
@@ -179,6 +192,10 @@ class SessionBook:
         placement: ContextPlacement = ContextPlacement.BEFORE_HISTORY,
         messages: Sequence[Message] = (),
         score: float | None = None,
+        request_id: str = "",
+        finish: str | None = None,
+        escalated: bool = False,
+        now_s: float = 0.0,
     ) -> None:
         """Note that `route` answered the session; no-op for the empty session.
 
@@ -188,10 +205,20 @@ class SessionBook:
             placement: Where it stood.
             messages: The request's; only how many and how long they are is kept.
             score: Of the turn, in [0, 1]; None when it says nothing of the conversation.
+            request_id: By which the answer may be judged (`judged`); "" when it cannot be.
+            finish: How the answer ended, None unknown.
+            escalated: Whether it was asked for because Flash's had failed.
+            now_s: When it ended, seconds since the epoch; 0 unknown.
         """
         if not session:
             return
         account = self._account(tenant, session, application, None)
+        account.history = account.history.after(route, finish, escalated=escalated)
+        account.answered_s, account.request_id = now_s, request_id
+        if request_id:
+            self._judgeable[request_id] = (tenant, session)
+            if len(self._judgeable) > JUDGEABLE_LIMIT:
+                self._judgeable.popitem(last=False)
         before = account.context if account.answer_count else None
         account.answer_count += 1
         habit = self.habit(application)
@@ -202,6 +229,19 @@ class SessionBook:
             account.scored_count += 1
         if application and learnt is not habit:
             self._habits[application] = learnt
+
+    def judged(self, tenant: str, request_id: str, verdict: str) -> None:
+        """Note what somebody said of a session's last answer; no-op for any other request.
+
+        Args:
+            verdict: One of `classifier.history.VERDICTS`.
+        """
+        key = self._judgeable.get(request_id)
+        if key is None or key[0] != tenant:
+            return
+        account = self._accounts.get(key)
+        if account is not None and account.request_id == request_id:
+            account.history = account.history.judged(verdict)
 
     def note(self, settlement: Settlement, view: CacheView | None) -> None:
         """Book one settled attempt; no-op without a session.

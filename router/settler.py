@@ -309,6 +309,10 @@ class Attempt:
             score=None
             if self._prepared.score is None or self._prepared.session.is_follow_up
             else self._prepared.score.value,
+            request_id=self.intent.request_id,
+            finish=None if self._reply is None else str(self._reply.finish_reason),
+            escalated=self._escalated,
+            now_s=self._settler.clock.now(),
         )
 
     def answered(self, reply: Reply, failure: Failure | None = None) -> Settlement:

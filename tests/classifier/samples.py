@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from classifier.dataset import Labelled, LabelledSample
+from classifier.history import FINISHES, IDLE_LIMIT_S, NO_HISTORY, TURN_LIMIT, VERDICTS, History
 from classifier.sample import EFFORTS, PREVIOUS_ROUTES, Sample
 
 # Surrogates cannot arrive over the wire (protobuf strings are UTF-8), but a stray one must not break scoring.
@@ -44,6 +45,16 @@ request_text = st.lists(
     max_size=60,
 ).map(" ".join)
 counts = st.integers(min_value=0, max_value=10**9)
+histories = st.builds(
+    History,
+    flash_turns=st.integers(0, TURN_LIMIT),
+    opus_turns=st.integers(0, TURN_LIMIT),
+    recent_routes=st.text("fo", max_size=8),
+    last_finish=st.none() | st.sampled_from(FINISHES),
+    last_escalated=st.booleans(),
+    last_verdict=st.none() | st.sampled_from(VERDICTS),
+    idle_s=st.none() | st.integers(0, IDLE_LIMIT_S),
+)
 
 
 @st.composite
@@ -66,6 +77,7 @@ def samples(draw: st.DrawFn) -> Sample:
         history_characters=draw(counts),
         previous_route=draw(st.none() | st.sampled_from(PREVIOUS_ROUTES)),
         action=draw(st.none() | any_text),
+        history=draw(st.just(NO_HISTORY) | histories),
     )
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from classifier import artifact
 from classifier.artifact import ARRAYS, MANIFEST_NAME, MAX_ARRAYS_BYTES, ArtifactError
+from classifier.features import COLUMNS_OF_VERSION_2
+from classifier.history import NO_HISTORY
 from classifier.model import Model
 from classifier.sample import Sample
 from classifier.training import TrainedModel
@@ -257,3 +259,30 @@ def test_digest_names_the_manifest(saved: Path) -> None:
     """The digest is the manifest's own checksum, so it can be recomputed with any tool."""
     data = (saved / MANIFEST_NAME).read_bytes()
     assert Model.load(saved).digest == hashlib.sha256(data).hexdigest()[:12]
+
+
+def test_a_model_of_the_version_before_scores_as_it_did(saved: Path, model: Model) -> None:
+    """What an operator trained before the session's history was told goes on serving, and weighs none of it."""
+    old = arrays_of(saved)
+    for name in ("structure_weights", "structure_means"):
+        old[name] = old[name][:COLUMNS_OF_VERSION_2]
+    replace_arrays(saved, packed_raw(old))
+    rewrite(saved, lambda manifest: manifest.update(schema_version=2, sample_version=1, feature_version=2))
+    loaded = Model.load(saved)
+    plain = Sample.bounded(text="Compare the two plans", previous_route="opus")
+    told = Sample.bounded(
+        text="Compare the two plans",
+        previous_route="opus",
+        history=NO_HISTORY.after("flash", "refusal").judged("bad"),
+    )
+    assert loaded.score(plain).value == model.score(plain).value
+    assert loaded.score(told).value == loaded.score(plain).value
+
+
+def test_a_new_model_of_too_few_columns_is_refused(saved: Path) -> None:
+    """Only the old version may lack columns."""
+    arrays = arrays_of(saved)
+    arrays["structure_weights"] = arrays["structure_weights"][:COLUMNS_OF_VERSION_2]
+    replace_arrays(saved, packed_raw(arrays))
+    with pytest.raises(ArtifactError, match="structure_weights"):
+        Model.load(saved)

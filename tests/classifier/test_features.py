@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import struct
 import subprocess
 import sys
 from math import isfinite
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given
 
 from classifier.features import (
-    DETAIL_COLUMNS,
+    COLUMNS_OF_VERSION_2,
+    DETAIL_NAMES,
     FEATURE_VERSION,
     NAME_BUCKETS,
     NGRAM_BUCKETS,
@@ -122,9 +124,7 @@ def test_layout_of_a_task_is_counted() -> None:
     assert code["indent_log"] == pytest.approx(np.log1p(8))
     assert code["brackets_log"] == pytest.approx(np.log1p(2))
     plain = named(Sample.bounded(text="thanks a lot"))
-    assert [plain[name] for name in STRUCTURE_NAMES[-DETAIL_COLUMNS:] if name != "stem_characters_log"] == [
-        0.0
-    ] * 8
+    assert [plain[name] for name in DETAIL_NAMES if name != "stem_characters_log"] == [0.0] * 8
 
 
 def test_names_of_different_kinds_do_not_share_a_bucket() -> None:
@@ -164,7 +164,7 @@ class TestPacked:
     def test_the_packed_form_is_short(self, sample: Sample) -> None:
         """It stands in every row of a ledger: 2 bytes a bucket and 8 a number, a third more as text."""
         features = extract(sample)
-        packed = 13 + 2 * (len(features.ngrams) + len(features.names)) + 8 * len(STRUCTURE_NAMES)
+        packed = 21 + 2 * (len(features.ngrams) + len(features.names)) + 8 * len(STRUCTURE_NAMES)
         assert len(features.pack()) <= (packed + 2) // 3 * 4
 
     @pytest.mark.parametrize(
@@ -174,6 +174,22 @@ class TestPacked:
         """Nothing but what `pack` wrote is read."""
         with pytest.raises(ValueError, match=r"packed features|feature_version|ASCII"):
             Features.unpack(text)
+
+    @given(samples())
+    def test_what_version_2_packed_is_read_with_its_missing_columns_unknown(self, sample: Sample) -> None:
+        """Rows written before the history was told train the next model: their columns are where they were."""
+        features = extract(sample)
+        known = features.structure[:COLUMNS_OF_VERSION_2]
+        bits = sum(1 << place for place, value in enumerate(known) if value)
+        ngrams, names = sorted(features.ngrams), features.names
+        raw = struct.pack("<BHHQ", 2, len(ngrams), len(names), bits)
+        raw += struct.pack(f"<{bits.bit_count()}d", *[value for value in known if value])
+        raw += struct.pack(f"<{len(ngrams) + len(names)}H", *ngrams, *names)
+        read = Features.unpack(binascii.b2a_base64(raw, newline=False).decode())
+        assert read.structure == known + (0.0,) * (len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2)
+        assert (read.ngrams, read.names) == (features.ngrams, names)
+        row = features.to_row() | {"feature_version": 2, "structure": list(known)}
+        assert Features.from_row(row) == read
 
     def test_another_version_is_refused(self) -> None:
         """A later release's buckets mean something else."""

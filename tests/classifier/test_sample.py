@@ -73,6 +73,11 @@ def test_meaningless_values_are_refused_by_name(fields: dict[str, object], named
         ({"text": 3}, "text must be str"),
         ({"text": "x", "turn_index": True}, "turn_index"),
         ({"text": "x", "tool_loop": 1}, "tool_loop"),
+        ({"text": "x", "history": []}, "history must be dict"),
+        ({"text": "x", "history": {"last_word": "hm"}}, "last_word"),
+        ({"text": "x", "history": {"opus_turns": True}}, "opus_turns"),
+        ({"text": "x", "history": {"recent_routes": "fox"}}, "recent_routes"),
+        ({"text": "x", "history": {"last_verdict": "meh"}}, "last_verdict"),
         ({}, "text is missing"),
     ],
 )
@@ -80,3 +85,9 @@ def test_foreign_rows_are_refused(row: dict[str, object], named: str) -> None:
     """A row of another version, shape or type is refused rather than misread."""
     with pytest.raises(ValueError, match=named):
         Sample.from_row(row)
+
+
+def test_a_row_of_the_version_without_history_is_read_as_one_nobody_remembers() -> None:
+    """Labels written before stay usable."""
+    row = {"text": "x", "sample_version": 1, "turn_index": 3}
+    assert Sample.from_row(row) == Sample.bounded(text="x", turn_index=3)

@@ -3,6 +3,7 @@
 import msgspec.structs
 import pytest
 
+from classifier.history import NO_HISTORY
 from classifier.route import Route
 from router.call import Document, Effort, Image, Message, Role, Text, Thinking, Tool, ToolCall, ToolResult
 from router.memory import Remembered
@@ -42,6 +43,17 @@ def test_only_the_turns_own_words_are_scored():
     shown = repr(sample)
     assert "Be brief" not in shown
     assert "tables" not in shown
+
+
+def test_what_earlier_turns_came_to_is_seen_with_its_age():
+    """Routes, the last ending and verdict as remembered; the time since only where somebody keeps time."""
+    history = NO_HISTORY.after("flash", "refusal").judged("bad")
+    remembered = Remembered(Route.FLASH, 1, history=history, answered_s=1_000.0)
+    assert sample_of(asked(said("Again")), remembered, None, 1_090.7).history == history.idle_for(90)
+    assert sample_of(asked(said("Again")), remembered).history == history
+    unknown = msgspec.structs.replace(remembered, answered_s=0.0)
+    assert sample_of(asked(said("Again")), unknown, None, 1_090.7).history.idle_s is None
+    assert sample_of(asked(said("Again")), None, None, 1_090.7).history is NO_HISTORY
 
 
 def test_a_tool_loop_is_seen_as_one():

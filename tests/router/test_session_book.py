@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from classifier.history import NO_HISTORY
 from classifier.route import Route
+from router import session_book
 from router.call import Role
 from router.cost import Cost, Counterfactuals
 from router.session_book import SessionBook
@@ -238,3 +240,43 @@ async def test_a_session_without_breakpoints_is_never_warm():
         await send(rig, 1, route=Route.FLASH)
         assert rig.settler.book.find("acme", "s").scope is None
         assert warm(rig) == (0.0, 0)
+
+
+class TestHistory:
+    """What a session's turns came to, for the score of the next."""
+
+    def test_answers_and_judgements_of_the_last_one_are_remembered(self):
+        """Routes, how the last answer ended and when; a later answer makes what was said before past."""
+        book = SessionBook(10)
+        book.remember("acme", "s", Route.FLASH, request_id="r1", finish="end_turn", now_s=50.0)
+        book.judged("acme", "r1", "bad")
+        found = book.recall("acme", "s")
+        assert found.history == NO_HISTORY.after("flash", "end_turn").judged("bad")
+        assert found.answered_s == 50.0
+        book.remember(
+            "acme", "s", Route.OPUS, request_id="r2", finish="max_tokens", escalated=True, now_s=60.0
+        )
+        history = book.recall("acme", "s").history
+        assert (history.recent_routes, history.last_escalated, history.last_verdict) == ("fo", True, None)
+
+    def test_a_judgement_reaches_only_its_own_sessions_last_answer(self):
+        """Not another tenant's, not one answered over, not a request nobody made."""
+        book = SessionBook(10)
+        book.remember("acme", "s", Route.FLASH, request_id="r1")
+        book.remember("acme", "s", Route.FLASH, request_id="r2")
+        for tenant, request_id in (("acme", "r1"), ("other", "r2"), ("acme", "r3")):
+            book.judged(tenant, request_id, "bad")
+        assert book.recall("acme", "s").history.last_verdict is None
+        book.judged("acme", "r2", "good")
+        assert book.recall("acme", "s").history.last_verdict == "good"
+
+    def test_what_can_be_judged_is_bounded_and_survives_forgetting(self, monkeypatch):
+        """The oldest answers drop out; a judgement of a forgotten session is no error."""
+        monkeypatch.setattr(session_book, "JUDGEABLE_LIMIT", 2)
+        book = SessionBook(1)
+        for name in ("a", "b", "c"):
+            book.remember("acme", name, Route.FLASH, request_id=f"r-{name}")
+        for name in ("a", "b", "c"):
+            book.judged("acme", f"r-{name}", "good")
+        assert book.recall("acme", "b") is None
+        assert book.recall("acme", "c").history.last_verdict == "good"

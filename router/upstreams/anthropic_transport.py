@@ -26,6 +26,7 @@ from router.upstreams.direct import (
     source,
     whole_body,
 )
+from router.upstreams.plain import Plain
 from router.upstreams.relay import KEEP_ALIVE_S, HttpxSource, Source
 
 LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
@@ -194,20 +195,26 @@ class AnthropicTransport:
         Raises:
             Exception: One of `anthropic_errors.CAUGHT`.
         """
-        response = await self._direct(path, body, timeout_s)
-        if response is not None:
-            return await whole_body(response), response.headers.get("request-id", "")
-        answer = await self._client.post(
+        line = self._line(path)
+        if line is not None:
+            answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
+            response = answer if isinstance(answer, Plain) else await self._checked(path, answer)
+            if response is not None:
+                return await whole_body(response), response.headers.get("request-id", "")
+        told = await self._client.post(
             path, content=body, cast_to=httpx2.Response, options=_options(timeout_s)
         )
-        self._learn(path, answer, body, timeout_s)
-        return answer.content, answer.headers.get("request-id", "")
+        self._learn(path, told, body, timeout_s)
+        return told.content, told.headers.get("request-id", "")
 
     async def stream(self, path: str, body: bytes, timeout_s: float) -> tuple[Source, str]:
         """Return the event stream, once headers are in, and the provider's request id; see `whole`."""
-        response = await self._direct(path, body, timeout_s)
-        if response is not None:
-            return source(response), response.headers.get("request-id", "")
+        line = self._line(path)
+        if line is not None:
+            answered = await line.post(body, _own_headers(body, timeout_s), timeout_s)
+            response = await self._checked(path, answered)
+            if response is not None:
+                return source(response), response.headers.get("request-id", "")
         answer = cast(
             httpx2.Response,
             await self._client.post(
@@ -222,18 +229,24 @@ class AnthropicTransport:
         self._learn(path, answer, body, timeout_s)
         return HttpxSource(answer), answer.headers.get("request-id", "")
 
-    async def _direct(self, path: str, body: bytes, timeout_s: float) -> aiohttp.ClientResponse | None:
-        """Send over the path's line; None where the SDK has to send, because there is none or it was redirected."""
+    def _line(self, path: str) -> Line | None:
+        """The path's line; None where the SDK has to send, because there is none or it was redirected."""
         line = self._lines.get(path)
-        if line is None or self._refusal is None or not line.is_open:
-            return None
-        response = await line.post(body, _own_headers(body, timeout_s), timeout_s)
+        return None if line is None or self._refusal is None or not line.is_open else line
+
+    async def _checked(self, path: str, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse | None:
+        """The response of a line where it is an answer; None for a redirect, which is the SDK's, from the start.
+
+        Raises:
+            Exception: The SDK's, for a refusal.
+        """
         if 200 <= response.status < 300:
             return response
         if response.status in _REDIRECTS and "location" in response.headers:
             give_back(response)
             self._lines[path] = None
             return None
+        assert self._refusal is not None
         raise self._refusal(as_httpx(response, await response.read()))
 
     def _learn(self, path: str, answer: httpx2.Response, body: bytes, timeout_s: float) -> None:

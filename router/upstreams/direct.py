@@ -19,6 +19,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from router.upstreams.exchange import BODY_LIMIT_BYTES, Exchange, exchange_over
+from router.upstreams.plain import Plain
 from router.upstreams.relay import HttpxSource, Source
 
 CONNECT_S = 5.0
@@ -68,19 +69,43 @@ class Line:
         Raises:
             aiohttp.ClientError, OSError: As `faults.from_transport` names them. Cancelled, the connection is closed.
         """
-        timeout = _CONNECT
-        if timeout_s < CONNECT_S:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s)
-        if self._is_new:
-            self._is_new = False
-            self._exchange = exchange_over(self._session, self._url, self._headers, own, self._settings)
-        if self._exchange is not None and len(body) <= BODY_LIMIT_BYTES:
-            return await self._exchange.send(body, own, timeout)
+        exchange = self._exchange_for(body, own)
+        if exchange is None:
+            return await self._by_session(body, own, timeout_s)
+        return await exchange.send(body, own, _bounded(timeout_s))
+
+    async def whole(
+        self, body: bytes, own: Mapping[str, str], timeout_s: float
+    ) -> Plain | aiohttp.ClientResponse:
+        """Send `body` once and return the whole answer where that is plain, otherwise as `post`."""
+        exchange = self._exchange_for(body, own)
+        if exchange is None:
+            return await self._by_session(body, own, timeout_s)
+        return await exchange.whole(body, own, _bounded(timeout_s))
+
+    async def _by_session(
+        self, body: bytes, own: Mapping[str, str], timeout_s: float
+    ) -> aiohttp.ClientResponse:
         headers = self._headers.copy()
         headers.update(own)
         return await self._session.post(
-            self._url, headers=headers, data=body, allow_redirects=False, timeout=timeout, **self._settings
+            self._url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            timeout=_bounded(timeout_s),
+            **self._settings,
         )
+
+    def _exchange_for(self, body: bytes, own: Mapping[str, str]) -> Exchange | None:
+        if self._is_new:
+            self._is_new = False
+            self._exchange = exchange_over(self._session, self._url, self._headers, own, self._settings)
+        return self._exchange if len(body) <= BODY_LIMIT_BYTES else None
+
+
+def _bounded(timeout_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=timeout_s) if timeout_s < CONNECT_S else _CONNECT
 
 
 class AiohttpSource:
@@ -127,8 +152,12 @@ def as_httpx(response: aiohttp.ClientResponse, content: bytes | None = None) -> 
     )
 
 
-async def whole_body(response: aiohttp.ClientResponse) -> bytes:
+async def whole_body(response: aiohttp.ClientResponse | Plain) -> bytes:
     """Read a body to its end and decode it by its headers, as httpx2 does; the connection goes back to the pool."""
+    if isinstance(response, Plain):
+        if "content-encoding" not in response.headers:
+            return response.content
+        return httpx2.Response(200, headers=response.headers, content=response.content).content
     content = await response.read()
     return as_httpx(response, content).content if "content-encoding" in response.headers else content
 

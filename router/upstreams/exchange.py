@@ -21,6 +21,8 @@ from aiohttp.helpers import TimerNoop
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from router.upstreams.plain import AnswerHandler, Plain, install
+
 RELEASES = ("3.14.",)
 """Series of aiohttp whose client was read for this module."""
 BODY_LIMIT_BYTES = 1 << 16
@@ -80,6 +82,41 @@ class Exchange:
         Raises:
             aiohttp.ClientError, OSError: What aiohttp raises.
         """
+        connection = await self._written(body, own, timeout)
+        connection.protocol.set_response_params(**self._params)
+        return await self._answer(connection)
+
+    async def whole(
+        self, body: bytes, own: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> Plain | aiohttp.ClientResponse:
+        """Write head and body, once, and return the whole answer where it is plain; otherwise as `send`.
+
+        Args:
+            own: Values of the headers that vary.
+
+        Raises:
+            aiohttp.ClientError, OSError: What aiohttp raises.
+        """
+        connection = await self._written(body, own, timeout)
+        protocol = connection.protocol
+        if type(protocol) is not AnswerHandler:  # made before this exchange was
+            protocol.set_response_params(**self._params)
+            return await self._answer(connection)
+        try:
+            plain = await protocol.ask(self._params)
+        except BaseException:
+            protocol.forget()
+            connection.close()
+            raise
+        if plain is None:
+            return await self._answer(connection)
+        connection.release()
+        if plain.cookies:
+            self._session._cookie_jar.update_cookies_from_headers(plain.cookies, self._request.url)
+        return plain
+
+    async def _written(self, body: bytes, own: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> Any:
+        """Write head and body to a connection of the pool, of which nothing has been read."""
         session, request = self._session, self._request
         values = [
             (b"%d" % len(body)) if name == _LENGTH else own[name].encode("ascii") for name in self._varying
@@ -101,30 +138,36 @@ class Exchange:
         except OSError as error:
             raise aiohttp.ClientOSError(*error.args) from error
         try:
-            protocol = connection.protocol
-            protocol.set_response_params(**self._params)
-            transport = protocol.transport
+            transport = connection.protocol.transport
             if transport is None or transport.is_closing():
                 raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
             transport.write(data)
-            response = aiohttp.ClientResponse(
-                "POST",
-                request.url,
-                writer=None,
-                continue100=None,
-                timer=_NO_TIMER,
-                request_info=self._info,
-                traces=[],
-                loop=request.loop,
-                session=session,
-                stream_writer=_WRITTEN,
-            )
-            try:
-                await response.start(connection)
-            except BaseException:
-                response.close()
-                raise
         except BaseException as error:
+            connection.close()
+            if type(error) is OSError:
+                raise aiohttp.ClientOSError(*error.args) from error
+            raise
+        return connection
+
+    async def _answer(self, connection: Any) -> aiohttp.ClientResponse:
+        """Return aiohttp's response, when its headers are in."""
+        session, request = self._session, self._request
+        response = aiohttp.ClientResponse(
+            "POST",
+            request.url,
+            writer=None,
+            continue100=None,
+            timer=_NO_TIMER,
+            request_info=self._info,
+            traces=[],
+            loop=request.loop,
+            session=session,
+            stream_writer=_WRITTEN,
+        )
+        try:
+            await response.start(connection)
+        except BaseException as error:
+            response.close()
             connection.close()
             if type(error) is OSError:
                 raise aiohttp.ClientOSError(*error.args) from error
@@ -168,6 +211,7 @@ def exchange_over(
     )
     if "expect" in request.headers:
         return None
+    install(session.connector)
     return Exchange(session, request, own, settings.get("auto_decompress", session.auto_decompress))
 
 

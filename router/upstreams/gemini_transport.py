@@ -26,6 +26,7 @@ from google import genai
 from google.genai import errors, types
 
 from router.upstreams.direct import AiohttpSource, Line, give_back
+from router.upstreams.plain import Plain
 from router.upstreams.relay import HttpxSource, Source
 
 _PLACEHOLDER = "-"
@@ -104,6 +105,12 @@ class RawTransport:
         return content
 
     async def _whole(self, path: "_Path", body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
+        if path.line is not None and path.line.is_open:
+            answer = await path.line.whole(body, _own_headers(timeout_s), timeout_s)
+            if isinstance(answer, Plain):
+                return answer.content, answer.headers
+            direct = await _checked(answer)
+            return await direct.read(), direct.headers
         response = await self._send(path, body, timeout_s)
         if isinstance(response, httpx2.Response):
             try:
@@ -115,15 +122,9 @@ class RawTransport:
     async def _send(
         self, path: "_Path", body: bytes, timeout_s: float
     ) -> httpx2.Response | aiohttp.ClientResponse:
-        own = {"X-Server-Timeout": str(math.ceil(timeout_s))}
+        own = _own_headers(timeout_s)
         if path.line is not None and path.line.is_open:
-            direct = await path.line.post(body, own, timeout_s)
-            if direct.status != 200:
-                try:
-                    await errors.APIError.raise_for_async_response(direct)
-                finally:
-                    give_back(direct)
-            return direct
+            return await _checked(await path.line.post(body, own, timeout_s))
         request = self._make(
             headers={**path.headers, **own}, url=path.url, method="post", data=body, timeout=timeout_s
         )
@@ -139,6 +140,21 @@ class RawTransport:
             Line(session, url, headers, self._layer._async_client_session_request_args) if session else None
         )
         return _Path(url, headers, line)
+
+
+def _own_headers(timeout_s: float) -> dict[str, str]:
+    """The header that changes from call to call, as the layer spells it."""
+    return {"X-Server-Timeout": str(math.ceil(timeout_s))}
+
+
+async def _checked(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    """A line's response of status 200; what another means the SDK says."""
+    if response.status != 200:
+        try:
+            await errors.APIError.raise_for_async_response(response)
+        finally:
+            give_back(response)
+    return response
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

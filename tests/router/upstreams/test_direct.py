@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -51,13 +51,16 @@ def kind(request: pytest.FixtureRequest) -> str:
 def posted(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     """The lines that were posted to, so that no test passes by the other way."""
     lines: list[Line] = []
-    post = Line.post
 
-    async def noted(self: Line, *args: Any) -> Any:
-        lines.append(self)
-        return await post(self, *args)
+    def noting(sent: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def noted(self: Line, *args: Any) -> Any:
+            lines.append(self)
+            return await sent(self, *args)
 
-    monkeypatch.setattr(Line, "post", noted)
+        return noted
+
+    monkeypatch.setattr(Line, "post", noting(Line.post))
+    monkeypatch.setattr(Line, "whole", noting(Line.whole))
     return lines
 
 

@@ -1,0 +1,198 @@
+"""Whole answers read off aiohttp's pooled connections without its parser, queue, stream and response objects.
+
+The rule: only the plain case is read here: status 200 over HTTP/1.1, a body of stated length or in chunks, on a
+connection that stays open. Whatever is otherwise (another status, a close, trailers, a stray byte, a connection that
+breaks) is handed to aiohttp from the answer's first byte on, as if it had come that way, so every odd answer and every
+error is aiohttp's own (measured: 30 us of a call's 100 in the plain case; an odd one costs 5 more).
+
+`AnswerHandler` takes the place of the protocol that aiohttp's connector makes for a connection, and is that protocol
+while nobody asks it for an answer. This module does not know what a header means beyond where the body ends.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from aiohttp.client_proto import ResponseHandler
+
+_STATUS = b"HTTP/1.1 200 "
+_END = b"\r\n\r\n"
+_HEAD_LIMIT_BYTES = 1 << 15
+_NOTED = re.compile(
+    rb"\r\n(content-length|transfer-encoding|content-encoding|connection|upgrade|trailer|set-cookie"
+    rb"|(?:x-)?request-id):[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)",
+    re.IGNORECASE,
+)
+"""Headers that say how the answer is framed, and the few that somebody reads."""
+_ODD = frozenset({b"upgrade", b"trailer"})
+_DIGITS = re.compile(rb"[0-9]{1,15}")
+_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,12})\r\n")
+
+
+class Plain(msgspec.Struct, frozen=True, gc=False):
+    """A whole answer of status 200.
+
+    Attributes:
+        content: The body, out of its chunks, but encoded as its headers say.
+        headers: `content-encoding`, `request-id` and `x-request-id`, by lower-case name, where they were sent.
+        cookies: Values of `set-cookie`.
+    """
+
+    content: bytes
+    headers: dict[str, str]
+    cookies: list[str]
+
+
+class AnswerHandler(ResponseHandler):
+    """aiohttp's protocol of one connection, which can be asked for a plain answer."""
+
+    _asked: "asyncio.Future[Plain | None] | None" = None
+    _params: Mapping[str, Any]
+    _came: bytes
+    _head: "_Head | None"
+
+    def ask(self, params: Mapping[str, Any]) -> "asyncio.Future[Plain | None]":
+        """Read the next answer; None when it is not plain, and aiohttp is reading it.
+
+        Args:
+            params: For `set_response_params`, should aiohttp have to read.
+        """
+        self._came, self._head, self._params = b"", None, params
+        self._asked = asked = self._loop.create_future()
+        return asked
+
+    def forget(self) -> None:
+        """Whoever asked has gone; the connection is of no more use."""
+        self._asked = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came: an answer's piece while one is asked for, otherwise aiohttp's."""
+        asked = self._asked
+        if asked is None:
+            super().data_received(data)
+            return
+        came = self._came = self._came + data if self._came else data
+        head = self._head
+        if head is None:
+            end = came.find(_END)
+            if end < 0 and len(came) < _HEAD_LIMIT_BYTES and _STATUS.startswith(came[: len(_STATUS)]):
+                return
+            head = self._head = _head(came, end)
+            if head is None or ("content-encoding" in head.headers and self._params["auto_decompress"]):
+                self._hand_over(asked)
+                return
+        content = head.body(came)
+        if content is not None:
+            self._asked = None
+            if not asked.done():
+                asked.set_result(Plain(content, head.headers, head.cookies))
+        elif head.is_odd:
+            self._hand_over(asked)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let aiohttp say what a connection that ends in an answer means."""
+        if self._asked is not None:
+            self._hand_over(self._asked)
+        super().connection_lost(exc)
+
+    def _hand_over(self, asked: "asyncio.Future[Plain | None]") -> None:
+        self._asked = None
+        self.set_response_params(**self._params)
+        if not asked.done():
+            asked.set_result(None)
+        came, self._came = self._came, b""
+        if came:
+            super().data_received(came)
+
+
+class _Head:
+    """What stands before a body, and how far the body has been read."""
+
+    __slots__ = ("_at", "_end", "_pieces", "cookies", "headers", "is_odd")
+
+    def __init__(self, start: int, length: int | None, headers: dict[str, str], cookies: list[str]) -> None:
+        """Begin; `length` None for a body in chunks."""
+        self._at = start
+        self._end = None if length is None else start + length
+        self._pieces: list[bytes] = []
+        self.headers = headers
+        self.cookies = cookies
+        self.is_odd = False
+        """Whether the body is not framed as it should be."""
+
+    def body(self, came: bytes) -> bytes | None:
+        """The body when all of it has come, None until then.
+
+        Args:
+            came: All bytes of the answer so far.
+        """
+        if self._end is None:
+            return self._chunks(came)
+        if len(came) == self._end:
+            return came[self._at :]
+        self.is_odd = len(came) > self._end
+        return None
+
+    def _chunks(self, came: bytes) -> bytes | None:
+        while size_line := _CHUNK_SIZE.match(came, self._at):
+            start = size_line.end()
+            size = int(size_line[1], 16)
+            end = start + size
+            if len(came) < end + 2:
+                return None
+            if came[end : end + 2] != b"\r\n" or (not size and len(came) != end + 2):
+                break
+            if not size:
+                return b"".join(self._pieces)
+            self._pieces.append(came[start:end])
+            self._at = end + 2
+        else:
+            if len(came) - self._at < 14 and b"\n" not in came[self._at :]:
+                return None  # the rest of a size has yet to come
+        self.is_odd = True
+        return None
+
+
+def _head(came: bytes, end: int) -> _Head | None:
+    """Read the head that ends at `end`; None when it is missing or not a plain answer's."""
+    if end < 0 or not came.startswith(_STATUS):
+        return None
+    head = came[: end + 2]
+    if head.count(b"\n") != head.count(b"\r\n") or b"\r\n " in head or b"\r\n\t" in head:
+        return None
+    length: int | None = None
+    is_chunked = False
+    headers: dict[str, str] = {}
+    cookies: list[str] = []
+    for given, value in _NOTED.findall(head):
+        name = given.lower()
+        if name == b"content-length":
+            if length is not None or not _DIGITS.fullmatch(value):
+                return None
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if is_chunked or value.lower() != b"chunked":
+                return None
+            is_chunked = True
+        elif name == b"connection":
+            if value.lower() != b"keep-alive":
+                return None
+        elif name == b"set-cookie":
+            cookies.append(value.decode("utf-8", "surrogateescape"))
+        elif name in _ODD or name.decode() in headers:
+            return None
+        else:
+            headers[name.decode()] = value.decode("utf-8", "surrogateescape")
+    if is_chunked == (length is not None):
+        return None
+    return _Head(end + 4, length, headers, cookies)
+
+
+def install(connector: Any) -> None:
+    """Have a connector make its connections with `AnswerHandler`, if it makes them with aiohttp's own protocol."""
+    made = getattr(connector, "_factory", None)
+    if type(made) is partial and made.func is ResponseHandler and not made.args:
+        connector._factory = partial(AnswerHandler, **made.keywords)

@@ -53,8 +53,8 @@ class Server:
     def __init__(self, config: ServerConfig, services: Services, interceptor: ServerInterceptor) -> None:
         """Register services; nothing listens yet."""
         self._config = config
-        self._server = grpc.aio.server(interceptors=(interceptor,), options=_options(config))
-        names = _register(self._server, services)
+        self._server = grpc.aio.server(options=_options(config))
+        names = _register(interceptor.before(self._server), services)
         self._interceptor = interceptor
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -100,7 +100,7 @@ class Server:
         await self._server.wait_for_termination()
 
 
-def _register(server: grpc.aio.Server, services: Services) -> Sequence[str]:
+def _register(server: Any, services: Services) -> Sequence[str]:
     router_service_pb2_grpc.add_RouterServiceServicer_to_server(services.router, server)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(services.session, server)
     feedback_service_pb2_grpc.add_FeedbackServiceServicer_to_server(services.feedback, server)

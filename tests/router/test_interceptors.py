@@ -402,7 +402,7 @@ async def test_every_form_of_a_code_has_its_name(code, name):
     """gRPC gives None for OK, an enum, or whatever int the handler set; none of them breaks the recording."""
     interceptor = ServerInterceptor(Telemetry.off(), max_in_flight=1)
     recorded = []
-    interceptor._telemetry.record_rpc = lambda method, code, error_type, duration_s: recorded.append(code)
+    interceptor.telemetry.record_rpc = lambda method, code, error_type, duration_s: recorded.append(code)
 
     async def echo(request, context):
         return request
@@ -600,7 +600,7 @@ async def test_cancellation_near_the_deadline_is_the_deadline(elapsed_s, remaini
     now_s = iter([0.0, *[elapsed_s] * 9])
     interceptor = ServerInterceptor(Telemetry.off(), max_in_flight=1, clock=lambda: next(now_s))
     recorded = []
-    interceptor._telemetry.record_rpc = lambda method, code, error_type, duration_s: recorded.append(code)
+    interceptor.telemetry.record_rpc = lambda method, code, error_type, duration_s: recorded.append(code)
 
     async def left(request, context):
         raise asyncio.CancelledError
@@ -759,7 +759,7 @@ async def test_durations_come_from_the_given_clock():
     """The recorded duration is the clock's difference, counted once."""
     ticks = iter([10.0, 10.25])
     async with serving() as world:
-        world.interceptor._clock = lambda: next(ticks)
+        world.interceptor.clock = lambda: next(ticks)
         await world.unary("echo")
         metrics = {each.name: each for each in world.telemetry._metrics.collect()}
         (point,) = metrics[names.RPC_SERVER_CALL_DURATION].data.data_points

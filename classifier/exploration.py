@@ -15,8 +15,9 @@ later; a caller cannot choose it, because an id of the caller's own gets a rando
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from classifier.decision import Decision, PolicySettings, Reason
 

@@ -15,6 +15,8 @@ from router.call import Call, Document, Image, Message, Role, Text, ToolCall, To
 from router.memory import Remembered
 from router.request import Request
 
+_NOT_OF_A_MODEL = (Image, Document, ToolResult)
+
 
 class Past(msgspec.Struct, frozen=True, gc=False):
     """What a sample says of the messages before the turn; kept by a held session, so that no turn walks its history.
@@ -31,10 +33,11 @@ class Past(msgspec.Struct, frozen=True, gc=False):
 
     def with_messages(self, messages: tuple[Message, ...]) -> "Past":
         """The same after these messages."""
+        turns, characters = _told(messages)
         return Past(
-            self.user_turn_count + _user_turns(messages, len(messages)),
-            self.character_count + _characters(messages),
-            _previous_user_text(messages, len(messages)) or self.user_text,
+            self.user_turn_count + turns,
+            self.character_count + characters,
+            _last_user_text(messages) or self.user_text,
         )
 
 
@@ -105,7 +108,9 @@ def _last_model_route(call: Call) -> Route | None:
     if turn_start == 0:
         return None
     for part in call.messages[turn_start - 1].parts:
-        model = "" if isinstance(part, Image | Document | ToolResult) else part.model
+        if isinstance(part, _NOT_OF_A_MODEL):
+            continue
+        model = part.model
         if model.startswith("claude"):
             return Route.OPUS
         if model.startswith("gemini"):
@@ -118,35 +123,28 @@ def _text(messages: tuple[Message, ...]) -> str:
     return texts[0] if len(texts) == 1 else "\n".join(texts)
 
 
-def _previous_user_text(messages: tuple[Message, ...], turn_start: int) -> str:
-    for index in range(turn_start - 1, -1, -1):
-        if messages[index].role is Role.USER:
-            text = _text(messages[index : index + 1])
+def _last_user_text(messages: tuple[Message, ...]) -> str:
+    user = Role.USER
+    for message in reversed(messages):
+        if message.role is user:
+            text = _text((message,))
             if text:
                 return text
     return ""
 
 
-def _user_turns(messages: tuple[Message, ...], turn_start: int) -> int:
-    """User messages before the turn that hold words of their own; tool results alone make no turn."""
-    user, count = Role.USER, 0
-    for message in messages[:turn_start]:
-        if message.role is user:
-            for part in message.parts:
-                if type(part) is Text:
-                    count += 1
-                    break
-    return count
-
-
-def _characters(messages: tuple[Message, ...]) -> int:
-    count = 0
+def _told(messages: tuple[Message, ...]) -> tuple[int, int]:
+    """User messages that hold words of their own (tool results alone make no turn), and characters of both sides."""
+    user, turns, characters = Role.USER, 0, 0
     for message in messages:
+        words = False
         for part in message.parts:
             if type(part) is Text:
-                count += len(part.text)
+                words = True
+                characters += len(part.text)
             elif isinstance(part, ToolCall):
-                count += len(part.arguments_json)
+                characters += len(part.arguments_json)
             elif isinstance(part, ToolResult):
-                count += sum(len(piece.text) for piece in part.content if isinstance(piece, Text))
-    return count
+                characters += sum(len(piece.text) for piece in part.content if isinstance(piece, Text))
+        turns += words and message.role is user
+    return turns, characters

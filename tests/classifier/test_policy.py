@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -136,8 +137,8 @@ def test_a_higher_quality_floor_never_moves_to_flash(
 ) -> None:
     """Asking for more quality sends no request to the weaker route."""
     low, high = sorted((one, two))
-    lower = attempt(score, COSTS, replace(k, quality_floor=low), s, p)
-    higher = attempt(score, COSTS, replace(k, quality_floor=high), s, p)
+    lower = attempt(score, COSTS, msgspec.structs.replace(k, quality_floor=low), s, p)
+    higher = attempt(score, COSTS, msgspec.structs.replace(k, quality_floor=high), s, p)
     if isinstance(lower, Decision) and lower.route is OPUS:
         assert isinstance(higher, Decision)
         assert higher.route is OPUS
@@ -301,9 +302,11 @@ def test_threshold_is_the_extra_cost_in_units_of_an_answer() -> None:
     included."""
     valued = PolicySettings(answer_value_nano_usd=10_000)
     assert threshold_of(COSTS, FREE, valued) == pytest.approx(0.8)
-    assert threshold_of(replace(COSTS, opus_leaves_nano_usd=3_000), FREE, valued) == pytest.approx(0.5)
-    assert threshold_of(replace(COSTS, opus_leaves_nano_usd=99_000), FREE, valued) == 0.0
-    assert threshold_of(replace(COSTS, opus_nano_usd=None), FREE, valued) == valued.threshold
+    assert threshold_of(
+        msgspec.structs.replace(COSTS, opus_leaves_nano_usd=3_000), FREE, valued
+    ) == pytest.approx(0.5)
+    assert threshold_of(msgspec.structs.replace(COSTS, opus_leaves_nano_usd=99_000), FREE, valued) == 0.0
+    assert threshold_of(msgspec.structs.replace(COSTS, opus_nano_usd=None), FREE, valued) == valued.threshold
     assert threshold_of(COSTS, Constraints(quality_floor=0.9), valued) == pytest.approx(0.1)
 
 

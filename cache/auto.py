@@ -34,7 +34,15 @@ from cache.lookback import steps_back
 from cache.outlook import TokenCounts, WarmEntry
 from cache.prompt import Layer, Prompt
 from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules
-from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
+from cache.wish import (
+    CONTEXT_MOVES,
+    Skipped,
+    Why,
+    Wish,
+    below_minimum,
+    layer_start,
+    markable_position,
+)
 
 # Looking a member up on its enum costs 60 ns on Python 3.11, a global 6 ns, and this is the hot path.
 TOOLS, SYSTEM, CONTEXT, HISTORY, TURN = Layer
@@ -214,32 +222,39 @@ def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: Facts) -> 
 
 
 def _wish(candidate: _Candidate, warm: Sequence[WarmEntry], prompt: Prompt) -> Wish:
-    p_next = candidate.forecast.p_1h if candidate.ttl_s >= TTL_1H_S else candidate.forecast.p_5m
-    span = "1 h" if candidate.ttl_s >= TTL_1H_S else "5 min"
-    if candidate.layer >= HISTORY and warm and warm[-1].position == candidate.position:
-        reason = f"on the conversation's warm entry: read at P {candidate.p_warm:.2f}"
+    position, layer, tokens, p_warm, ttl_s, _, forecast = candidate
+    why: Why
+    if layer >= HISTORY and warm and warm[-1].position == position:
+        why = Why("on the conversation's warm entry: read at P {:.2f}", (p_warm,))
     else:
-        reason = f"P(next use < {span}) {p_next:.2f}, warm {candidate.p_warm:.2f}"
-        if prompt.volatile_from >= 0 and candidate.layer >= HISTORY:
-            if candidate.position < prompt.volatile_from:
-                reason = f"before the context, which moves on with each turn: {reason}"
-            else:
-                reason = f"in a tool loop, in which the context before it stays: {reason}"
-    return Wish(candidate.position, candidate.layer, candidate.ttl_s, candidate.tokens, reason)
+        form = _USED_IN_AN_HOUR if ttl_s >= TTL_1H_S else _USED_SOON
+        if prompt.volatile_from >= 0 and layer >= HISTORY:
+            form = (_BEFORE_CONTEXT if position < prompt.volatile_from else _IN_LOOP) + form
+        why = Why(form, (_p_next(forecast, ttl_s), p_warm))
+    return Wish(position, layer, ttl_s, tokens, why)
 
 
-def _refusal(candidate: _Candidate, rules: CacheRules, rates: Rates) -> str:
-    if candidate.tokens < rules.minimum_tokens:
-        return below_minimum(candidate.tokens, rules)
-    needed = write_threshold(rates, candidate.ttl_s)
-    if candidate.layer > SYSTEM:
+def _p_next(forecast: Forecast, ttl_s: int) -> float:
+    return forecast.p_1h if ttl_s >= TTL_1H_S else forecast.p_5m
+
+
+def _refusal(candidate: _Candidate, rules: CacheRules, rates: Rates) -> Why:
+    _, layer, tokens, _, ttl_s, _, forecast = candidate
+    if tokens < rules.minimum_tokens:
+        return below_minimum(tokens, rules)
+    needed = write_threshold(rates, ttl_s)
+    if layer > SYSTEM:
         needed *= PRIVATE_MARGIN
-    span, p_next = (
-        ("1 h", candidate.forecast.p_1h)
-        if candidate.ttl_s >= TTL_1H_S
-        else ("5 min", candidate.forecast.p_5m)
-    )
-    return f"not worth its write: P(next use < {span}) {p_next:.2f}, needs {needed:.2f}"
+    form = _NOT_WORTH_AN_HOUR if ttl_s >= TTL_1H_S else _NOT_WORTH
+    return Why(form, (_p_next(forecast, ttl_s), needed))
+
+
+_USED_SOON = "P(next use < 5 min) {:.2f}, warm {:.2f}"
+_USED_IN_AN_HOUR = "P(next use < 1 h) {:.2f}, warm {:.2f}"
+_BEFORE_CONTEXT = "before the context, which moves on with each turn: "
+_IN_LOOP = "in a tool loop, in which the context before it stays: "
+_NOT_WORTH = "not worth its write: P(next use < 5 min) {:.2f}, needs {:.2f}"
+_NOT_WORTH_AN_HOUR = "not worth its write: P(next use < 1 h) {:.2f}, needs {:.2f}"
 
 
 def _without_needless_rescue(
@@ -254,7 +269,11 @@ def _without_needless_rescue(
     reserve = rules.lookback_positions - RESCUE_SLACK
     if steps_back(prompt.blocks, entry.position, last.position, rules, reserve) < reserve:
         return [*wishes[:-2], last]
-    return [*wishes[:-2], entry._replace(reason=f"rescue: warm entry {reserve} or more positions back"), last]
+    return [
+        *wishes[:-2],
+        entry._replace(why=Why("rescue: warm entry {} or more positions back", (reserve,))),
+        last,
+    ]
 
 
 def _with_fallback(

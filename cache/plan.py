@@ -20,7 +20,6 @@ the route will be taken.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from cache.forecast import Forecasts, prior_forecasts
 from cache.outlook import Mark, Outlook, TokenCounts, implicit_outlook, outlook, warm_entries
 from cache.prompt import Layer, Prompt
 from cache.rules import TTL_5M_S, CacheRules
-from cache.wish import CONTEXT_MOVES, Skipped, Wish, below_minimum, layer_start, markable_position
+from cache.wish import CONTEXT_MOVES, Skipped, Why, Wish, below_minimum, layer_start, markable_position
 
 COUNT_ERROR = 0.01
 """Relative error of the providers' counters, which call their counts estimates (A-COUNT, 2026-11)."""
@@ -59,7 +58,6 @@ class Breakpoint(NamedTuple):
         ttl_s: 300 or 3600.
         prefix_tokens: Tokens of the prefix ending here; an estimate unless usage has proved it.
         digest: Digest of that prefix.
-        reason: Why it stands here, for people.
         p_warm: Chance in [0, 1] that exactly this prefix can be read now.
     """
 
@@ -68,12 +66,16 @@ class Breakpoint(NamedTuple):
     ttl_s: int
     prefix_tokens: int
     digest: bytes
-    reason: str
+    why: str | Why
     p_warm: float
 
+    @property
+    def reason(self) -> str:
+        """Why it stands here, for people."""
+        return str(self.why)
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+
+class Plan(NamedTuple):
     """Breakpoints of one request and what we expect of them.
 
     Attributes:
@@ -172,7 +174,7 @@ def plan(
     match strategy:
         case _ if points is not None:
             wishes = [
-                Wish(point.position, point.layer, point.ttl_s, counts.at(point.position), point.reason)
+                Wish(point.position, point.layer, point.ttl_s, counts.at(point.position), point.why)
                 for point in points
             ]
         case Strategy.NONE:
@@ -195,10 +197,10 @@ def plan(
     breakpoints = []
     marks = []
     for wish, ttl_s in zip(placed, _ordered_ttls(placed), strict=True):
-        position, layer, _, tokens, reason = wish
+        position, layer, _, tokens, why = wish
         belief = beliefs[position]
         p_warm = 0.0 if belief is None else belief.p_warm(now)
-        breakpoints.append(Breakpoint(position, layer, ttl_s, tokens, digests[position], reason, p_warm))
+        breakpoints.append(Breakpoint(position, layer, ttl_s, tokens, digests[position], why, p_warm))
         # A breakpoint kept on the mere chance that it reaches the minimum is sent, but nothing is expected of
         # it.
         if tokens >= rules.minimum_tokens:

@@ -11,6 +11,20 @@ from cache.prompt import Layer, Prompt
 from cache.rules import CacheRules
 
 
+class Why(NamedTuple):
+    """A reason that is spelled when somebody reads it; most are never read.
+
+    Attributes:
+        form: Text with a place for each value, as `str.format` takes it.
+    """
+
+    form: str
+    values: tuple[object, ...]
+
+    def __str__(self) -> str:
+        return self.form.format(*self.values)
+
+
 class Wish(NamedTuple):
     """A breakpoint asked for; `tokens` are those of the prefix it would end."""
 
@@ -18,7 +32,7 @@ class Wish(NamedTuple):
     layer: Layer
     ttl_s: int
     tokens: int
-    reason: str
+    why: str | Why
 
 
 class Skipped(NamedTuple):
@@ -27,12 +41,16 @@ class Skipped(NamedTuple):
     Attributes:
         layer: Layer it was for.
         position: Block it would have stood on; None when there was none.
-        reason: Why, for people.
     """
 
     layer: Layer
     position: int | None
-    reason: str
+    why: str | Why
+
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+        return str(self.why)
 
 
 CONTEXT_MOVES = "the context stands with the turn: it is gone from there in the next one"
@@ -56,6 +74,6 @@ def markable_position(prompt: Prompt, end: int, start: int) -> int | None:
     return None
 
 
-def below_minimum(tokens: int, rules: CacheRules) -> str:
+def below_minimum(tokens: int, rules: CacheRules) -> Why:
     """Reason for leaving out a prefix that is too short to be cached."""
-    return f"below minimum {rules.minimum_tokens:,}: {tokens:,} tokens"
+    return Why("below minimum {:,}: {:,} tokens", (rules.minimum_tokens, tokens))

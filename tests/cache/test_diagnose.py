@@ -368,8 +368,8 @@ def test_a_ruler_is_exact_at_the_ends_of_the_bill(driver, saas):
     planned = driver.plan(saas(turns=2), 0, Strategy.C)
     marks = [point.position for point in planned.breakpoints]
     hour = planned.breakpoints[1]._replace(ttl_s=3600)
-    planned = replace(
-        planned, breakpoints=(planned.breakpoints[0]._replace(ttl_s=3600), hour, *planned.breakpoints[2:])
+    planned = planned._replace(
+        breakpoints=(planned.breakpoints[0]._replace(ttl_s=3600), hour, *planned.breakpoints[2:])
     )
     ruler = ruler_of((1, 2, 3, 4, 5, 6), planned, Billed(5000, 600, 1500, 2000, marks[0]))
     assert [ruler.at(position) for position in marks] == [600, 2100, 2767, 4100]

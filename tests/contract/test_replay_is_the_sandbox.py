@@ -15,7 +15,6 @@ and while turns stay within the 20 positions of lookback, which a trace of block
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from random import Random
 
@@ -77,7 +76,7 @@ class Witness:
             strategy=Strategy.NONE,
             now=0.0,
         )
-        chosen: Plan = replace(bare, breakpoints=points)
+        chosen: Plan = bare._replace(breakpoints=points)
         usage = (await self.upstream.generate(rendered, chosen, 20.0)).usage
         assert usage is not None
         assert usage.input_tokens == row.input_tokens  # the blocks weigh what the row says

@@ -72,14 +72,7 @@ async def test_the_shared_part_counts_while_it_is_cold_and_somebody_comes() -> N
             view.prompt,
             view.digests,
             view.counts,
-            type(view.plan)(
-                **{
-                    name: getattr(view.plan, name)
-                    for name in type(view.plan).__dataclass_fields__
-                    if name != "breakpoints"
-                },
-                breakpoints=(warm, *view.plan.breakpoints[1:]),
-            ),
+            view.plan._replace(breakpoints=(warm, *view.plan.breakpoints[1:])),
         )
         assert busy.premium(held, price(), "", rig.clock.now(), None).shared_nano_usd == 0
 

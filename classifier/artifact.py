@@ -30,6 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier import features, sample
+from classifier.encoder import COLUMNS as ENCODER_COLUMNS
+from classifier.encoder import EncoderEntry
 from classifier.features import COLUMNS_OF_VERSION_2, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
 
 FORMAT: Final = "hybrid-router-classifier"
@@ -61,6 +63,7 @@ ARRAYS: Final[dict[str, int]] = {
     "tree_columns": TREES * TREE_NODES,
     "tree_thresholds": TREES * TREE_NODES,
     "tree_leaves": TREES * TREE_LEAVES,
+    "encoder_weights": ENCODER_COLUMNS,
 }
 """Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0. Trees stand one after another, nodes level by
 level: node i goes to 2i+1 if its column <= its threshold, else to 2i+2; leaves are in units of the raw score."""
@@ -95,6 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         threshold: Threshold the training suggests, in [0, 1].
         metrics: Out-of-group figures of the training report.
         arrays_name, arrays_bytes, arrays_sha256: The file of arrays.
+        encoder: The text encoder it was fitted with, None for none.
     """
 
     format: str
@@ -117,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     arrays_name: str
     arrays_bytes: int
     arrays_sha256: str
+    encoder: EncoderEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,14 +176,21 @@ def save(directory: Path, manifest: Manifest, arrays: Mapping[str, Array]) -> Ar
 
     Args:
         directory: Created if missing; other files in it are left alone.
-        manifest: Its `arrays_*` fields are filled in here.
+        manifest: Its `arrays_*` fields and versions are filled in here.
 
     Raises:
         ArtifactError: The arrays or the manifest would not load again.
         OSError: The directory cannot be written.
     """
     packed = pack_arrays(arrays)
-    manifest = msgspec.structs.replace(manifest, **arrays_entry(packed))
+    # What was read of an older version was completed by `load`, so it is of this one now.
+    manifest = msgspec.structs.replace(
+        manifest,
+        schema_version=SCHEMA_VERSION,
+        sample_version=sample.SAMPLE_VERSION,
+        feature_version=features.FEATURE_VERSION,
+        **arrays_entry(packed),
+    )
     encoded = encode_manifest(manifest)
     artifact = Artifact(
         manifest=_decode_manifest("manifest", encoded), digest=digest_of(encoded), arrays=arrays
@@ -212,7 +224,7 @@ def load(directory: Path) -> Artifact:
         raise ArtifactError(
             f"{arrays_path} was changed: its SHA-256 is {sha256}, not {manifest.arrays_sha256}"
         )
-    arrays = _unpack(arrays_path, packed)
+    arrays = _unpack(arrays_path, packed, manifest.schema_version)
     if manifest.feature_version == 2:
         _append_columns(arrays)
     _check_arrays(str(arrays_path), arrays)
@@ -248,18 +260,19 @@ def _decode_manifest(where: str, encoded: bytes) -> Manifest:
     return manifest
 
 
-def _unpack(path: Path, packed: bytes) -> dict[str, Array]:
+def _unpack(path: Path, packed: bytes, schema_version: int) -> dict[str, Array]:
     """Read the arrays; the archive's own claims are checked before anything is decompressed."""
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             members = {member.filename: member.file_size for member in archive.infolist()}
-        expected = {f"{name}.npy" for name in ARRAYS}
+        held = [name for name in ARRAYS if schema_version > 2 or name != "encoder_weights"]
+        expected = {f"{name}.npy" for name in held}
         if set(members) != expected:
             raise ArtifactError(f"{path} holds {sorted(members)}, not {sorted(expected)}")
         if sum(members.values()) > MAX_ARRAYS_BYTES:
             raise ArtifactError(f"{path} would unpack to more than {MAX_ARRAYS_BYTES} bytes")
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ARRAYS}
+            arrays = {name: archive[name] for name in held}
     except (
         zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, MemoryError, OverflowError,
         NotImplementedError, RuntimeError,
@@ -268,11 +281,13 @@ def _unpack(path: Path, packed: bytes) -> dict[str, Array]:
     # Of a member without NumPy's first bytes it gives the bytes themselves.
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ArtifactError(f"{path} is not a file of plain arrays: {', '.join(strange)} is none")
+    if schema_version == 2:
+        arrays["encoder_weights"] = np.zeros(ENCODER_COLUMNS)
     return arrays
 
 
 def _append_columns(arrays: dict[str, Array]) -> None:
-    """Give a model of feature version 2 the columns it did not know, at no weight."""
+    """Give a model of feature version 2 the columns it did not know, at no weight, if it has not got them yet."""
     for name in ("structure_weights", "structure_means"):
         if arrays[name].shape == (COLUMNS_OF_VERSION_2,):
             arrays[name] = np.pad(arrays[name], (0, len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2))

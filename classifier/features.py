@@ -20,7 +20,7 @@ import binascii
 import re
 from array import array
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import compress, islice
 from math import isfinite, log1p
@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier import lexicon
+from classifier.encoder import EMBEDDING_BYTES, is_embedding
 from classifier.followup import MAX_CHARACTERS, is_bare_follow_up
 from classifier.history import HISTORY_NAMES
 from classifier.sample import EFFORTS, Sample
@@ -91,24 +92,31 @@ class Features:
         ngrams: Distinct buckets in [0, `NGRAM_BUCKETS`) of words; each present once.
         names: Distinct buckets in [0, `NAME_BUCKETS`) of the application and action names.
         structure: One finite number per `STRUCTURE_NAMES`.
+        embedding: What is kept of a text encoder's vector (`classifier.encoder`), b"" for none.
     """
 
     ngrams: Set[int]
     names: tuple[int, ...]
     structure: tuple[float, ...]
+    embedding: bytes = b""
+
+    def encoded(self, embedding: bytes) -> Features:
+        """The same with an embedding of the text."""
+        return replace(self, embedding=embedding)
 
     def to_row(self) -> dict[str, Any]:
-        """A JSON-ready row for a ledger: `feature_version`, sorted buckets, structure."""
-        return {
+        """A JSON-ready row for a ledger: `feature_version`, sorted buckets, structure, embedding in hex if any."""
+        row = {
             "feature_version": FEATURE_VERSION,
             "ngrams": sorted(self.ngrams),
             "names": sorted(self.names),
             "structure": list(self.structure),
         }
+        return row | {"embedding": self.embedding.hex()} if self.embedding else row
 
     def pack(self) -> str:
         """The features as short ASCII text, for a ledger; see `packed`."""
-        return packed(np.array(sorted(self.ngrams), np.uint16), self.structure, self.names)
+        return packed(np.array(sorted(self.ngrams), np.uint16), self.structure, self.names, self.embedding)
 
     @classmethod
     def unpack(cls, text: str) -> Features:
@@ -137,7 +145,10 @@ class Features:
             raise ValueError(f"names holds a bucket outside [0, {NAME_BUCKETS})")
         if len(structure) != len(STRUCTURE_NAMES):
             raise ValueError(f"structure has {len(structure)} numbers, not {len(STRUCTURE_NAMES)}")
-        return cls(ngrams=ngrams, names=names, structure=structure)
+        embedding = bytes.fromhex(row.get("embedding", ""))
+        if embedding and not is_embedding(embedding):
+            raise ValueError("embedding has not the form of one")
+        return cls(ngrams=ngrams, names=names, structure=structure, embedding=embedding)
 
 
 Buckets = npt.NDArray[np.uint16]
@@ -151,19 +162,21 @@ class Measures(NamedTuple):
         ngrams: Distinct buckets of words, ascending.
         structure: One finite number per `STRUCTURE_NAMES`.
         names: Distinct buckets of the application and action names, ascending.
+        embedding: As in `Features`.
     """
 
     ngrams: Buckets
     structure: tuple[float, ...]
     names: tuple[int, ...]
+    embedding: bytes = b""
 
     def features(self) -> Features:
         """The same as a record that compares and hashes by value."""
-        return Features(frozenset(self.ngrams.tolist()), self.names, self.structure)
+        return Features(frozenset(self.ngrams.tolist()), self.names, self.structure, self.embedding)
 
     def pack(self) -> str:
         """What `features().pack()` gives, without the detour."""
-        return packed(self.ngrams, self.structure, self.names)
+        return packed(self.ngrams, self.structure, self.names, self.embedding)
 
 
 _PACK_HEAD: Final = Struct("<BHH16s")
@@ -174,7 +187,9 @@ _PACK_HEAD_OF_VERSION_2: Final = Struct("<BHH8s")
 _BITS: Final = tuple(1 << place for place in range(len(STRUCTURE_NAMES)))
 
 
-def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> str:
+def packed(
+    ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...], embedding: bytes = b""
+) -> str:
     """Features as base64 text of a few hundred characters (a 700-character request: about 900).
 
     Most of a structure is zeros, so only the rest is kept, each number whole: unpacked features score exactly as the
@@ -186,7 +201,7 @@ def packed(ngrams: Buckets, structure: tuple[float, ...], names: tuple[int, ...]
     bits = sum(compress(_BITS, structure))
     head = _PACK_HEAD.pack(FEATURE_VERSION, len(ngrams), len(names), bits.to_bytes(16, "little"))
     numbers = array("d", filter(None, structure)).tobytes() + ngrams.tobytes() + array("H", names).tobytes()
-    return binascii.b2a_base64(head + numbers, newline=False).decode("ascii")
+    return binascii.b2a_base64(head + numbers + embedding, newline=False).decode("ascii")
 
 
 def _unpacked(text: str) -> Features:
@@ -206,15 +221,18 @@ def _unpacked(text: str) -> Features:
     numbers_end = form.size + 8 * held
     ngrams_end = numbers_end + 2 * ngram_count
     columns = len(STRUCTURE_NAMES) if version > 2 else COLUMNS_OF_VERSION_2
-    if bits >> columns or len(raw) != ngrams_end + 2 * name_count:
+    names_end = ngrams_end + 2 * name_count
+    embedding = raw[names_end:] if version > 2 and len(raw) == names_end + EMBEDDING_BYTES else b""
+    if bits >> columns or len(raw) != names_end + len(embedding):
         raise ValueError("packed features do not have the length their head tells")
     numbers = iter(np.frombuffer(raw, "<f8", held, form.size).tolist())
     structure = tuple(next(numbers) if bits >> place & 1 else 0.0 for place in range(len(STRUCTURE_NAMES)))
     ngrams = np.frombuffer(raw, "<u2", ngram_count, numbers_end).tolist()
     names = np.frombuffer(raw, "<u2", name_count, ngrams_end).tolist()
-    if not all(map(isfinite, structure)) or any(bucket >= NAME_BUCKETS for bucket in names):
+    whole = all(map(isfinite, structure)) and (not embedding or is_embedding(embedding))
+    if not whole or any(bucket >= NAME_BUCKETS for bucket in names):
         raise ValueError("packed features hold a number out of range")
-    return Features(ngrams=frozenset(ngrams), names=tuple(names), structure=structure)
+    return Features(ngrams=frozenset(ngrams), names=tuple(names), structure=structure, embedding=embedding)
 
 
 def _require_readable(version: object) -> None:

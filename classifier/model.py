@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from classifier import artifact as artifacts
 from classifier.artifact import TREE_LEAVES, TREE_NODES, TREES, Array, Artifact, ArtifactError, Manifest
+from classifier.encoder import Embedder, numbers, require
 from classifier.features import (
     STRUCTURE_NAMES,
     Buckets,
@@ -43,6 +44,9 @@ DEFAULT_DIRECTORY: Final = Path(__file__).parent / "data" / "default"
 
 TREES_NAME: Final = "task_layout"
 """Name of the trees' part in an explanation: what the layout of the task says of its difficulty."""
+
+ENCODER_NAME: Final = "text_encoder"
+"""Name of the embedding's part in an explanation."""
 
 _TREE_STARTS: Final = np.arange(TREES, dtype=np.int64) * TREE_LEAVES
 _TREE_BITS: Final = TREE_NODES + 1
@@ -84,6 +88,9 @@ class Model:
     """A loaded artifact, ready to score."""
 
     __slots__ = (
+        "_embedder",
+        "_encoder_tag",
+        "_encoder_weights",
         "_intercept",
         "_name_weights",
         "_ngrams",
@@ -97,8 +104,16 @@ class Model:
         "digest",
     )
 
-    def __init__(self, artifact: Artifact) -> None:
-        """Fold a checked artifact (from `artifact.load` or `training.to_artifact`) into lookup lists."""
+    def __init__(self, artifact: Artifact, embedder: Embedder | None = None) -> None:
+        """Fold a checked artifact (from `artifact.load` or `training.to_artifact`) into lookup lists.
+
+        Args:
+            embedder: The text encoder, for models fitted with one. Without it they score features that hold their
+                embeddings, and no samples.
+
+        Raises:
+            EncoderError: It is not the one the model was fitted with.
+        """
         arrays, manifest = artifact.arrays, artifact.manifest
         self.artifact = artifact
         self.digest = artifact.digest
@@ -110,15 +125,25 @@ class Model:
         self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
         self._tree_columns, self._tree_thresholds, self._tree_leaves = _tree_arrays(arrays)
         self._slope, self._intercept = manifest.calibration_slope, manifest.calibration_intercept
+        entry = manifest.encoder
+        self._encoder_weights: Array | None = None if entry is None else arrays["encoder_weights"]
+        self._encoder_tag = b"" if entry is None else bytes.fromhex(entry.digest)
+        self._embedder = None if entry is None else embedder
+        if self._embedder is not None:
+            require(entry, self._embedder, self.digest)
 
     @classmethod
-    def load(cls, directory: Path | str) -> Model:
+    def load(cls, directory: Path | str, embedder: Embedder | None = None) -> Model:
         """Load the artifact in `directory`.
+
+        Args:
+            embedder: As for the constructor.
 
         Raises:
             ArtifactError: It is missing, damaged, foreign or of another version.
+            EncoderError: As the constructor.
         """
-        return cls(artifacts.load(Path(directory)))
+        return cls(artifacts.load(Path(directory)), embedder)
 
     @classmethod
     def default(cls) -> Model:
@@ -130,14 +155,30 @@ class Model:
         """What the model was made from and how good it was."""
         return self.artifact.manifest
 
-    def judge(self, sample: Sample) -> tuple[Score, Measures]:
-        """The score, and what it was computed from, for a ledger that keeps it: nothing is measured twice."""
-        measures = Measures(*measure(sample), name_buckets(sample))
+    def judge(self, sample: Sample, embedding: bytes = b"") -> tuple[Score, Measures]:
+        """The score, and what it was computed from, for a ledger that keeps it: nothing is measured twice.
+
+        Args:
+            embedding: Of the sample's text, where there is a text encoder; b"" adds nothing to the score.
+        """
+        measures = Measures(*measure(sample), name_buckets(sample), embedding)
         return self._score(*measures), measures
 
     def score(self, sample: Sample) -> Score:
-        """Score one sample: its measures, three dot products, one sigmoid."""
-        return self._score(*measure(sample), name_buckets(sample))
+        """Score one sample: its measures, three dot products, one sigmoid.
+
+        Raises:
+            EncoderError: The model was fitted with a text encoder and has none here, or it failed.
+        """
+        return self._score(*measure(sample), name_buckets(sample), self._embedded(sample))
+
+    def _embedded(self, sample: Sample) -> bytes:
+        if self._encoder_weights is None:
+            return b""
+        if self._embedder is None:
+            require(self.manifest.encoder, None, self.digest)
+        assert self._embedder is not None, "`require` refuses a missing one"
+        return self._embedder.embed([sample.text])[0]
 
     def score_measures(self, measures: Measures) -> Score:
         """Score what another model's `judge` measured: features are the same for all models of this release."""
@@ -147,9 +188,11 @@ class Model:
         """Score features computed before, by `extract` or read back from a ledger."""
         buckets = np.fromiter(features.ngrams, np.uint16, len(features.ngrams))
         buckets.sort()
-        return self._score(buckets, features.structure, features.names)
+        return self._score(buckets, features.structure, features.names, features.embedding)
 
-    def _score(self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...]) -> Score:
+    def _score(
+        self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...], embedding: bytes = b""
+    ) -> Score:
         """The score from distinct buckets in ascending order: the order of a sum shows in its last digits."""
         raw = self._start + sum(map(mul, self._structure_weights, structure))
         if len(buckets):
@@ -159,6 +202,8 @@ class Model:
             raw += self._name_weights[bucket]
         if self._tree_leaves is not None:
             raw += self._tree_sum(structure)
+        if embedding and self._encoder_weights is not None:
+            raw += self._encoder_sum(embedding)
         return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
 
     def _tree_sum(self, structure: tuple[float, ...]) -> float:
@@ -170,11 +215,20 @@ class Model:
         leaf = _LEAVES.take(np.packbits(right, bitorder="little")) + _TREE_STARTS
         return float(np.add.reduce(self._tree_leaves.take(leaf)))
 
+    def _encoder_sum(self, embedding: bytes) -> float:
+        """What the embedding adds; another encoder's says nothing here."""
+        assert self._encoder_weights is not None
+        if not embedding.startswith(self._encoder_tag):
+            return 0.0
+        return float(numbers(embedding) @ self._encoder_weights)
+
     def _ngram_sum(self, buckets: Buckets) -> complex:
         """Sum of (weight x idf) + i idf^2 over distinct buckets."""
         return complex(np.add.reduce(self._ngrams.take(buckets)))
 
-    def explain(self, sample: Sample, top_count: int = 10) -> tuple[Contribution, ...]:
+    def explain(
+        self, sample: Sample, top_count: int = 10, embedding: bytes | None = None
+    ) -> tuple[Contribution, ...]:
         """The features that moved this sample's raw score most, largest magnitude first.
 
         All contributions together are the raw score less the manifest's bias, which is the score of a sample
@@ -183,8 +237,13 @@ class Model:
         Args:
             sample: The caller's own request.
             top_count: Most contributions to return, >= 1.
+            embedding: As it was scored with; None asks the encoder, if the model has one.
+
+        Raises:
+            EncoderError: As `score`, without an embedding.
         """
         features = extract(sample)
+        kept = self._embedded(sample) if embedding is None else embedding
         arrays = self.artifact.arrays
         means = arrays["structure_means"]
         values: dict[str, tuple[float, float]] = {}
@@ -205,6 +264,9 @@ class Model:
         if self._tree_leaves is not None:
             says = self._tree_sum(features.structure)
             values[TREES_NAME] = (says, says)
+        if kept and self._encoder_weights is not None:
+            says = self._encoder_sum(kept)
+            values[ENCODER_NAME] = (says, says)
         for bucket, names in name_surfaces(sample).items():
             values[f"name#{bucket}"] = (1.0, self._name_weights[bucket])
             own_text[f"name#{bucket}"] = tuple(names)

@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
+from classifier import encoder
 from classifier.artifact import Array
 from classifier.difficulty import LEAST_SOURCE_ROWS, Difficulty, served_trees, slice_means
 from classifier.features import DETAIL_NAMES, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
@@ -40,6 +41,7 @@ def column_names() -> list[str]:
         *(f"ngram#{bucket}" for bucket in range(NGRAM_BUCKETS)),
         *(f"name#{bucket}" for bucket in range(NAME_BUCKETS)),
         *LINEAR_NAMES,
+        *(f"encoder#{place}" for place in range(encoder.COLUMNS)),
     ]
 
 
@@ -49,22 +51,30 @@ class FeatureColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Words are binary, weighted by smoothed inverse document frequency and scaled to length `ngram_scale`;
     names are `name_scale` or 0; structure is centred and divided by its standard deviation, but by no less
     than `scale_floor`, so that a column that hardly varies in the labels cannot shout in traffic where it
-    does.
+    does. Embeddings of a text encoder have length about `encoder_scale`; they are zeros where there is none.
 
     Args:
         ngram_scale: Length of a row's word part, > 0.
         name_scale: Value of a name's column, > 0.
         scale_floor: Least divisor of a structure column, > 0.
+        encoder_scale: Length of an embedding, > 0.
 
     Attributes:
         idf_: ndarray of shape (NGRAM_BUCKETS,), all >= 1.
         means_, scales_: ndarrays of shape (len(LINEAR_NAMES),).
     """
 
-    def __init__(self, ngram_scale: float = 1.0, name_scale: float = 1.0, scale_floor: float = 0.3) -> None:
+    def __init__(
+        self,
+        ngram_scale: float = 1.0,
+        name_scale: float = 1.0,
+        scale_floor: float = 0.3,
+        encoder_scale: float = 1.0,
+    ) -> None:
         self.ngram_scale = ngram_scale
         self.name_scale = name_scale
         self.scale_floor = scale_floor
+        self.encoder_scale = encoder_scale
 
     def fit(self, X: Sequence[Features], y: Any = None) -> Self:  # noqa: N803
         """Learn document frequencies, means and scales."""
@@ -82,6 +92,7 @@ class FeatureColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self._tfidf.transform(_ngrams(X)) * self.ngram_scale,
                 _names(X) * self.name_scale,
                 sparse.csr_array((_linear(X) - self.means_) / self.scales_),
+                sparse.csr_array(_embeddings(X) * self.encoder_scale),
             ],
             format="csr",
         )
@@ -99,7 +110,7 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         C: Inverse strength of the L2 penalty, > 0.
-        ngram_scale, name_scale, scale_floor: As in `FeatureColumns`.
+        ngram_scale, name_scale, scale_floor, encoder_scale: As in `FeatureColumns`.
         max_iter: Bound on the solver's steps.
         tree_scale, layout_scale, word_scale, length_weight: As in `Difficulty`.
         between_share: Share of the source's mean in the regression's targets, in [0, 1].
@@ -124,6 +135,7 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         word_scale: float = 5.0,
         length_weight: float = 0.2,
         between_share: float = 0.7,
+        encoder_scale: float = 1.0,
     ) -> None:
         self.C = C
         self.ngram_scale = ngram_scale
@@ -135,6 +147,7 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.word_scale = word_scale
         self.length_weight = length_weight
         self.between_share = between_share
+        self.encoder_scale = encoder_scale
 
     def fit(
         self,
@@ -153,7 +166,10 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 difficulty.
         """
         self.columns_ = FeatureColumns(
-            ngram_scale=self.ngram_scale, name_scale=self.name_scale, scale_floor=self.scale_floor
+            ngram_scale=self.ngram_scale,
+            name_scale=self.name_scale,
+            scale_floor=self.scale_floor,
+            encoder_scale=self.encoder_scale,
         ).fit(X)
         columns = self.columns_.transform(X)
         targets = np.array(y, dtype=np.float64)
@@ -292,7 +308,8 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
     """
     classifier = calibrated.estimator
     columns, difficulty = classifier.columns_, classifier.difficulty_
-    ngram, name, linear = np.split(classifier.coef_, [NGRAM_BUCKETS, NGRAM_BUCKETS + NAME_BUCKETS])
+    bounds = np.cumsum([NGRAM_BUCKETS, NAME_BUCKETS, len(LINEAR_NAMES)])
+    ngram, name, linear, embedded = np.split(classifier.coef_, bounds)
     words = ngram * columns.ngram_scale
     structure, means = np.zeros(len(STRUCTURE_NAMES)), np.zeros(len(STRUCTURE_NAMES))
     structure[_LINEAR] = linear / columns.scales_
@@ -312,6 +329,7 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
         "name_weights": name * columns.name_scale,
         "structure_weights": structure,
         "structure_means": means,
+        "encoder_weights": embedded * columns.encoder_scale,
         **served_trees(None if difficulty is None else difficulty.trees_, classifier.tree_scale),
     }
     return arrays, bias, calibrated.slope, calibrated.intercept
@@ -364,6 +382,15 @@ def _binary(rows: Sequence[Sequence[int]], width: int) -> Any:
 
 def _linear(features: Sequence[Features]) -> Array:
     return _structure(features)[:, _LINEAR]
+
+
+def _embeddings(features: Sequence[Features]) -> Array:
+    """Shape (len(features), COLUMNS); zeros for rows without an embedding."""
+    found = np.zeros((len(features), encoder.COLUMNS))
+    for index, row in enumerate(features):
+        if row.embedding:
+            found[index] = encoder.numbers(row.embedding)
+    return found
 
 
 def _structure(features: Sequence[Features]) -> Array:

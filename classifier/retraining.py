@@ -29,6 +29,8 @@ from classifier import artifact as artifacts
 from classifier.artifact import Array, Artifact
 from classifier.card import Source, model_card, write_card
 from classifier.dataset import Dataset, Labelled, read
+from classifier.encoded import encoded
+from classifier.encoder import Embedder, EncoderEntry, require
 from classifier.evidence import judged
 from classifier.gate import GateSettings, Verdict, judge
 from classifier.logged import Collected, LoggedRequest
@@ -154,8 +156,12 @@ def retrain(
     settings: RetrainingSettings,
     created_time: str,
     progress: Progress | None = None,
+    embedder: Embedder | None = None,
 ) -> Retrained:
     """Fit, calibrate and judge a candidate.
+
+    The log's rows hold the embeddings they were decided by, so fitting on them needs no text encoder. The candidate has
+    the one given here, else the champion's.
 
     Args:
         collected: The log.
@@ -163,8 +169,10 @@ def retrain(
         base: Labels from elsewhere, fitted on beside the outcomes; None for none.
         created_time: RFC 3339 time to record.
         progress: Told of each finished step, if given.
+        embedder: Embeds the texts of `base`; needed for it where the champion has an encoder.
 
     Raises:
+        EncoderError: The champion's encoder is missing, or another, and `base` has texts.
         TooFewOutcomes: The log has fewer firm labels of a kind than it takes, or too few sessions to be cut by time.
         TrainingError: The labels cannot carry a model.
     """
@@ -178,12 +186,17 @@ def retrain(
         )
     tell = progress or _silent
     others = base_rows(base, settings.base_weight)
+    encoder = champion.manifest.encoder if embedder is None else embedder.entry
+    if others:
+        if embedder is None:
+            require(encoder, None, champion.digest)
+        others = list(encoded(Dataset(tuple(others)), embedder).rows)
     outcomes = outcome_rows(slices.fit, settings.half_life_s)
-    tried = _search(outcomes, others, settings, tell)
+    tried = _search(outcomes, others, settings, tell, encoder)
     best = tried[0].settings if tried else settings.grid[0]
     tell(0, 1, "fitting")
     with threadpool_limits(limits=1):
-        fitted = fit(Dataset((*outcomes, *others)), best, settings.seed).to_model(created_time)
+        fitted = fit(Dataset((*outcomes, *others)), best, settings.seed, encoder).to_model(created_time)
     window = (slices.fit[0].time_s, slices.judge[-1].time_s)
     candidate = calibrated(fitted, slices.calibrate, {"champion": champion.digest, "window_s": list(window)})
     tell(0, 1, "judging")
@@ -330,7 +343,11 @@ def _bend(x: Array, labels: Array) -> tuple[float, float]:
 
 
 def _search(
-    outcomes: Sequence[Labelled], others: Sequence[Labelled], settings: RetrainingSettings, tell: Progress
+    outcomes: Sequence[Labelled],
+    others: Sequence[Labelled],
+    settings: RetrainingSettings,
+    tell: Progress,
+    encoder: EncoderEntry | None,
 ) -> list[Tried]:
     if len(settings.grid) == 1:
         return []
@@ -342,6 +359,7 @@ def _search(
         seed=settings.seed,
         jobs=settings.jobs,
         progress=lambda done, total, what: tell(done, total, f"searching: {what}"),
+        encoder=encoder,
     )
 
 

@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from classifier.dataset import Dataset, Labelled
+from classifier.encoder import EncoderEntry
 from classifier.training import TrainingError, TrainingSettings, fit
 
 Progress = Callable[[int, int, str], None]
@@ -65,6 +66,7 @@ def search(
     seed: int,
     jobs: int = 1,
     progress: Progress | None = None,
+    encoder: EncoderEntry | None = None,
 ) -> list[Tried]:
     """Try every setting on every fold; best first, the earlier of the grid on equal losses.
 
@@ -74,6 +76,7 @@ def search(
         folds: >= 2.
         seed: Of folds and fits.
         jobs: Tasks at a time in this process's backend; a cluster decides for itself.
+        encoder: As for `training.fit`.
 
     Raises:
         TrainingError: No setting could be fitted.
@@ -85,7 +88,7 @@ def search(
     rows, rest = tuple(outcomes), tuple(others)
     run = joblib.Parallel(n_jobs=jobs, return_as="generator")
     losses = run(
-        joblib.delayed(held_out_loss)(rows, rest, grid[number], kept.tolist(), held.tolist(), seed)
+        joblib.delayed(held_out_loss)(rows, rest, grid[number], kept.tolist(), held.tolist(), seed, encoder)
         for number, fold in tasks
         for kept, held in (parts[fold],)
     )
@@ -108,11 +111,12 @@ def held_out_loss(
     kept: Sequence[int],
     held: Sequence[int],
     seed: int,
+    encoder: EncoderEntry | None = None,
 ) -> float:
     """Weighted mean log loss on held-out rows of a model of the kept ones and `others`; infinite if there is none."""
     with threadpool_limits(limits=1):
         try:
-            fitted = fit(Dataset((*(outcomes[row] for row in kept), *others)), settings, seed)
+            fitted = fit(Dataset((*(outcomes[row] for row in kept), *others)), settings, seed, encoder)
         except TrainingError:
             return float("inf")
         model = fitted.to_model("")

@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from classifier import artifact as artifacts
 from classifier.artifact import Array, Artifact, Manifest
 from classifier.dataset import Dataset, read
+from classifier.encoder import EncoderEntry, tag
 from classifier.evaluation import Evaluation, evaluate
 from classifier.features import FEATURE_VERSION, Features, extract
 from classifier.model import Model
@@ -63,6 +64,7 @@ class TrainingSettings:
             rows with both qualities.
         length_weight: Raw score per standard deviation of log length, > 0; a prior, there with the parts above.
         between_share: Share of its source's mean in the target the logistic regression sees, in (0, 1].
+        encoder_scale: Length of a text encoder's embedding, > 0; says nothing of rows without one.
         folds: Group folds for calibration and for the report, >= 2.
         waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
             suggested threshold is waste / (1 + waste), the least harmful cut on a calibrated score.
@@ -77,6 +79,7 @@ class TrainingSettings:
     word_scale: float = 5.0
     length_weight: float = 0.2
     between_share: float = 0.7
+    encoder_scale: float = 2.0
     folds: int = 5
     waste_per_miss: float = 1.0 / 3.0
 
@@ -91,6 +94,7 @@ class TrainingSettings:
             "word_scale",
             "length_weight",
             "between_share",
+            "encoder_scale",
             "waste_per_miss",
         ):
             if not getattr(self, name) > 0.0:
@@ -139,6 +143,7 @@ class TrainedModel:
         settings, seed: As given.
         dataset: What it was fitted on.
         metrics: The report's figures, or empty if it was not judged.
+        encoder: The text encoder whose embeddings the rows hold, None for none.
     """
 
     calibrated: CalibratedRouteClassifier
@@ -146,10 +151,15 @@ class TrainedModel:
     seed: int
     dataset: Dataset
     metrics: dict[str, Any]
+    encoder: EncoderEntry | None = None
 
     def predict(self, samples: Sequence[Sample]) -> Array:
         """Calibrated scores by scikit-learn itself, ndarray of shape (n_samples,)."""
-        return np.asarray(self.calibrated.predict_proba([extract(sample) for sample in samples])[:, 1])
+        return self.predict_features([extract(sample) for sample in samples])
+
+    def predict_features(self, features: Sequence[Features]) -> Array:
+        """The same of features, which may hold embeddings."""
+        return np.asarray(self.calibrated.predict_proba(features)[:, 1])
 
     def save(self, directory: Path, created_time: str) -> Artifact:
         """Write the artifact.
@@ -191,13 +201,18 @@ class TrainedModel:
             calibration_intercept=intercept,
             threshold=self.settings.threshold,
             metrics=self.metrics,
+            encoder=self.encoder,
             **artifacts.arrays_entry(artifacts.pack_arrays(arrays)),
         )
         return manifest, arrays
 
 
 def train(
-    dataset: Dataset, settings: TrainingSettings, seed: int, progress: Progress | None = None
+    dataset: Dataset,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None = None,
+    encoder: EncoderEntry | None = None,
 ) -> tuple[TrainedModel, TrainingReport]:
     """Fit the model on all rows and judge the recipe on groups held out.
 
@@ -206,27 +221,37 @@ def train(
         settings: See there.
         seed: Of folds and bootstrap.
         progress: Told of each finished step, if given.
+        encoder: The text encoder whose embeddings the rows hold (`classifier.encoded`); None: no embedding counts.
 
     Raises:
         TrainingError: Too few groups of a label, or scores that do not rank the labels at all.
     """
     _require_groups(dataset, settings.folds)
-    features = [row.extracted() for row in dataset.rows]
+    features = _extracted(dataset, encoder)
     report = _judge(dataset, features, settings, seed, progress)
-    trained = _fit(dataset, features, settings, seed, report.to_dict()["held_out"])
+    trained = _fit(dataset, features, settings, seed, report.to_dict()["held_out"], encoder)
     if progress is not None:
         progress(settings.folds + 1, settings.folds + 1, "fitted on every row")
     return trained, report
 
 
-def fit(dataset: Dataset, settings: TrainingSettings, seed: int) -> TrainedModel:
+def fit(
+    dataset: Dataset, settings: TrainingSettings, seed: int, encoder: EncoderEntry | None = None
+) -> TrainedModel:
     """Fit the model on all rows without judging it: the same model as `train` gives, several times sooner.
 
     Raises:
         TrainingError: As `train`.
     """
     _require_groups(dataset, settings.folds)
-    return _fit(dataset, [row.extracted() for row in dataset.rows], settings, seed, {})
+    return _fit(dataset, _extracted(dataset, encoder), settings, seed, {}, encoder)
+
+
+def _extracted(dataset: Dataset, encoder: EncoderEntry | None) -> list[Features]:
+    """Features of the rows, with the embeddings of this encoder and of no other."""
+    found = [row.extracted() for row in dataset.rows]
+    mine = "" if encoder is None else encoder.digest
+    return [row if not row.embedding or tag(row.embedding) == mine else row.encoded(b"") for row in found]
 
 
 def train_seed(progress: Progress | None = None) -> tuple[TrainedModel, TrainingReport]:
@@ -242,11 +267,13 @@ def cross_scores(
     *,
     features: Sequence[Features] | None = None,
     leave_out_kinds: Sequence[str] = (),
+    encoder: EncoderEntry | None = None,
 ) -> tuple[Array, Ints]:
     """Score every row by a model that saw none of its group.
 
     Args:
         features: Of the rows, if they are computed already.
+        encoder: As for `fit`.
         leave_out_kinds: Instead of group folds, leave each of these kinds out wholly, with every group it shares; rows
             of other kinds get NaN.
 
@@ -256,7 +283,7 @@ def cross_scores(
     Raises:
         TrainingError: As `train`.
     """
-    found = [row.extracted() for row in dataset.rows] if features is None else features
+    found = _extracted(dataset, encoder) if features is None else features
     if leave_out_kinds:
         splits = [_kind_split(dataset, kind) for kind in leave_out_kinds]
     else:
@@ -307,6 +334,7 @@ def _fit(
     settings: TrainingSettings,
     seed: int,
     metrics: dict[str, Any],
+    encoder: EncoderEntry | None = None,
 ) -> TrainedModel:
     classifier = RouteClassifier(
         C=settings.inverse_penalty,
@@ -318,6 +346,7 @@ def _fit(
         word_scale=settings.word_scale,
         length_weight=settings.length_weight,
         between_share=settings.between_share,
+        encoder_scale=settings.encoder_scale,
     )
     weights = [row.weight for row in dataset.rows]
     folds = _folds(dataset, settings.folds, seed)
@@ -331,7 +360,9 @@ def _fit(
             f"scores of held-out groups do not rise with the labels (sigmoid slope {slope:.3g}): these "
             "features can learn nothing from them; check the labels, or add groups"
         )
-    return TrainedModel(calibrated=calibrated, settings=settings, seed=seed, dataset=dataset, metrics=metrics)
+    return TrainedModel(
+        calibrated=calibrated, settings=settings, seed=seed, dataset=dataset, metrics=metrics, encoder=encoder
+    )
 
 
 def _require_groups(dataset: Dataset, folds: int) -> None:

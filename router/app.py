@@ -26,6 +26,7 @@ from cache.prompt import CacheScope
 from cache.rules import rules_for
 from cache.schedule import Policy
 from cache.tokens import TokenEstimator
+from classifier.encoder import EncoderError, load_encoder
 from classifier.policy import PolicySettings
 from classifier.profile import DAY_S
 from classifier.route import Route
@@ -39,6 +40,7 @@ from router.clock import Clock, SystemClock
 from router.config import Config, ConfigError, Secrets
 from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
+from router.encoding import Encodings
 from router.escalation import Cascade, Cascades, Signal
 from router.estimate import OutputForecast
 from router.facts_file import applying
@@ -208,9 +210,12 @@ async def running(
         flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
         warming = _warming(config, state, preparation, settler, flights, timer, draw)
         await stack.enter_async_context(_warmed(warming))
+        encodings = _encodings(config, state, telemetry)
+        if encodings is not None:
+            stack.callback(encodings.close)
         services = Services(
             router=_router_service(
-                config, state, telemetry, settler, preparation, flights, warming, draw, sleep
+                config, state, telemetry, settler, preparation, flights, warming, draw, sleep, encodings
             ),
             session=SessionService(
                 book=state.book,
@@ -322,7 +327,13 @@ def _facts(config: Config, now_s: float) -> Facts:
 
 def _state(config: Config, now_s: float) -> _State:
     learning = config.classifier
-    classifiers = Classifiers(config.routing.classifier, registry=learning.registry, shadow=learning.shadow)
+    try:
+        embedder = load_encoder(learning.encoder) if learning.encoder else None
+    except EncoderError as error:
+        raise ConfigError(f"classifier.encoder: {error}") from error
+    classifiers = Classifiers(
+        config.routing.classifier, registry=learning.registry, shadow=learning.shadow, embedder=embedder
+    )
     prices = price_table(config)
     limit = config.cache.prefix_limit
     applications, estimator = Applications(config.applications), TokenEstimator()
@@ -372,6 +383,13 @@ def _limits(config: Config) -> Limits:
 def _nano(usd: float | None) -> int | None:
     """Settings in USD as whole nano-USD."""
     return None if usd is None else round(usd * NANO_PER_USD)
+
+
+def _encodings(config: Config, state: _State, telemetry: Telemetry) -> Encodings | None:
+    embedder = state.classifiers.embedder
+    if embedder is None:
+        return None
+    return Encodings(embedder, wait_s=config.classifier.encoder_wait_s, tell=telemetry.record_embedding)
 
 
 def _hearing(learning: Learning, book: SessionBook) -> Learn:
@@ -437,6 +455,7 @@ def _router_service(
     warming: Warming,
     draw: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
+    encodings: Encodings | None,
 ) -> RouterService:
     routing = config.routing
     limits = RetryLimits(
@@ -465,6 +484,7 @@ def _router_service(
         deadlines=DeadlinePolicy(
             default_s=config.server.default_deadline_s, maximum_s=config.server.deadline_limit_s
         ),
+        encodings=encodings,
         turns=HeldTurns(
             state.held,
             settler.clock,

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from classifier.artifact import ArtifactError
+from classifier.artifact import Artifact, ArtifactError, load
+from classifier.encoder import Embedder, EncoderError, require
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.registry import HISTORY_NAME, Change, How, Registry, RegistryError
 from router.config import ConfigError
@@ -45,12 +46,16 @@ class Classifiers:
         directory: The plain artifact, "" for the shipped one.
         registry: Directory of a registry, "" for none.
         shadow: Digest in the registry, or directory, of a model that scores beside; "" for none.
+        embedder: The text encoder, for models fitted with one; they do not load without it.
 
     Raises:
         ConfigError: An artifact cannot be used.
     """
 
-    def __init__(self, directory: str, *, registry: str = "", shadow: str = "") -> None:
+    def __init__(
+        self, directory: str, *, registry: str = "", shadow: str = "", embedder: Embedder | None = None
+    ) -> None:
+        self.embedder = embedder
         self.directory = Path(directory) if directory else DEFAULT_DIRECTORY
         self.registry = Registry(registry) if registry else None
         self._shadow_name = shadow
@@ -121,7 +126,7 @@ class Classifiers:
         except RegistryError as error:
             raise NotFound("classifier", digest, str(error)) from error
         try:
-            return await asyncio.to_thread(lambda: Model(registry.load(full)))
+            return await asyncio.to_thread(lambda: self._proved(registry.load(full)))
         except ArtifactError as error:
             raise PreconditionFailed(f"the candidate cannot be used; nothing was changed: {error}") from error
 
@@ -214,13 +219,21 @@ class Classifiers:
         """Load the registry's champion, the plain artifact while there is none; in a thread."""
         digest = self.registry.champion_digest() if self.registry is not None else ""
         if self.registry is None or not digest:
-            return Model.load(self.directory)
-        return Model(self.registry.load(digest))
+            return self._proved(load(self.directory))
+        return self._proved(self.registry.load(digest))
 
     def _load_shadow(self) -> Model | None:
         name = self._shadow_name
         if not name:
             return None
         if self.registry is not None and not Path(name).is_dir():
-            return Model(self.registry.load(self.registry.resolve(name)))
-        return Model.load(Path(name))
+            return self._proved(self.registry.load(self.registry.resolve(name)))
+        return self._proved(load(Path(name)))
+
+    def _proved(self, artifact: Artifact) -> Model:
+        """The model of an artifact, refused without the text encoder it was fitted with."""
+        try:
+            require(artifact.manifest.encoder, self.embedder, artifact.digest)
+            return Model(artifact, self.embedder)
+        except EncoderError as error:
+            raise ArtifactError(str(error)) from error

@@ -260,6 +260,12 @@ class ClassifierConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Keep in the ledger what each score was computed from, hashed, for training: 0.25 kB for a short question, 1.5 kB
     for 2,000 characters, 5 kB at most. No text, but whoever holds the ledger can test guesses at words against
     it: false for none of it."""
+    encoder: Annotated[str, Meta(pattern=r"^$|^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = ""
+    """A text encoder (sentence embeddings) beside words and structure: "package.module:factory" of your code, called
+    once at start; empty: none. What is kept of a vector is 64 numbers, in the ledger too, from which parts of a text's
+    meaning can be guessed. A model fitted with an encoder serves only beside it."""
+    encoder_wait_s: Annotated[float, Meta(ge=0, le=5)] = 0.05
+    """Longest that a request waits for its embedding; later ones are scored without."""
     drift_window: Annotated[int, Meta(ge=200, le=100_000)] = 2_000
     """Last requests whose figures are compared with the reference."""
     rollback_margin: Share = 0.05

@@ -127,16 +127,20 @@ class Dispatch:
         self._draw = draw
         self._sleep = sleep
 
-    def prepare(self, request: Request, held: Held | None = None, *, draw: bool = True) -> Prepared:
+    def prepare(
+        self, request: Request, held: Held | None = None, *, draw: bool = True, embedding: bytes = b""
+    ) -> Prepared:
         """Decide without calling; what `generate` and `stream` would do now.
 
         Args:
-            held: As for `Preparation.prepare`, and `draw`.
+            held: As for `Preparation.prepare`, and `draw` and `embedding`.
 
         Raises:
             RouterError: As `Preparation.prepare`.
         """
-        return self._preparation.prepare(request, self._settler.clock.now(), held, draw=draw)
+        return self._preparation.prepare(
+            request, self._settler.clock.now(), held, draw=draw, embedding=embedding
+        )
 
     def cascade_of(self, prepared: Prepared) -> Cascade:
         """For which failures of Flash's answer Opus would be asked."""

@@ -161,11 +161,18 @@ class Preparation:
         self._binding_model = opus.model if traits_of(opus.model).binds_thinking else ""
 
     def prepare(
-        self, request: Request, now_s: float, held: Held | None = None, *, draw: bool = True
+        self,
+        request: Request,
+        now_s: float,
+        held: Held | None = None,
+        *,
+        draw: bool = True,
+        embedding: bytes = b"",
     ) -> Prepared:
         """Score, plan, price and decide.
 
         Args:
+            embedding: Of the turn's text, where there is a text encoder and it was in time.
             draw: Whether the route may be drawn at random, where exploration is on; False shows the decision that a
                 draw would start from, with its chance.
             held: Version of a held session that the request is a turn of: its messages begin the request's, and what
@@ -185,7 +192,7 @@ class Preparation:
             model = self._model()
             score = measures = shadow = None
             if model is not None:
-                score, measures = model.judge(sample)
+                score, measures = model.judge(sample, embedding)
                 shadow = self._shadow_score(measures)
         session = session_state(request.call, sample, remembered, follow_ups=self._settings.follow_ups)
         with self._telemetry.plan():
@@ -234,8 +241,9 @@ class Preparation:
 
     def contributions(self, prepared: Prepared, top_count: int = 20) -> tuple[Contribution, ...]:
         """What moved the score, largest first; empty without a classifier."""
-        model = self._model()
-        return () if model is None else model.explain(prepared.sample, top_count)
+        model, measures = self._model(), prepared.measures
+        embedding = b"" if measures is None else measures.embedding
+        return () if model is None else model.explain(prepared.sample, top_count, embedding)
 
     def _placed(self, request: Request, remembered: Remembered | None, now_s: float) -> Request:
         """The request with its user context where it is to stand; most stand where they are."""

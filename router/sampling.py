@@ -10,7 +10,7 @@ from classifier.followup import is_bare_follow_up
 from classifier.history import NO_HISTORY, History
 from classifier.policy import SessionState
 from classifier.route import Route
-from classifier.sample import Sample
+from classifier.sample import TEXT_CHARACTERS, TEXT_HEAD_CHARACTERS, Sample, head_and_tail
 from router.call import Call, Document, Image, Message, Role, Text, ToolCall, ToolResult
 from router.memory import Remembered
 from router.request import Request
@@ -77,6 +77,11 @@ def sample_of(
         action=request.action or None,
         history=NO_HISTORY if remembered is None else _history(remembered, now_s),
     )
+
+
+def turn_text(call: Call) -> str:
+    """The turn's own words as a sample holds them."""
+    return head_and_tail(_text(call.messages[call.turn_start :]), TEXT_CHARACTERS, TEXT_HEAD_CHARACTERS)
 
 
 def _history(remembered: Remembered, now_s: float | None) -> History:

@@ -17,6 +17,7 @@ from router.applications import Applications
 from router.convert_request import AnyRequest, request_from_proto
 from router.deadline import Deadline, DeadlinePolicy
 from router.dispatch import Decided, Dispatch, Event, Life
+from router.encoding import Encodings
 from router.errors import UpstreamInterrupted
 from router.escalation import Cascade
 from router.held_session import Held
@@ -45,8 +46,10 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         telemetry: Telemetry,
         deadlines: DeadlinePolicy,
         turns: HeldTurns,
+        encodings: Encodings | None = None,
     ) -> None:
-        """Keep references."""
+        """Keep references; without `encodings` no text is embedded."""
+        self._encodings = encodings
         self._dispatch = dispatch
         self._preparation = preparation
         self._applications = applications
@@ -61,7 +64,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         request_id = _unique(current)
         turn, version = await self._turns.begin(request), 0
         try:
-            life = Life(self._prepare(request, request_id, None if turn is None else turn.held))
+            life = Life(await self._prepare(request, request_id, None if turn is None else turn.held))
             try:
                 answered = await self._dispatch.generate(life, deadline, trace_id)
             finally:
@@ -100,7 +103,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
         request_id = _unique(current)
         turn = await self._turns.begin(request)
         try:
-            life = Life(self._prepare(request, request_id, None if turn is None else turn.held))
+            life = Life(await self._prepare(request, request_id, None if turn is None else turn.held))
 
             async def emit(event: Event) -> None:
                 version = 0
@@ -126,7 +129,7 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Decide and say why, without a call."""
         held = await self._turns.look(request)
-        prepared = self._prepare(request, _unique(current_request()), held, draw=False)
+        prepared = await self._prepare(request, _unique(current_request()), held, draw=False)
         view = prepared.views.get(Route.OPUS)
         return pb.ExplainResponse(
             decision=wire.decision_fields(prepared, route=prepared.decision.route),
@@ -138,11 +141,12 @@ class RouterService(router_service_pb2_grpc.RouterServiceServicer):
     def _deadline(self, context: Context) -> Deadline:
         return self._deadlines.start(context.time_remaining(), asyncio.get_running_loop().time())
 
-    def _prepare(
+    async def _prepare(
         self, request: AnyRequest, request_id: str, held: Held | None, *, draw: bool = True
     ) -> Prepared:
         asked = request_from_proto(request, self._applications, request_id, held)
-        return self._dispatch.prepare(asked, held, draw=draw)
+        embedding = b"" if self._encodings is None else await self._encodings.of(asked.call)
+        return self._dispatch.prepare(asked, held, draw=draw, embedding=embedding)
 
     def _annotate(self, life: Life, current: RequestContext) -> None:
         """Write decision and outcome on the server span and count the decision, however the call ended."""

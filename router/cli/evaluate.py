@@ -12,6 +12,7 @@ from rich.table import Table
 
 from classifier import dataset as datasets
 from classifier.answers import Answered, read_answers, requests
+from classifier.encoder import Embedder, load_encoder
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.sample import Sample
 from router.cli.train import SEED_LABELS
@@ -42,6 +43,10 @@ def evaluate(
         typer.Option(help="With --cv: leave this source of answers out wholly. Repeat for more."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and bootstrap.")] = 0,
+    encoder: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FACTORY", help="Text encoder of the model; see classifier/README.md."),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Report discrimination, calibration and the cost-quality curve, with intervals, beside two baselines.
@@ -57,23 +62,28 @@ def evaluate(
         raise ValueError("nothing to judge: give LABELS, --answers or --kinds, or --cv for the seed set")
     # scikit-learn takes a second and 100 MB to load: only reports need it.
     from classifier.comparison import compare
+    from classifier.encoded import encoded
     from classifier.evaluation import evaluate as judge
 
     answered = [row for path in answers or () for row in read_answers(path)]
-    if cv:
-        own, scores, folds = _cross_scored(labels, answered, kinds or [], leave_out or [], seed, as_json)
+    embedder = load_encoder(encoder) if encoder else None
+    served = None if cv else Model.load(model, embedder)
+    if served is None:
+        own, scores, folds = _cross_scored(
+            labels, answered, kinds or [], leave_out or [], seed, as_json, embedder
+        )
     else:
-        own = () if labels is None else datasets.read(labels).rows
-        scores, folds = _scored(Model.load(model), own, answered), None
+        own = () if labels is None else encoded(datasets.read(labels), embedder).rows
+        scores, folds = _scored(served, own, answered), None
     judged = [row for row in answered if row.id in scores]
     compared = compare(judged, scores, folds, seed=seed)
     report: dict[str, Any] = {"comparisons": [figures.to_dict() for figures in compared]}
     mine = [row for row in own if row.id in scores]
     if mine:
-        threshold = 0.5 if cv else Model.load(model).manifest.threshold
+        threshold = 0.5 if served is None else served.manifest.threshold
         report["own"] = judge(mine, [scores[row.id] for row in mine], threshold, seed=seed).to_dict()
     if kinds and not leave_out:
-        report["kinds"] = _kinds(kinds, scores, None if cv else Model.load(model))
+        report["kinds"] = _kinds(kinds, scores, served)
     if as_json:
         print(json.dumps(report))
         return
@@ -92,13 +102,15 @@ def _cross_scored(
     leave_out: list[str],
     seed: int,
     quiet: bool,
+    embedder: Embedder | None,
 ) -> tuple[Any, dict[str, float], dict[str, int]]:
     """Our own rows, and score and fold per row id."""
+    from classifier.encoded import encoded
     from classifier.recipe import assemble
     from classifier.training import TrainingSettings, cross_scores
 
     own = datasets.read(labels or SEED_LABELS).rows
-    found = assemble(answered, kinds, own)
+    found = encoded(assemble(answered, kinds, own), embedder)
     unknown = sorted(set(leave_out) - {row.kind for row in found.rows})
     if unknown:
         raise ValueError(f"--leave-out {unknown[0]!r} is no source of the given answers")
@@ -110,6 +122,7 @@ def _cross_scored(
             seed,
             lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
             leave_out_kinds=leave_out,
+            encoder=None if embedder is None else embedder.entry,
         )
     scored = [index for index in range(len(found)) if fold[index] >= 0]
     return (

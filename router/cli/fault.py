@@ -8,6 +8,7 @@ import grpc
 
 from classifier.artifact import ArtifactError
 from classifier.dataset import DatasetError
+from classifier.encoder import EncoderError
 from classifier.registry import RegistryError
 from router.config import ConfigError
 from router.errors import RouterError
@@ -22,6 +23,7 @@ _EXPECTED = (
     WorkloadError,
     DatasetError,
     ArtifactError,
+    EncoderError,
     RegistryError,
     LedgerLocked,
     StoreError,

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from classifier import dataset as datasets
 from classifier.dataset import Dataset
+from classifier.encoder import Embedder, load_encoder
 from classifier.logged import MAX_ROWS, Collected, LoggedRequest, collect
 from classifier.model import Model
 from classifier.registry import How, Registry
@@ -91,6 +92,12 @@ def retrain(
     export: Annotated[
         Path | None, typer.Option(help="Write the rows to this Parquet file and do nothing else.")
     ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:FACTORY", help="Text encoder; default: the settings' classifier.encoder."
+        ),
+    ] = "",
     config: Annotated[Path | None, typer.Option(help="Settings, TOML: ledger and classifier.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -124,7 +131,9 @@ def retrain(
     champion = serving(models, config)
     base = _labels(labels or [SEED_LABELS]) if base_weight else None
     try:
-        found = _run(rows, champion, base, settings, distributed, max_rows, as_json)
+        named = encoder or load_config(config).classifier.encoder
+        embedder = load_encoder(named) if named else None
+        found = _run(rows, champion, base, settings, distributed, max_rows, as_json, embedder)
     except TooFewOutcomes as error:
         typer.echo(f"hybrid-router: {error}", err=True)
         raise typer.Exit(TOO_FEW) from None
@@ -195,6 +204,7 @@ def _run(
     distributed: str,
     max_rows: int,
     quiet: bool,
+    embedder: Embedder | None,
 ) -> "Retrained":
     """Read, search, fit and judge behind a progress bar on standard error."""
     from classifier.retraining import retrain as fit_and_judge
@@ -214,6 +224,7 @@ def _run(
             settings,
             datetime.now(UTC).isoformat(timespec="seconds"),
             lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            embedder,
         )
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from classifier.answers import requests
+from classifier.encoder import load_encoder
 from classifier.model import DEFAULT_DIRECTORY, Model
 
 _PROGRESS_STEP = 500
@@ -25,6 +26,10 @@ def score(
     model: Annotated[
         Path, typer.Option(help="Directory of the artifact; default: the one that ships.")
     ] = DEFAULT_DIRECTORY,
+    encoder: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FACTORY", help="Text encoder of the model; see classifier/README.md."),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Score requests offline with the served code: {"id", "score"} per line, higher needs Opus more.
@@ -34,7 +39,7 @@ def score(
 
     Example: hybrid-router score requests.jsonl.gz --out scores.jsonl
     """
-    loaded = Model.load(model)
+    loaded = Model.load(model, load_encoder(encoder) if encoder else None)
     threshold = loaded.manifest.threshold
     count = at_opus = 0
     with _writing(out) as target, Progress(console=Console(stderr=True), disable=as_json) as bar:

@@ -36,6 +36,10 @@ def train(
     created_time: Annotated[
         str | None, typer.Option(help="RFC 3339 time to record, for a build that repeats; default: now.")
     ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FACTORY", help="Text encoder of the model; see classifier/README.md."),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fit the classifier, judge it on held-out groups, and save it as checked data (no pickle) with its model card.
@@ -48,13 +52,16 @@ def train(
     # scikit-learn takes a second and 100 MB to load: only this verb needs it.
     from classifier.answers import read_answers
     from classifier.comparison import compare
+    from classifier.encoded import encoded
+    from classifier.encoder import load_encoder
     from classifier.recipe import CARD_NAME, assemble, card
     from classifier.training import TrainingSettings
     from classifier.training import train as fit_and_judge
 
     own = datasets.read(labels or SEED_LABELS)
     answered = [row for path in answers or () for row in read_answers(path)]
-    found = assemble(answered, kinds or (), own.rows)
+    embedder = load_encoder(encoder) if encoder else None
+    found = encoded(assemble(answered, kinds or (), own.rows), embedder)
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json) as bar:
         task = bar.add_task("training", total=None)
@@ -63,6 +70,7 @@ def train(
             TrainingSettings(),
             seed,
             lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+            None if embedder is None else embedder.entry,
         )
     artifact = trained.save(out, created_time or datetime.now(UTC).isoformat(timespec="seconds"))
     scores = {row.id: score for row, score in zip(found.rows, report.scores, strict=True)}

@@ -327,6 +327,11 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.record_swap(rolled_back=rolled_back)
 
+    def record_embedding(self, outcome: str) -> None:
+        """Count a request given to the text encoder: used, late or failed."""
+        if self._metrics is not None:
+            self._metrics.record_embedding(outcome)
+
     def record_shadow(self, *, disagreed: bool) -> None:
         """Count a request that the shadow classifier scored too."""
         if self._metrics is not None:

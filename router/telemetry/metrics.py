@@ -455,6 +455,12 @@ class Metrics:
             "Requests scored by the shadow classifier too, by whether it takes the same side of the threshold",
             (names.AGREED,),
         )
+        self.embeddings = Counter(
+            names.EMBEDDINGS,
+            "{request}",
+            "Requests given to the text encoder, by whether its embedding was used, late or failed",
+            (names.EMBEDDED,),
+        )
         for how in ("promoted", "rolled_back"):
             self.swaps.start((how,))
         for agreed in ("yes", "no"):
@@ -569,6 +575,10 @@ class Metrics:
     def record_swap(self, *, rolled_back: bool) -> None:
         """Count a change of the classifier that scores."""
         self.swaps.add(("rolled_back" if rolled_back else "promoted",))
+
+    def record_embedding(self, outcome: str) -> None:
+        """Count a request given to the text encoder."""
+        self.embeddings.add((outcome,))
 
     def record_shadow(self, *, disagreed: bool) -> None:
         """Count a request that the shadow classifier scored too."""

@@ -5,6 +5,7 @@ Serves a stream of made-up requests with a model, a cut and some exploration, an
 
 import random
 
+from classifier.encoder import Embedder
 from classifier.features import extract
 from classifier.logged import LoggedRequest, kind_of
 from classifier.model import Model
@@ -51,22 +52,32 @@ def served(
     explored: float = 0.2,
     start_s: float = 0.0,
     judged: float = 0.8,
+    embedder: Embedder | None = None,
 ) -> list[LoggedRequest]:
     """Rows of `count` requests, two a session, that the model decided at its own threshold with exploration.
 
     Args:
         explored: Share of requests whose route is drawn by a coin.
         judged: Share of requests whose outcome is reported.
+        embedder: The service's text encoder, if it has one.
     """
     draw = random.Random(seed)
-    return [_served(model, number, draw, explored, start_s, judged) for number in range(count)]
+    return [_served(model, number, draw, explored, start_s, judged, embedder) for number in range(count)]
 
 
 def _served(
-    model: Model, number: int, draw: random.Random, explored: float, start_s: float, judged: float
+    model: Model,
+    number: int,
+    draw: random.Random,
+    explored: float,
+    start_s: float,
+    judged: float,
+    embedder: Embedder | None,
 ) -> LoggedRequest:
     text, needs_opus = a_request(draw)
     features = extract(Sample.bounded(text=text, application=draw.choice(("helpdesk", "office"))))
+    if embedder is not None:
+        features = features.encoded(embedder.embed([text])[0])
     score = model.score_features(features).value
     coin = draw.random() < explored
     cut = model.manifest.threshold

@@ -266,6 +266,7 @@ def test_a_model_of_the_version_before_scores_as_it_did(saved: Path, model: Mode
     old = arrays_of(saved)
     for name in ("structure_weights", "structure_means"):
         old[name] = old[name][:COLUMNS_OF_VERSION_2]
+    del old["encoder_weights"]
     replace_arrays(saved, packed_raw(old))
     rewrite(saved, lambda manifest: manifest.update(schema_version=2, sample_version=1, feature_version=2))
     loaded = Model.load(saved)

@@ -27,7 +27,7 @@ forecasts come from; below its margin it does not spend on the private layers.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cache.economics import Rates, hour_threshold, write_threshold
+from cache.economics import Rates, hour_threshold, hour_value, write_threshold
 from cache.facts import Facts
 from cache.forecast import Forecast, Forecasts
 from cache.lookback import steps_back
@@ -210,8 +210,13 @@ def _value(tokens: int, p_warm: float, ttl_s: int, forecast: Forecast, rates: Ra
 
 def _layer_ttl_s(forecast: Forecast, rates: Rates) -> int:
     beyond = 1 - forecast.p_5m
-    hour = beyond > 0 and (forecast.p_1h - forecast.p_5m) / beyond > hour_threshold(rates)
-    return TTL_1H_S if hour else TTL_5M_S
+    survives = (forecast.p_1h - forecast.p_5m) / beyond if beyond > 0 else 0.0
+    kept = forecast.kept
+    if kept is None:
+        return TTL_1H_S if survives > hour_threshold(rates) else TTL_5M_S
+    # An hour may have more than one ground: what became of runs of such turns, or of this kind of turn itself.
+    hour = max(kept.hour, hour_value(rates, survives))
+    return TTL_1H_S if hour > kept.five else TTL_5M_S
 
 
 def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: Facts) -> int:

@@ -16,11 +16,11 @@ asked about.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
 
-from cache.forecast import LATER_TURN, Forecast, Forecasts, prior_forecasts
+from cache.forecast import LATER_TURN, Forecast, Forecasts, Kept, prior_forecasts
 from cache.hazard import Path, Run, Shares, extend_run
 from cache.leader import Gaps
 from cache.prompt import BlockKind, CacheScope, Layer, Prompt
@@ -107,6 +107,16 @@ class Demand:
         self._waiting: dict[CacheScope, dict[bytes, _Turn]] = {}
         self._closes_5m: deque[_Turn] = deque()
         self._closes_1h: deque[_Turn] = deque()
+        self._kept: Callable[[Path], Kept] | None = None
+
+    def keep_by(self, kept: Callable[[Path], Kept]) -> None:
+        """Let forecasts of turns say what keep-alives change, because from now on they are sent."""
+        self._kept = kept
+
+    def path_of(self, scope: CacheScope, digest: bytes) -> Path | None:
+        """Kind of the turn that is awaited under a digest; None for none."""
+        turn = self._waiting.get(scope, {}).get(digest)
+        return None if turn is None else turn.path
 
     def arrive(
         self,
@@ -118,8 +128,8 @@ class Demand:
         counts: Sequence[int] | None = None,
         *,
         keyed: bool = True,
-    ) -> None:
-        """Count one request that uses this prompt's prefixes.
+    ) -> Path:
+        """Count one request that uses this prompt's prefixes; give the kind of its turn, () where it has none.
 
         Args:
             kind: Class of traffic that returns alike (application, API key, endpoint); few values.
@@ -131,7 +141,7 @@ class Demand:
         if keyed:
             self._use(scope, prompt, digests, now)
         if len(digests) - 1 <= prompt.stable_end:
-            return
+            return ()
         waiting = self._waiting.setdefault(scope, {})
         earlier, position = self._continued(scope, prompt, digests)
         path = self._shares.kept(_turn_path(prompt, counts, kind, earlier, now))
@@ -153,6 +163,7 @@ class Demand:
                 kept=kept,
             )
         )
+        return path
 
     def forecasts(
         self,
@@ -183,7 +194,10 @@ class Demand:
             found.append(expected if seen is None else self._keyed(seen, expected, now))
         turn = prior[TURN]
         if digests:
-            turn = self._learnt(_turn_path(prompt, counts, kind, earlier, now), turn)
+            path = _turn_path(prompt, counts, kind, earlier, now)
+            turn = self._learnt(path, turn)
+            if self._kept is not None:
+                turn = Forecast(turn.p_5m, turn.p_1h, self._kept(path))
         return (*found, turn, turn)
 
     def use_within(

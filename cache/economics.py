@@ -154,6 +154,16 @@ def hour_threshold(rates: Rates) -> float:
     return (rates.write_1h - rates.write_5m) / (rates.write_1h - rates.read)
 
 
+def hour_value(rates: Rates, survives: float, latency: float = 0.0) -> float:
+    """Units that an hour brings per token over 5 minutes without keep-alives, at a gap of which that share is survived.
+
+    Above 0 exactly where the share is above `hour_threshold`.
+    """
+    return survives * (rates.write_5m - rates.read + latency) - (1 - survives) * (
+        rates.write_1h - rates.write_5m
+    )
+
+
 def conversation_hour_threshold(rates: Rates, added_tokens: float, private_tokens: float) -> float:
     """Share of pauses of 5 to 60 minutes above which a growing conversation is better kept for an hour.
 

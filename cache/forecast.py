@@ -16,16 +16,30 @@ from cache.prompt import Layer, Prompt
 from cache.rules import TTL_1H_S
 
 
+class Kept(NamedTuple):
+    """What a token is worth at the first gap of more than 5 minutes, keep-alives and their cost included, in units.
+
+    Attributes:
+        five: Of one written for 5 minutes, at least 0.
+        hour: Of one written for an hour, its dearer write taken off.
+    """
+
+    five: float
+    hour: float
+
+
 class Forecast(NamedTuple):
     """Chance of the next use of one prefix.
 
     Attributes:
         p_5m: P(gap < 5 minutes).
         p_1h: P(gap < 1 hour), at least `p_5m`.
+        kept: What keep-alives change about that; None where none are sent.
     """
 
     p_5m: float
     p_1h: float
+    kept: Kept | None = None
 
     def reads(self, ttl_s: int) -> float:
         """Expected reads after one write before it lapses, each restarting the clock; at most 1,000."""

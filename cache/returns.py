@@ -13,6 +13,7 @@ bounded.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cache.economics import ping_spacing_s
 from cache.hazard import FORGETTING, PSEUDO_COUNT, Path
@@ -21,8 +22,36 @@ from cache.rules import TTL_5M_S
 WINDOW_S = ping_spacing_s(TTL_5M_S)
 WINDOWS = 24
 """Two hours: the most keep-alives that ski rental allows at a read rate of 0.05 (23), and one more."""
+VERSION_COUNTS = 32
 PRIOR_HAZARD = 0.03
 """Below the break-even of a ping at any rate but those under 0.04 (8.7 % at r = 0.1, 4.2 % at 0.05)."""
+_PRIOR_LATER = 0.002
+"""... and past the first hour, where one ping of a 1 hour entry buys twelve windows, below that one's (2.6 %)."""
+_PRIORS = [PRIOR_HAZARD if window < 12 else _PRIOR_LATER for window in range(WINDOWS)]
+
+
+class ReturnModel(Protocol):
+    """Who comes back when: chance that a conversation goes on, per window of `WINDOW_S` since its last request.
+
+    What decides about keep-alives asks this and nothing else; `Returns` is the one that counts.
+    """
+
+    @property
+    def version(self) -> int:
+        """Grows when hazards have changed enough to be asked again."""
+
+    def quiet(self, key: bytes, path: Path, started: float) -> None:
+        """Begin to wait for the turn after `key`."""
+
+    def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
+        """The conversation of `key` went on then."""
+
+    def close(self, now: float) -> None:
+        """Learn what has become known by `now`."""
+
+    def hazards(self, path: Path, first: int = 0) -> Sequence[float]:
+        """Chance of a return in each window from `first` on, given none before it."""
+        ...
 
 
 @dataclass(slots=True)
@@ -42,6 +71,7 @@ class _Quiet:
     started: float
     path: Path
     gap_s: float | None = None
+    reused: bool = True
 
 
 class Returns:
@@ -56,6 +86,13 @@ class Returns:
         # Turns enter each window in the order they began, so each queue is in order of its closing times.
         self._closing: list[deque[_Quiet]] = [deque() for _ in range(WINDOWS)]
         self._waiting = 0
+        self._counted = 0
+
+    @property
+    def version(self) -> int:
+        """Grows with what was learnt, once for every `VERSION_COUNTS` windows: what was made of hazards may be kept
+        until it does."""
+        return self._counted // VERSION_COUNTS
 
     @property
     def waiting(self) -> int:
@@ -71,11 +108,16 @@ class Returns:
         self._closing[0].append(turn)
         self._waiting += 1
 
-    def returned(self, key: bytes, started: float) -> None:
-        """Note that the turn after `key` started then; nothing for an unknown key."""
+    def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
+        """Note that the turn after `key` started then; nothing for an unknown key.
+
+        Args:
+            reused: Whether it went on from what `key` names; a conversation that goes on from elsewhere ends the wait,
+                and nothing came of it.
+        """
         turn = self._quiet.pop(key, None)
         if turn is not None:
-            turn.gap_s = started - turn.started
+            turn.gap_s, turn.reused = started - turn.started, reused
 
     def close(self, now: float) -> None:
         """Count the windows that have ended by `now`."""
@@ -83,10 +125,11 @@ class Returns:
             end_s = (window + 1) * WINDOW_S
             while closing and closing[0].started + end_s <= now:
                 turn = closing.popleft()
-                returned = turn.gap_s is not None and turn.gap_s < end_s
+                self._counted += 1
+                ended = turn.gap_s is not None and turn.gap_s < end_s
                 for cell in self._of(turn.path):
-                    cell.count(window, returned)
-                if returned or window + 1 == WINDOWS:
+                    cell.count(window, ended and turn.reused)
+                if ended or window + 1 == WINDOWS:
                     self._waiting -= 1
                 else:
                     self._closing[window + 1].append(turn)
@@ -95,7 +138,7 @@ class Returns:
 
     def hazards(self, path: Path, first: int = 0) -> Sequence[float]:
         """Chance of a return in each window from `first` on, given none before it."""
-        found = [PRIOR_HAZARD] * WINDOWS
+        found = list(_PRIORS)
         for key in path:
             cell = self._cells.get(key)
             if cell is None:

@@ -77,12 +77,14 @@ class Worth(NamedTuple):
         token_usd: Price of one uncached input token, USD, > 0.
         second_usd: Value of a second of a caller's waiting for the first token, USD, >= 0.
         kappa_s: Seconds of prefill per uncached token.
+        call_units: What every warming call costs besides its input, in units: output it cannot go without.
     """
 
     rates: Rates
     token_usd: float
     second_usd: float = 0.0
     kappa_s: float = 0.0
+    call_units: float = 0.0
 
     @property
     def latency(self) -> float:
@@ -156,11 +158,8 @@ def keep_alive(policy: Policy, prefix: Prefix, worth: Worth, hazards: Sequence[f
         hazards: Chance of a return in each window of `WINDOW_S` from the one on that this ping buys.
         pings: Keep-alives sent since its last use.
     """
-    rates = worth.rates
-    cost = rates.read * prefix.tokens + prefix.tail_tokens
-    most = most_pings(rates, prefix.ttl_s) if rates.read > 0 else FIXED_PINGS
-    windows = _windows(hazards, prefix.ttl_s)[: max(0, most - pings)]
-    gain = (rates.write(prefix.ttl_s) - rates.read + worth.latency) * prefix.private_tokens
+    cost, gain = read_units(prefix, worth), lost_units(prefix, worth)
+    windows = windows_of(hazards, prefix.ttl_s)[: max(0, most_keep_alives(prefix, worth) - pings)]
     later = 0.0
     for hazard in reversed(windows[1:]):
         later = max(0.0, hazard * gain + (1 - hazard) * later - MARGIN * cost)
@@ -180,6 +179,22 @@ def keep_alive(policy: Policy, prefix: Prefix, worth: Worth, hazards: Sequence[f
         f"a return in the next {_spelled(prefix.ttl_s)} has a chance of {windows[0]:.3f}: "
         f"{value:,.0f} units for {cost:,.0f}",
     )
+
+
+def read_units(prefix: Prefix, worth: Worth) -> float:
+    """What a warm of a prefix that is still there costs, in units."""
+    return worth.rates.read * prefix.tokens + prefix.tail_tokens + worth.call_units
+
+
+def lost_units(prefix: Prefix, worth: Worth) -> float:
+    """What a request pays more when it finds the prefix gone, in units, the caller's waiting included."""
+    rates = worth.rates
+    return (rates.write(prefix.ttl_s) - rates.read + worth.latency) * prefix.private_tokens
+
+
+def most_keep_alives(prefix: Prefix, worth: Worth) -> int:
+    """Keep-alives after one use that ski rental allows; those of the policy that counts where a read costs nothing."""
+    return most_pings(worth.rates, prefix.ttl_s) if worth.rates.read > 0 else FIXED_PINGS
 
 
 def ahead(
@@ -205,6 +220,7 @@ def ahead(
     cost = rates.read * warm_tokens + write * cold + prefix.tail_tokens
     if expected_units is not None:
         cost = expected_units
+    cost += worth.call_units
     value = p_use * (worth.latency + write - rates.read) * cold
     if p_warm > 0.5 and warm_tokens >= ALMOST_ALL * prefix.tokens:
         return Verdict(False, rates.read * prefix.tokens, 0.0, "it is warm already")
@@ -228,7 +244,7 @@ def shared_upkeep(policy: Policy, prefix: Prefix, worth: Worth, p_use: float, us
         uses: Decayed uses of the last hours.
     """
     rates = worth.rates
-    cost = rates.read * prefix.tokens + prefix.tail_tokens
+    cost = read_units(prefix, worth)
     value = p_use * (rates.write(prefix.ttl_s) - rates.read + worth.latency) * prefix.tokens
     if policy is not Policy.AUTO:
         return Verdict(True, cost, value, "the policy says so")
@@ -269,7 +285,7 @@ def order(prefix: Prefix, trigger: Trigger, verdict: Verdict, due_s: float, wort
     )
 
 
-def _windows(hazards: Sequence[float], ttl_s: int) -> list[float]:
+def windows_of(hazards: Sequence[float], ttl_s: int) -> list[float]:
     """Hazards of the windows that pings of this TTL buy: an hour's ping buys twelve of the short ones at once."""
     if ttl_s < TTL_1H_S:
         return list(hazards)

@@ -10,26 +10,31 @@ Costs are in units of one uncached input token; output is the same under every p
 files and no real time: the caller passes a timer if it wants the planner's own time measured.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 from cache.demand import Demand
-from cache.economics import Rates, TokenSplit, cost_units
-from cache.forecast import Forecast
+from cache.economics import Rates, TokenSplit, cost_units, ping_spacing_s
+from cache.facts import ASSUMED, Facts
+from cache.forecast import Forecast, Forecasts
+from cache.hazard import Path
 from cache.index import PrefixIndex
-from cache.plan import Plan, Strategy, plan
+from cache.plan import Breakpoint, Plan, Strategy, plan
 from cache.prompt import CacheScope, Layer
 from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules, rules_for
+from cache.schedule import Policy as WarmPolicy
+from cache.schedule import Worth
 from cache.tokens import TokenEstimator
 from router.replay_provider import ReferenceCache
 from router.replay_trace import PromptBuilder, TracePrompt, TraceRow
+from router.replay_warming import KeepAlives, Left, Ping, WarmSettings
 
 MODEL = "claude-opus-4-5-20251101"
 """Model whose limits hold unless a replay names another; the minimum is a setting of its own."""
 NAMESPACE_GAP_S = 3600.0
-KEEP_ALIVE_SPACING_S = 285.0
 
 
 class Policy(StrEnum):
@@ -54,11 +59,15 @@ class Settings(NamedTuple):
         minimum_tokens: Shorter prefixes are not cached.
         rates: Price of cached tokens relative to uncached ones.
         model: Id in the catalogue; gives the other limits.
+        facts: The open facts, as the planner takes them and as the provider keeps them.
+        warming: What is kept warm between requests, and how.
     """
 
     minimum_tokens: int = 1024
     rates: Rates = Rates(1.25, 2.0, 0.1)
     model: str = MODEL
+    facts: Facts = ASSUMED
+    warming: WarmSettings = WarmSettings()
 
 
 class Served(NamedTuple):
@@ -71,6 +80,7 @@ class Served(NamedTuple):
         forecast: Chance of a return that reuses what this request added; None without AUTO.
         returned_gap_s: Seconds since the request this one extends; None where it extends none.
         decision_ns: Nanoseconds the decision took; 0 without a timer.
+        keep_alives: Keep-alives its prefix gets unless its conversation goes on; `spacing_s` apart.
     """
 
     row: TraceRow
@@ -82,6 +92,8 @@ class Served(NamedTuple):
     returned_gap_s: float | None
     now_s: float
     decision_ns: int
+    keep_alives: int = 0
+    spacing_s: float = float(ping_spacing_s(TTL_5M_S))
 
 
 @dataclass(slots=True)
@@ -92,8 +104,8 @@ class _Planner:
     settings: Settings
     rules: CacheRules
     scope: CacheScope
-    index: PrefixIndex = field(default_factory=PrefixIndex)
-    demand: Demand = field(default_factory=Demand)
+    demand: Demand
+    index: PrefixIndex
     estimator: TokenEstimator = field(default_factory=TokenEstimator)
 
     def decide(
@@ -104,19 +116,14 @@ class _Planner:
         forecasts = None
         if self.strategy is Strategy.AUTO:
             forecasts = self.demand.forecasts(self.scope, found.prompt, found.digests, now_s, kind, counts)
-        planned = plan(
-            found.prompt,
-            found.digests,
-            counts,
-            self.index.belief(self.scope, found.digests),
-            rules=self.rules,
-            rates=self.settings.rates,
-            strategy=self.strategy,
-            now=now_s,
-            forecasts=forecasts,
-            uncertainty=0.0,
-        )
+        planned = self._planned(found, counts, now_s, forecasts, None)
         return planned, counts, None if forecasts is None else forecasts[Layer.TURN]
+
+    def again(
+        self, found: TracePrompt, counts: tuple[int, ...], points: Sequence[Breakpoint], now_s: float
+    ) -> Plan:
+        """Plan of a warm that is to touch what these breakpoints name."""
+        return self._planned(found, counts, now_s, None, points)
 
     def learn(
         self, found: TracePrompt, counts: Sequence[int], planned: Plan, split: TokenSplit, now_s: float
@@ -136,6 +143,29 @@ class _Planner:
         )
         return learned.held
 
+    def _planned(
+        self,
+        found: TracePrompt,
+        counts: tuple[int, ...],
+        now_s: float,
+        forecasts: Forecasts | None,
+        points: Sequence[Breakpoint] | None,
+    ) -> Plan:
+        return plan(
+            found.prompt,
+            found.digests,
+            counts,
+            self.index.belief(self.scope, found.digests),
+            rules=self.rules,
+            rates=self.settings.rates,
+            strategy=self.strategy,
+            now=now_s,
+            forecasts=forecasts,
+            uncertainty=0.0,
+            facts=self.settings.facts,
+            points=points,
+        )
+
 
 def replay(
     rows: Iterable[TraceRow],
@@ -143,36 +173,72 @@ def replay(
     settings: Settings | None = None,
     *,
     timer: Callable[[], int] = lambda: 0,
+    on_ping: Callable[[Ping], None] = lambda _: None,
 ) -> Iterator[Served]:
     """Serve the rows one by one.
 
     Args:
         rows: In the order they are served (`router.replay_trace.in_order`).
         timer: Nanoseconds of any clock; only differences are used.
+        on_ping: Told of every warm, at its place between the requests; the last ones after the last request.
     """
-    settings = settings or Settings()
-    rules = replace(rules_for(settings.model), minimum_tokens=settings.minimum_tokens)
-    planner = None
-    if policy not in (Policy.TTL_5M, Policy.TTL_1H):
-        scope = CacheScope("anthropic", "replay", rules.model)
-        planner = _Planner(Strategy(policy.value), settings, rules, scope)
-    builder = PromptBuilder(settings.minimum_tokens)
-    cache, namespace, offset_s, latest_s = ReferenceCache(settings.minimum_tokens), None, 0.0, 0.0
+    run = _Run(policy, settings or Settings(), timer, on_ping)
     for row in rows:
-        if row.namespace != namespace:
-            if namespace is not None:
-                offset_s = latest_s + NAMESPACE_GAP_S - row.time_s
-            cache, namespace = ReferenceCache(settings.minimum_tokens), row.namespace
-        now_s = latest_s = offset_s + row.time_s
-        found = builder.prompt(row)
+        yield run.serve(row)
+    run.end()
+
+
+class _Run:
+    """One replay."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: Settings,
+        timer: Callable[[], int],
+        on_ping: Callable[[Ping], None],
+    ) -> None:
+        self._policy, self._settings, self._timer = policy, settings, timer
+        rules = replace(rules_for(settings.model), minimum_tokens=settings.minimum_tokens)
+        self._scope = CacheScope("anthropic", "replay", rules.model)
+        self._demand = Demand()
+        self._planner: _Planner | None = None
+        if policy not in (Policy.TTL_5M, Policy.TTL_1H):
+            index = PrefixIndex(facts=settings.facts)
+            self._planner = _Planner(
+                Strategy(policy.value), settings, rules, self._scope, self._demand, index
+            )
+        self._keep: KeepAlives | None = None
+        if settings.warming.policy is not WarmPolicy.OFF:
+            worth = Worth(settings.rates, 1.0, call_units=settings.warming.call_units)
+            self._keep = KeepAlives(settings.warming, worth, self._demand, on_ping)
+        self._builder = PromptBuilder(settings.minimum_tokens)
+        self._cache = self._new_cache()
+        self._namespace: str | None = None
+        self._offset_s = self._latest_s = 0.0
+
+    def _new_cache(self) -> ReferenceCache:
+        return ReferenceCache(
+            self._settings.minimum_tokens, hour_extends=self._settings.facts.hour_mark_extends_read_prefix
+        )
+
+    def serve(self, row: TraceRow) -> Served:
+        """Decide and bill one request."""
+        now_s, keep, planner, timer = self._time(row), self._keep, self._planner, self._timer
+        found = self._builder.prompt(row)
+        if keep is not None:
+            keep.until(now_s)
+            keep.arrived(row, found, now_s)
         started = timer()
+        planned, forecast = None, None
+        counts: tuple[int, ...] = ()
         if planner is None:
-            marks = _whole(row, TTL_1H_S if policy is Policy.TTL_1H else TTL_5M_S)
+            marks = _whole(row, TTL_1H_S if self._policy is Policy.TTL_1H else TTL_5M_S)
         else:
             planned, counts, forecast = planner.decide(found, now_s, row.kind)
             marks = tuple([(found.ends[point.position], point.ttl_s) for point in planned.breakpoints])
         decision_ns = timer() - started
-        split = cache.serve(
+        split = self._cache.serve(
             row.runs,
             whole_blocks=row.whole_blocks,
             input_tokens=row.input_tokens,
@@ -180,14 +246,113 @@ def replay(
             marks=marks,
             now_s=now_s,
         )
-        p_hit, held, expected = 0.0, split.read > 0, None
+        path: Path = ()
+        if keep is not None or (planner is not None and planner.strategy is Strategy.AUTO):
+            path = self._demand.arrive(
+                self._scope, found.prompt, found.digests, now_s, row.kind, counts or None
+            )
+        p_hit, held = 0.0, split.read > 0
         if planner is not None:
-            if planner.strategy is Strategy.AUTO:
-                planner.demand.arrive(planner.scope, found.prompt, found.digests, now_s, row.kind, counts)
+            assert planned is not None
             believed = planner.learn(found, counts, planned, split, now_s)
-            p_hit, expected = planned.p_hit, forecast
-            held = held if believed is None else believed
-        yield Served(row, marks, split, p_hit, held, expected, found.returned_gap_s, now_s, decision_ns)
+            p_hit, held = planned.p_hit, held if believed is None else believed
+        pings, spacing_s = 0, float(ping_spacing_s(TTL_5M_S))
+        if keep is not None:
+            left = self._left(row, found, marks, split, planned, counts, path)
+            pings = keep.served(row, found, left, split.read, now_s)
+            spacing_s = spacing_s if left is None else float(ping_spacing_s(left.ttl_s))
+        return Served(
+            row,
+            marks,
+            split,
+            p_hit,
+            held,
+            forecast,
+            found.returned_gap_s,
+            now_s,
+            decision_ns,
+            pings,
+            spacing_s,
+        )
+
+    def end(self) -> None:
+        """Send what is still due after the last request."""
+        if self._keep is not None:
+            self._keep.drained_s(self._latest_s)
+
+    def _time(self, row: TraceRow) -> float:
+        """Instant of a row on the one clock of all namespaces."""
+        if row.namespace != self._namespace:
+            if self._namespace is not None:
+                if self._keep is not None:
+                    self._latest_s = self._keep.drained_s(self._latest_s)
+                self._offset_s = self._latest_s + NAMESPACE_GAP_S - row.time_s
+            self._cache, self._namespace = self._new_cache(), row.namespace
+        self._latest_s = self._offset_s + row.time_s
+        return self._latest_s
+
+    def _left(
+        self,
+        row: TraceRow,
+        found: TracePrompt,
+        marks: tuple[tuple[int, int], ...],
+        split: TokenSplit,
+        planned: Plan | None,
+        counts: tuple[int, ...],
+        path: Path,
+    ) -> Left | None:
+        """What a request left warm, by its bill; None for nothing."""
+        blocks = (split.read + split.write_5m + split.write_1h) // row.block_tokens
+        if not blocks:
+            return None
+        position = bisect_left(found.ends, blocks)
+        if position == len(found.ends) or found.ends[position] != blocks:
+            return None
+        key, base_blocks = found.digests[position], 0
+        ttl_s = marks[-1][1]
+        if self._planner is not None:
+            believed = self._planner.index.belief(self._scope, found.digests[: position + 1])
+            deepest = believed[position]
+            if deepest is None:
+                return None
+            ttl_s = deepest.ttl_s
+            if ttl_s < TTL_1H_S:
+                longer = [
+                    found.ends[place]
+                    for place, belief in enumerate(believed)
+                    if belief is not None and belief.ttl_s >= TTL_1H_S and belief.expires > deepest.expires
+                ]
+                base_blocks = max(longer, default=0)
+
+        def send(now_s: float, upgrade: bool) -> TokenSplit:
+            return self._send(row, found, marks, planned, counts, (blocks, ttl_s), now_s)
+
+        return Left(key, blocks, ttl_s, base_blocks, path, send)
+
+    def _send(
+        self,
+        row: TraceRow,
+        found: TracePrompt,
+        marks: tuple[tuple[int, int], ...],
+        planned: Plan | None,
+        counts: tuple[int, ...],
+        last: tuple[int, int],
+        now_s: float,
+    ) -> TokenSplit:
+        """Bill a keep-alive of the prefix that ends at `last`, (blocks, TTL), and learn from it as from a request."""
+        split = self._cache.serve(
+            row.runs,
+            whole_blocks=last[0],
+            input_tokens=last[0] * row.block_tokens,
+            block_tokens=row.block_tokens,
+            marks=(*[mark for mark in marks if mark[0] < last[0]], last),
+            now_s=now_s,
+        )
+        if self._planner is not None and planned is not None:
+            points = [point for point in planned.breakpoints if found.ends[point.position] <= last[0]]
+            again = self._planner.again(found, counts, points, now_s)
+            self._planner.learn(found, counts, again, split, now_s)
+        return split
 
 
 def decision(served: Served) -> dict[str, object]:
@@ -203,8 +368,8 @@ def decision(served: Served) -> dict[str, object]:
         "session": row.session,
         "seq": row.sequence,
         "ttl": ttl,
-        "keepalive": 0,
-        "every": KEEP_ALIVE_SPACING_S,
+        "keepalive": served.keep_alives,
+        "every": served.spacing_s,
         "bp": [[blocks * row.block_tokens, _spelled(ttl_s)] for blocks, ttl_s in marks],
     }
 

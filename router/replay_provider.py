@@ -39,9 +39,15 @@ class _Part:
 class ReferenceCache:
     """Entries of one namespace, named by the id of their last block."""
 
-    def __init__(self, minimum_tokens: int) -> None:
-        """Start cold; prefixes of fewer than `minimum_tokens` are not cached."""
+    def __init__(self, minimum_tokens: int, *, hour_extends: bool = False) -> None:
+        """Start cold; prefixes of fewer than `minimum_tokens` are not cached.
+
+        Args:
+            hour_extends: Open fact A2: an entry written for an hour keeps all of its prefix that long, whatever it was
+                written on.
+        """
         self._minimum_tokens = minimum_tokens
+        self._hour_extends = hour_extends
         self._parts: dict[int, _Part] = {}
         self._ids: list[int] = []
         self._sweep_at = _SWEEP_AT
@@ -75,7 +81,9 @@ class ReferenceCache:
         before = hit_id
         for blocks, _ in past:
             name = _id_at(runs, blocks)
-            self._write(name, blocks, TTL_1H_S if blocks <= hour_end else TTL_5M_S, now_s, before)
+            ttl_s = TTL_1H_S if blocks <= hour_end else TTL_5M_S
+            alone = self._hour_extends and ttl_s >= TTL_1H_S
+            self._write(name, blocks, ttl_s, now_s, None if alone else before)
             before = name
         if len(self._parts) > self._sweep_at:
             self._sweep(now_s)

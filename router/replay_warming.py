@@ -2,8 +2,8 @@
 
 The rule: when a request has been billed, what it left warm is watched by `cache.schedule`, as in the service; how many
 keep-alives it gets unless its conversation goes on is decided then, from what came before, and each is sent when it is
-due, before anything that happens later is looked at. The provider bills it as it bills any request. So a decision can be
-written down with its request, and a trace cut short gives the same ones.
+due, before anything that happens later is looked at. The provider bills it as it bills any request. So a decision can
+be written down with its request, and a trace cut short gives the same ones.
 
 Who comes back when is learnt from this trace by `Returns`; anything else that gives a chance of a return per window
 can stand in its place (`ReturnModel`). With a hold-out, a share of keep-alives is not sent, at random by the request's

@@ -3,8 +3,8 @@
 The rule: all of it is decided when a request has been answered, from the hazards of its kind of turn, by optimal
 stopping from the last window back. A window's keep-alive is a read of all of the prefix (r C); it saves the write of
 what would be lost. For the choice between 5 minutes and an hour both are held against a first gap of more than
-5 minutes, per token: for 5 minutes what keep-alives bring, for an hour what comes back within it, and after it by keep-alives an
-hour apart, less the dearer write, which is paid anew whenever the conversation was lost.
+5 minutes, per token: for 5 minutes what keep-alives bring, for an hour what comes back within it, and after it by
+keep-alives an hour apart, less the dearer write, which is paid anew whenever the conversation was lost.
 
 It does not know who comes back when (`cache.returns` does), nor how anything is sent.
 """

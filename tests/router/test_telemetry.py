@@ -1131,6 +1131,7 @@ def test_every_instrument_is_collected():
     metrics.record_decision(DECISION)
     metrics.record_flight("landed", 0.8)
     metrics.record_warm("idle", "used", 5)
+    metrics.record_embedding("used")
     metrics.watch_promotions(lambda: 1)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
@@ -1140,4 +1141,4 @@ def test_every_instrument_is_collected():
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 37
+    assert len(instruments) == 38

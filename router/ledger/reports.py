@@ -1,15 +1,17 @@
-"""Sums of the ledger for a page about a window of time: one pass over the calls, then questions to what it kept.
+"""Sums of the ledger for a page about a window of time: a dozen questions to the index that holds all they ask.
 
 The rule: as in `queries`, sums are exact integers and what is unknown is counted beside them. A call is an answer or
-overhead by its role (`groups`). The calls' records are read once, into a narrow temporary table of this connection's
-own: a row of `calls` is 2 kB and more, and a dozen questions would read them a dozen times. Latencies are told to a
-tenth of a millisecond, rounded down; scores and chances by tenth or twentieth of [0, 1]. This module reads; it judges
+overhead by its role (`told`). Of a window as a whole the index is asked (`schema`), a span of time at a time where sums
+are by time: sorting a million calls at once takes twice as long. A choice by more than time is read once, into a
+temporary table of this connection's own, for what is chosen by may lie in the rows alone. Latencies are told to a tenth
+of a millisecond, rounded down; scores and chances by tenth or twentieth of [0, 1]. This module reads; it judges
 nothing and lays nothing out.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +24,7 @@ CHANCE_BINS = 10
 _TICKS_PER_S = 10_000
 
 _SLIM = f"""
-CREATE TEMP TABLE seen AS SELECT
-    started_time_s, request_id, attempt, kind, outcome, error, purpose, route, tenant, application, session,
+SELECT started_time_s, request_id, attempt, kind, outcome, error, purpose, route, tenant, application, session,
     {CALL_GROUPS["model"]} AS model,
     role,
     cost_nano_usd AS cost,
@@ -158,16 +159,23 @@ class Spans:
 
 
 class Seen:
-    """The calls of a window, read once; ask while the block of `seen` lasts."""
+    """The calls of a window; ask while the block of `seen` lasts.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    Args:
+        source: SQL of the calls, as a table named `seen`.
+        bound: Values bound in it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, source: str, bound: tuple[str | float, ...]) -> None:
         self._connection = connection
+        self._source = source
+        self._bound = bound
 
     def extent(self) -> tuple[float, float] | None:
         """Return the first and the last start in the window, None when it holds no call."""
-        first, last = self._connection.execute(
-            "SELECT min(started_time_s), max(started_time_s) FROM seen"
-        ).fetchone()
+        # One at a time, either is found at an end of the index.
+        ((first,),) = self._ask("SELECT min(started_time_s)")
+        ((last,),) = self._ask("SELECT max(started_time_s)")
         return None if first is None else (first, last)
 
     def cells(self, spans: Spans) -> list[Cell]:
@@ -176,18 +184,26 @@ class Seen:
         columns.append("coalesce(sum(read_tokens), 0)")
         for name in ("no_caching", "all_opus", "all_flash", "all_opus_no_caching"):
             columns += _comparison(name)
-        rows = self._connection.execute(
-            f"SELECT CAST((started_time_s - ?) / ? AS INTEGER), route, role, {', '.join(columns)} FROM seen"
-            " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
-            (spans.shift_s, spans.width_s),
-        )
-        return [_cell(row) for row in rows]
+        extent = self.extent()
+        if extent is None:
+            return []
+        first, last = (int((start_s - spans.shift_s) // spans.width_s) for start_s in extent)
+        return [
+            _cell((span, *row))
+            for span in range(first, last + 1)
+            for row in self._ask(
+                f"SELECT route, role, {', '.join(columns)}",
+                "WHERE started_time_s >= ? AND started_time_s < ? GROUP BY 1, 2 ORDER BY 1, 2",
+                (spans.start_s(span), spans.start_s(span + 1)),
+            )
+        ]
 
     def groups(self, names: Sequence[str], limit: int, where: str = "1") -> list[Group]:
         """Return the `limit` dearest groups by columns of the table, dearest first, and by name where equal."""
         keys = ", ".join(names)
-        rows = self._connection.execute(
-            f"SELECT {keys}, {', '.join(_MONEY)} FROM seen WHERE {where} GROUP BY {keys}"
+        rows = self._ask(
+            f"SELECT {keys}, {', '.join(_MONEY)}",
+            f"WHERE {where} GROUP BY {keys}"
             f" ORDER BY {len(names) + 2} DESC, {len(names) + 1} DESC, {keys} LIMIT ?",
             (limit,),
         )
@@ -200,28 +216,33 @@ class Seen:
 
     def padding(self) -> tuple[int, int, int, int]:
         """Return calls, tokens, known nano-USD and calls of unknown cost of filler in answers."""
-        row: tuple[int, int, int, int] = self._connection.execute(
+        ((calls, tokens, cost, unknown),) = self._ask(
             "SELECT count(*), coalesce(sum(padding_tokens), 0), coalesce(sum(padding_nano_usd), 0),"
-            " count(*) - count(padding_nano_usd) FROM seen WHERE padding_tokens > 0 AND role = 'answer'"
-        ).fetchone()
-        return row
+            " count(*) - count(padding_nano_usd)",
+            "WHERE padding_tokens > 0 AND role = 'answer'",
+        )
+        return calls, tokens, cost, unknown
 
     def explored(self) -> list[tuple[str, int, Comparison]]:
         """Return route, answers drawn to it, and what the other route would have cost."""
         other = "CASE route WHEN 'opus' THEN all_flash ELSE all_opus END"
-        rows = self._connection.execute(
-            f"SELECT route, count(*), {', '.join(_comparison(other))} FROM seen WHERE role = 'answer' AND explored"
-            " GROUP BY route ORDER BY route"
+        rows = self._ask(
+            f"SELECT route, count(*), {', '.join(_comparison(other))}",
+            "WHERE role = 'answer' AND explored = 1 GROUP BY route ORDER BY route",
         )
         return [(row[0], row[1], Comparison(*row[2:])) for row in rows]
 
     def latencies(self, column: str) -> list[Quantiles]:
         """Return percentiles of "duration_s" or "first_byte_s" by route."""
+        # Counted here and not there: grouping sorts, and these are nearly as many as the calls.
+        counted = Counter(
+            self._ask(
+                f"SELECT route, CAST({column} * {_TICKS_PER_S} AS INTEGER)",
+                f"WHERE role = 'answer' AND outcome = 'ok' AND {column} IS NOT NULL",
+            )
+        )
         found: dict[str, list[tuple[int, int]]] = {}
-        for route, tick, count in self._connection.execute(
-            f"SELECT route, CAST({column} * {_TICKS_PER_S} AS INTEGER), count(*) FROM seen"
-            f" WHERE role = 'answer' AND outcome = 'ok' AND {column} IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
-        ):
+        for (route, tick), count in sorted(counted.items()):
             found.setdefault(route, []).append((tick, count))
         return [
             Quantiles(route=route, calls=sum(n for _, n in ticks), at=_nearest_ranks(ticks))
@@ -235,9 +256,7 @@ class Seen:
     def beliefs(self) -> tuple[list[Bin], float | None]:
         """Return how the chances that a prefix is warm did, by tenth, and their Brier score."""
         tested = "p_hit IS NOT NULL AND held IS NOT NULL"
-        (brier,) = self._connection.execute(
-            f"SELECT avg((p_hit - held) * (p_hit - held)) FROM seen WHERE {tested}"
-        ).fetchone()
+        ((brier,),) = self._ask("SELECT avg((p_hit - held) * (p_hit - held))", f"WHERE {tested}")
         return self._bins("p_hit", CHANCE_BINS, "''", "avg(held)", tested), brier
 
     def judged(self) -> Judged | None:
@@ -256,8 +275,10 @@ class Seen:
             " WHEN verdict = 'flash_sufficed' THEN 0.0 WHEN route = 'flash' AND verdict = 'bad' THEN 1.0"
             " WHEN route = 'flash' AND verdict = 'good' THEN 0.0 END) AS needed FROM"
             " (SELECT seen.request_id AS request_id, seen.score AS score, route, verdict FROM main.feedback AS said"
-            " JOIN temp.seen ON seen.request_id = said.request_id"
-            " WHERE seen.role = 'answer' AND seen.score IS NOT NULL) GROUP BY request_id"
+            # Crossed, so that the few judgements look up their calls and not every call its judgements.
+            f" CROSS JOIN {self._source} WHERE seen.request_id = said.request_id"
+            " AND seen.role = 'answer' AND seen.score IS NOT NULL) GROUP BY request_id",
+            self._bound,
         )
         rows = self._connection.execute(
             f"SELECT min(CAST(score * {CHANCE_BINS} AS INTEGER), {CHANCE_BINS - 1}), count(*), avg(score), avg(needed)"
@@ -270,21 +291,28 @@ class Seen:
         return Judged(bins=bins, requests=sum(each.count for each in bins), silent=silent, brier=brier)
 
     def _bins(self, column: str, bins: int, route: str, outcome: str, where: str) -> list[Bin]:
-        rows = self._connection.execute(
-            f"SELECT min(CAST({column} * {bins} AS INTEGER), {bins - 1}), {route}, count(*), avg({column}), {outcome}"
-            f" FROM seen WHERE {where} GROUP BY 1, 2 ORDER BY 1, 2"
+        rows = self._ask(
+            f"SELECT min(CAST({column} * {bins} AS INTEGER), {bins - 1}), {route}, count(*), avg({column}), {outcome}",
+            f"WHERE {where} GROUP BY 1, 2 ORDER BY 1, 2",
         )
         return [Bin(number=n, route=r, count=c, mean=m, came_true=t) for n, r, c, m, t in rows]
+
+    def _ask(self, select: str, rest: str = "", bound: tuple[str | float, ...] = ()) -> sqlite3.Cursor:
+        """Put a question to the calls of the window; `bound` goes into `rest`."""
+        return self._connection.execute(f"{select} FROM {self._source} {rest}", (*self._bound, *bound))
 
 
 @contextmanager
 def seen(connection: sqlite3.Connection, where: Filter | None = None) -> Iterator[Seen]:
-    """Read the calls of `where` once; what was kept goes when the block ends."""
+    """Look at the calls of `where`; what was kept to do so goes when the block ends."""
     condition, bound = conditions(where, CALL_GROUPS)
     connection.execute("DROP TABLE IF EXISTS temp.seen")
-    connection.execute(_SLIM + condition, bound)
     try:
-        yield Seen(connection)
+        if where is None or not where.equal:
+            yield Seen(connection, f"({_SLIM}{condition}) AS seen", bound)
+        else:
+            connection.execute(f"CREATE TEMP TABLE seen AS {_SLIM}{condition}", bound)
+            yield Seen(connection, "temp.seen AS seen", ())
     finally:
         connection.execute("DROP TABLE IF EXISTS temp.judged")
         connection.execute("DROP TABLE IF EXISTS temp.seen")

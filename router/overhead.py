@@ -20,6 +20,7 @@ from typing import Any
 
 from router.ledger import Comparison, CostRow, Filter, LedgerReader
 from router.ledger.padding import Padding, padding
+from router.report import COUNTERFACTUALS
 
 KINDS = ("warm", "probe", "shadow", "discarded", "retried")
 """Roles of calls that are overhead, in the order they are shown."""
@@ -29,8 +30,11 @@ COMPARISONS: Mapping[str, Callable[[CostRow], Comparison]] = {
     "all_opus": lambda row: row.all_opus,
     "all_flash": lambda row: row.all_flash,
     "all_opus_no_caching": lambda row: row.all_opus_no_caching,
+    "never_switch": lambda row: row.never_switch,
 }
 """What a row is compared with, by the name of the counterfactual."""
+MEANINGS = {**COUNTERFACTUALS, "never_switch": "the same calls on the route their session began on"}
+"""What each of them means, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,7 @@ class NetSaving:
     """A counterfactual beside what users' answers cost, and what is left once overhead is taken off.
 
     Attributes:
-        name: Counterfactual, as in `router.report.COUNTERFACTUALS`.
+        name: Counterfactual, as in `MEANINGS`.
         answers: Over the answers where both costs are known.
         overhead_nano_usd: All overhead of known cost; a router that neither routed nor cached would have had none.
     """

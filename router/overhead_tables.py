@@ -6,8 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from router.money import UNKNOWN, percent, ratio, usd
-from router.overhead import Exploration, Kind, Overhead
-from router.report import COUNTERFACTUALS
+from router.overhead import MEANINGS, Exploration, Kind, Overhead
 from router.tables import blank_table, counted_calls
 
 _LABELS = {
@@ -89,7 +88,7 @@ def _savings(found: Overhead) -> RenderableType:
         net = each.net_nano_usd
         share = None if net is None else ratio(net, baseline)
         table.add_row(
-            COUNTERFACTUALS[each.name],
+            MEANINGS[each.name],
             usd(baseline if known else None),
             usd(each.answers.cost_nano_usd if known else None),
             usd(each.answers.saving_nano_usd if known else None),

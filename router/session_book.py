@@ -33,8 +33,9 @@ from classifier.history import NO_HISTORY, History
 from classifier.route import Route
 from classifier.thresholds import mean_score
 from router.beliefs import CacheView
-from router.call import ContextPlacement, Message
+from router.call import Call, ContextPlacement, Message
 from router.memory import Remembered
+from router.never_switch import Left, is_first, left_by
 from router.placement import NO_CONTEXT, NO_HABIT, ContextSeen, Habit, learn
 from router.settlement import Outcome, Purpose, Settlement
 from router.usage import Usage
@@ -113,6 +114,8 @@ class Account(msgspec.Struct, gc=False):
         history: What its turns came to, for the score of the next.
         answered_s: When its last answer ended, seconds since the epoch; 0 unknown.
         request_id: Of its last answer, "" when nobody can judge it.
+        began: Route its first request was first sent to, "" when that was not seen.
+        left: Of a session begun on Opus whose last answer is Flash's: what Opus's would have left in its cache.
     """
 
     application: str
@@ -128,6 +131,8 @@ class Account(msgspec.Struct, gc=False):
     history: History = NO_HISTORY
     answered_s: float = 0.0
     request_id: str = ""
+    began: str = ""
+    left: Left | None = None
 
     def totals(self) -> Totals:
         """What the session has used, cost and saved."""
@@ -242,6 +247,23 @@ class SessionBook:
         account = self._accounts.get(key)
         if account is not None and account.request_id == request_id:
             account.history = account.history.judged(verdict)
+
+    def begin(self, call: Call, route: Route) -> None:
+        """Note that a request was first sent to `route`; no-op unless its session begins with it."""
+        identity = call.identity
+        key = (identity.tenant, identity.session)
+        if identity.session and key not in self._accounts and is_first(call):
+            account = self._account(identity.tenant, identity.session, identity.application, identity.user)
+            account.began = str(route)
+
+    def stay(self, tenant: str, session: str, route: Route, opus: CacheView | None, asked_s: float) -> None:
+        """Note that `route` answered a request decided at `asked_s`, whose view of Opus this is.
+
+        It matters to sessions begun on Opus alone (`router.never_switch`).
+        """
+        account = self.find(tenant, session)
+        if account is not None and account.began == str(Route.OPUS):
+            account.left = left_by(opus, asked_s) if route is Route.FLASH else None
 
     def note(self, settlement: Settlement, view: CacheView | None) -> None:
         """Book one settled attempt; no-op without a session.

@@ -28,6 +28,7 @@ from router.escalation import Failure
 from router.estimate import OutputForecast
 from router.ledger import Ledger
 from router.misses import MissMemory, records_of
+from router.never_switch import as_billed, is_first, would_be_read
 from router.outcome import CacheMiss
 from router.padding import Paddings
 from router.padding_bill import (
@@ -329,6 +330,7 @@ class Attempt:
         settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
         users = self.intent.purpose is Purpose.USER
         if users and (failure is None or failure.kept is not None):
+            self._begin()
             self.keep()
         if users and reply.usage is not None and reply.usage.complete:
             settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
@@ -456,6 +458,7 @@ class Attempt:
             price = self._price(usage, answered_model)
             spent = _cost_of(outcome, usage, price)
             filler = self._filler(outcome, usage, price)
+            self._begin()
             settlement = Settlement(
                 intent=self.intent,
                 outcome=outcome,
@@ -478,6 +481,7 @@ class Attempt:
             self.settlement = settlement
             settler.ledger.settle(settlement)
             settler.book.note(settlement, self._prepared.views.get(self._route))
+            self._stay(usage)
             users = self.intent.purpose is Purpose.USER
             if users and self.intent.attempt == 1 and settler.learn is not None:
                 settler.learn(self._prepared, settlement)
@@ -618,13 +622,62 @@ class Attempt:
         that took its place: counted in both, the saving would be of twice the requests there are.
         """
         otherwise = self._each_otherwise(usage, price, filler, spent)
-        if otherwise is None:
+        if otherwise is None or usage is None:
             return None
+        discarded = self._failure is not None and self._failure.kept is None
         if self._escalated:
-            return msgspec.structs.replace(otherwise, all_flash_nano_usd=0)
-        if self._failure is not None and self._failure.kept is None:
-            return msgspec.structs.replace(otherwise, all_opus_nano_usd=0, all_opus_no_caching_nano_usd=0)
-        return otherwise
+            otherwise = msgspec.structs.replace(otherwise, all_flash_nano_usd=0)
+        elif discarded:
+            otherwise = msgspec.structs.replace(
+                otherwise, all_opus_nano_usd=0, all_opus_no_caching_nano_usd=0
+            )
+        stayed = self._stayed(usage, price, spent, otherwise)
+        return (
+            otherwise if stayed is None else msgspec.structs.replace(otherwise, never_switch_nano_usd=stayed)
+        )
+
+    def _stayed(
+        self, usage: Usage, price: Price | None, spent: Cost | None, otherwise: Counterfactuals
+    ) -> int | None:
+        """What the call would have cost had its session stayed where it began; see `router.never_switch`."""
+        prepared = self._prepared
+        call, asked_s = prepared.request.call, prepared.now_s
+        account = self._settler.book.find(call.identity.tenant, call.identity.session)
+        began = (
+            account.began if account is not None else str(prepared.decision.route) if is_first(call) else ""
+        )
+        if began != str(Route.OPUS):
+            return otherwise.all_flash_nano_usd if began else None
+        view, left = prepared.views.get(Route.OPUS), None if account is None else account.left
+        if view is None or left is None or not otherwise.all_opus_nano_usd:
+            return otherwise.all_opus_nano_usd
+        split = would_be_read(view, left, asked_s)
+        if split is None:
+            return otherwise.all_opus_nano_usd
+        if self._route is Route.FLASH:
+            other, other_price = self._elsewhere(usage, split)
+            if other is None or other_price is None:
+                return None
+            return cost.total_nano_usd(other, other_price)
+        billed = as_billed(split, usage)
+        if billed is None or price is None:
+            return otherwise.all_opus_nano_usd
+        tools_nano_usd = 0 if spent is None else spent.tools_nano_usd
+        return cost.split_nano_usd(billed, usage.output_tokens, price) + tools_nano_usd
+
+    def _begin(self) -> None:
+        """Note where the session began, if it began with this attempt."""
+        if self.intent.attempt == 1 and self.intent.purpose is Purpose.USER:
+            self._settler.book.begin(self._prepared.request.call, self._route)
+
+    def _stay(self, usage: Usage | None) -> None:
+        """Note what a session on Opus alone would have left in its cache, once a request has its answer."""
+        discarded = self._failure is not None and self._failure.kept is None
+        if usage is None or discarded or self.intent.purpose is not Purpose.USER:
+            return
+        prepared, intent = self._prepared, self.intent
+        opus = prepared.views.get(Route.OPUS)
+        self._settler.book.stay(intent.tenant, intent.session, self._route, opus, prepared.now_s)
 
     def _each_otherwise(
         self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
@@ -659,7 +712,7 @@ class Attempt:
         bare = cost.uncached_nano_usd(without_filler(other_usage, tokens), other_price)
         return msgspec.structs.replace(otherwise, all_opus_no_caching_nano_usd=bare)
 
-    def _elsewhere(self, usage: Usage) -> tuple[Usage | None, Price | None]:
+    def _elsewhere(self, usage: Usage, split: TokenSplit | None = None) -> tuple[Usage | None, Price | None]:
         """What the other route would have been billed for, in its own tokens: its plan's expected split, scaled.
 
         Both estimates come from the same blocks, so the error of this route's estimate, now known, is taken to be
@@ -677,8 +730,7 @@ class Attempt:
             return None, None
         scale = _scale_elsewhere(here, there, usage)
         tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
-        split = there.plan.expected
-        scaled = TokenSplit._make([round(part * scale) for part in split])
+        scaled = TokenSplit._make([round(part * scale) for part in split or there.plan.expected])
         return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
 
     def _bare_tokens(self, view: CacheView) -> int:

@@ -60,6 +60,7 @@ _BASELINES = (
     "all_opus_nano_usd",
     "all_flash_nano_usd",
     "all_opus_no_caching_nano_usd",
+    "never_switch_nano_usd",
 )
 
 
@@ -117,6 +118,7 @@ class CostRow:
     all_opus: Comparison
     all_flash: Comparison
     all_opus_no_caching: Comparison
+    never_switch: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,8 +440,8 @@ def _cost_row(names: tuple[str, ...], row: Sequence[str | int]) -> CostRow:
     calls, unknown, unknown_bound, incomplete, incomplete_bound, unbounded, usage_calls = numbers[:7]
     tokens = numbers[7:13]
     parts = numbers[13:20]
-    comparisons = [Comparison(*numbers[i : i + 3]) for i in range(20, 32, 3)]
-    no_caching, all_opus, all_flash, all_opus_no_caching = comparisons
+    comparisons = [Comparison(*numbers[i : i + 3]) for i in range(20, 35, 3)]
+    no_caching, all_opus, all_flash, all_opus_no_caching, never_switch = comparisons
     return CostRow(
         group=group,
         calls=calls,
@@ -455,4 +457,5 @@ def _cost_row(names: tuple[str, ...], row: Sequence[str | int]) -> CostRow:
         all_opus=all_opus,
         all_flash=all_flash,
         all_opus_no_caching=all_opus_no_caching,
+        never_switch=never_switch,
     )

@@ -33,7 +33,7 @@ SELECT started_time_s, request_id, attempt, kind, outcome, error, purpose, route
     cost_nano_usd IS NOT NULL AND usage_complete = 0 AS floor,
     input_tokens, cache_read_tokens AS read_tokens, padding_tokens, padding_nano_usd,
     no_caching_nano_usd AS no_caching, all_opus_nano_usd AS all_opus, all_flash_nano_usd AS all_flash,
-    all_opus_no_caching_nano_usd AS all_opus_no_caching,
+    all_opus_no_caching_nano_usd AS all_opus_no_caching, never_switch_nano_usd AS never_switch,
     duration_s, first_byte_s,
     score, explored, p_hit, held
 FROM calls WHERE
@@ -91,6 +91,7 @@ class Cell:
     all_opus: Comparison
     all_flash: Comparison
     all_opus_no_caching: Comparison
+    never_switch: Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ class Seen:
         """Return sums by span, route and role, in that order."""
         columns = [*_MONEY, "count(input_tokens)", "coalesce(sum(input_tokens), 0)"]
         columns.append("coalesce(sum(read_tokens), 0)")
-        for name in ("no_caching", "all_opus", "all_flash", "all_opus_no_caching"):
+        for name in ("no_caching", "all_opus", "all_flash", "all_opus_no_caching", "never_switch"):
             columns += _comparison(name)
         extent = self.extent()
         if extent is None:
@@ -353,6 +354,7 @@ def _cell(row: Sequence[int]) -> Cell:
         all_opus=Comparison(*row[16:19]),
         all_flash=Comparison(*row[19:22]),
         all_opus_no_caching=Comparison(*row[22:25]),
+        never_switch=Comparison(*row[25:28]),
     )
 
 

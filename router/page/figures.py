@@ -28,6 +28,7 @@ COMPARISONS: dict[str, Callable[[Cell], Comparison]] = {
     "all_opus": lambda cell: cell.all_opus,
     "all_flash": lambda cell: cell.all_flash,
     "all_opus_no_caching": lambda cell: cell.all_opus_no_caching,
+    "never_switch": lambda cell: cell.never_switch,
 }
 
 

@@ -15,7 +15,7 @@ from router.ledger import Comparison
 from router.ledger.reports import CHANCE_BINS, PERCENTS, SCORE_BINS, Bin, Group, Money, Quantiles
 from router.money import UNKNOWN, ratio, usd
 from router.money import percent as exact_percent
-from router.overhead import Kind
+from router.overhead import MEANINGS, Kind
 from router.page.charts import (
     Frame,
     Series,
@@ -31,7 +31,6 @@ from router.page.charts import (
 )
 from router.page.figures import DAY_S, HOUR_S, TOP, Figures, Moment
 from router.page.style import STYLE
-from router.report import COUNTERFACTUALS
 
 HIT_RATE_TARGET = 0.6
 """Below it, deploy's alert on the hit rate of Opus fires."""
@@ -509,7 +508,7 @@ def _savings(found: Figures) -> str:
         known, net = compared.calls > 0, found.net_nano_usd(name)
         rows.append(
             (
-                COUNTERFACTUALS[name],
+                MEANINGS[name],
                 usd(compared.baseline_nano_usd if known else None),
                 usd(compared.cost_nano_usd if known else None),
                 usd(compared.saving_nano_usd if known else None),

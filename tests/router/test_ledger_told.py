@@ -1,19 +1,22 @@
 """Columns told by records: the same whether a release before this one booked the call or this one, in any order."""
 
 import sqlite3
+from dataclasses import replace as replace_of
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from router.ledger import DATABASE, LedgerReader, StoreError, codec, told
+from router.ledger import DATABASE, Filter, LedgerReader, StoreError, codec, told
 from router.ledger.codec import IntentRecord, SettlementRecord
 from router.ledger.sqlite import _COLUMNS, SqliteStore
+from router.overhead import MEANINGS, overhead_of
+from router.page import figures_of, page
 from router.settlement import CacheRecord, Purpose
 from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, a_settlement, an_intent
-from tests.router.report_calls import KINDS_OF_CALLS
+from tests.router.report_calls import KINDS_OF_CALLS, book
 
 BELIEVED = CacheRecord(strategy="c", breakpoint_count=1, expected_read_tokens=9, p_hit=0.25, held=False)
 
@@ -208,3 +211,33 @@ def test_a_lost_call_that_settles_after_all_keeps_its_place(tmp_path):
     store.write([kept(a_settlement(intent))], (), START_S)
     store.close()
     assert roles(path) == {("r1", 1): "retried", ("r1", 2): "answer"}
+
+
+async def test_staying_is_compared_where_it_is_known(tmp_path):
+    """Signed, over the calls that know both; a call whose session nobody saw begin is in neither sum."""
+    told_of = [
+        replace(a_settlement().counterfactuals, never_switch_nano_usd=amount)
+        for amount in (30_000_000, 20_000_000, None)
+    ]
+    book(
+        tmp_path / "ledger",
+        *((f"r{n}", 1, {}, {"counterfactuals": other}) for n, other in enumerate(told_of)),
+    )
+    with LedgerReader.open(tmp_path / "ledger" / DATABASE) as reader:
+        compared = reader.totals().never_switch
+        assert (compared.calls, compared.saving_nano_usd) == (2, 50_000_000 - 2 * 23_750_000)
+        saved = {each.name: each.answers for each in overhead_of(reader).savings}
+        assert saved["never_switch"] == compared
+        found = figures_of(reader)
+        assert found.savings["never_switch"] == compared
+        assert MEANINGS["never_switch"] in page(found)
+
+
+@pytest.mark.parametrize("window", [{}, {"since_s": START_S - 1, "until_s": START_S + 86_401.0}])
+def test_a_choice_of_all_calls_is_the_same_as_no_choice(tmp_path, window):
+    """By time alone the index is asked, else a copy of what is chosen: the figures are the same."""
+    book(tmp_path / "ledger", *KINDS_OF_CALLS)
+    with LedgerReader.open(tmp_path / "ledger" / DATABASE) as reader:
+        asked = figures_of(reader, Filter(**window))
+        chosen = figures_of(reader, Filter(equal={"user": "u1"}, **window))
+    assert asked == replace_of(chosen, filters={})

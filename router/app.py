@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -158,10 +159,11 @@ async def running(
         telemetry = Telemetry.build(_telemetry_settings(config, environ))
         stack.push_async_callback(telemetry.shutdown)
         if ledger is None:
-            judged_within_s = config.ledger.feedback_days * 86_400.0
-            ledger = Ledger.open(
-                config.ledger.path, clock=clock, settings=LedgerSettings(judged_within_s=judged_within_s)
+            booking = LedgerSettings(
+                judged_within_s=config.ledger.feedback_days * 86_400.0,
+                keep_s=config.ledger.keep_days * 86_400.0 or inf,
             )
+            ledger = Ledger.open(config.ledger.path, clock=clock, settings=booking)
             stack.push_async_callback(ledger.close)
         telemetry.watch_ledger_lag(ledger.lag_s)
         index, scopes = state.beliefs.index, _scopes(config)

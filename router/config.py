@@ -244,6 +244,9 @@ class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Directory of the ledger; made when missing. One process at a time."""
     feedback_days: Annotated[float, Meta(gt=0, le=3650)] = 90.0
     """How long after it began a request may be judged (SubmitFeedback); later its id is as unknown as any other."""
+    keep_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    """How long single calls are kept; older ones are moved into sums by day, route, model, tenant and application, a
+    few at a time, by the running router. 0: for ever."""
 
 
 class ClassifierConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -1,6 +1,7 @@
 """`hybrid-router costs`: sum the ledger, from its file or from a running router, overhead of our own apart."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,12 @@ from router.cli.loop import run
 from router.config import ConfigError, load_config
 from router.cost_sheet import costs_sheet, overhead_sheet
 from router.ledger import DATABASE, Filter, LedgerReader
+from router.ledger.past import SINCE, Past, past_of
 from router.money import usd
 from router.operator_service import costs_response
 from router.overhead import overhead_json, overhead_of
 from router.overhead_tables import overhead_tables
-from router.tables import costs_table
+from router.tables import costs_table, counted_calls
 from router.v1 import operator_service_pb2 as pb
 from router.v1 import operator_service_pb2_grpc
 
@@ -94,7 +96,8 @@ def costs(
 
     Overhead is warms, probes, shadow calls, discarded answers, tries that another followed, and padding; it is taken
     off what was saved. Calls of unknown cost are counted with the most they can have cost, and those whose process
-    died before it settled them are listed. A running router (--target) tells costs, not overhead.
+    died before it settled them are listed; what is kept as sums by day alone is told apart. A running router (--target)
+    tells costs, not overhead.
 
     Example: hybrid-router costs --by tenant --since 2026-11-01
 
@@ -109,7 +112,7 @@ def costs(
     if until:
         request.end_time.FromDatetime(instant("--until", until))
     equal = dict(map(_condition, only or ()))
-    interrupted, found, response = [], None, pb.GetCostsResponse()
+    interrupted, found, gone, response = [], None, None, pb.GetCostsResponse()
     if target:
         response = run(_ask(target, request))
     else:
@@ -130,6 +133,10 @@ def costs(
             if overhead or not (as_json or as_csv):
                 found = overhead_of(reader, where)
             interrupted = reader.interrupted(where)
+            gone = reader.ask(lambda connection: past_of(connection, where), version=SINCE)
+    if gone is not None:
+        # Beside the figures, and not within what a machine reads.
+        print(_left_out(gone), file=sys.stderr if as_json or as_csv else sys.stdout)
     shown = response
     if top:
         shown = pb.GetCostsResponse(rows=response.rows[:top], total=response.total)
@@ -158,6 +165,19 @@ def costs(
             highlight=False,
             markup=False,
         )
+
+
+def _left_out(gone: Past) -> str:
+    """Say what the figures lack because it is kept as sums by day alone."""
+    day = time.strftime("%Y-%m-%d", time.gmtime(gone.before_s))
+    if gone.sums is None:
+        return f"Calls from before {day} are kept as sums by day; what is asked for cannot be told of them."
+    sums = gone.sums
+    text = f"Not in these figures: {counted_calls(sums.calls)} from before {day}, kept as sums by day, "
+    text += usd(sums.cost.total_nano_usd)
+    if sums.unknown_calls:
+        text += f" and {sums.unknown_calls:,} of unknown cost, at most {usd(sums.unknown_bound_nano_usd)}"
+    return text + "."
 
 
 def _check(*, as_json: bool, as_csv: bool, overhead: bool, target: str, only: Sequence[str] | None) -> None:

@@ -7,10 +7,11 @@ from router.ledger.groups import GROUPS, Comparison, Filter
 from router.ledger.judged import DecidedAttempt, DecidedRequest
 from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
 from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
-from router.ledger.queries import CostRow, Interrupted, LedgerReader, Tokens
+from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.recovery import Recovery
 from router.ledger.schema import SchemaTooNew
 from router.ledger.store import LedgerStore, StoreError
+from router.ledger.sums import CostRow, Tokens
 from router.ledger.warms import WARM_GROUPS, PastWarm, WarmRow
 
 __all__ = [

@@ -37,11 +37,13 @@ from router.ledger.groups import Filter
 from router.ledger.journal import Journal
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
-from router.ledger.queries import CostRow, Interrupted, LedgerReader
+from router.ledger.past import DAY_S, whole_days
+from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.recent import LastCall, Turn
 from router.ledger.recovery import Recovery, recover
 from router.ledger.sqlite import SqliteStore
 from router.ledger.store import LedgerStore, StoreError
+from router.ledger.sums import CostRow
 from router.ledger.warms import PastWarm, WarmRow
 from router.ledger.writer import SegmentEnded, Writer
 from router.settlement import Intent, Settlement
@@ -71,6 +73,7 @@ class LedgerSettings:
             many settlements are left to the journal alone.
         sync: Whether the journal is synced to the disk at all; False only for throw-away ledgers.
         judged_within_s: How long after its start a request may be judged (`feedback`).
+        keep_s: How long calls are kept, a day at least; then only their sums by day are (`past`). For ever by default.
     """
 
     interval_s: float = 0.1
@@ -79,6 +82,11 @@ class LedgerSettings:
     max_pending: int = 50_000
     sync: bool = True
     judged_within_s: float = inf
+    keep_s: float = inf
+
+    def __post_init__(self) -> None:
+        if self.keep_s < DAY_S:
+            raise ValueError(f"calls are kept for a day at least, not {self.keep_s} s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +106,7 @@ class LedgerStats:
         conflicting: Settlements that contradict one; kept aside.
         batches: Commits.
         failures: Failures of the store; `last_failure` says the latest.
+        pruned: Old calls moved into sums because of `LedgerSettings.keep_s`.
     """
 
     pending: int
@@ -112,6 +121,7 @@ class LedgerStats:
     batches: int
     failures: int
     last_failure: str
+    pruned: int = 0
 
 
 class Ledger:
@@ -193,6 +203,7 @@ class Ledger:
             retry_s=settings.retry_s,
             sync=settings.sync,
             judged_within_s=settings.judged_within_s,
+            keep_s=settings.keep_s,
         )
         writer.start()
         return cls(
@@ -369,6 +380,27 @@ class Ledger:
                 raise LedgerUnavailable("the ledger is closed")
             return self._writer.flush()
 
+    def prune_blocking(self, before_s: float, limit: int = 1_000) -> int:
+        """Move about `limit` of the oldest calls that began before a day's beginning into sums by day.
+
+        Returns:
+            How many were moved; 0 when none is left.
+
+        Raises:
+            ValueError: It is not a day's beginning, UTC.
+            LedgerUnavailable: The store failed; nothing was moved.
+        """
+        if before_s != whole_days(before_s):
+            raise ValueError("calls are moved into sums by whole days, UTC")
+        with self._turn:
+            if self._closed:
+                raise LedgerUnavailable("the ledger is closed")
+            done = self._writer.prune(before_s, limit)
+        try:
+            return done.result()
+        except (StoreError, OSError) as error:
+            raise LedgerUnavailable(f"the ledger's database failed: {error}") from error
+
     async def close(self) -> None:
         """Commit everything and let go; what is still open shows as interrupted on the next opening."""
         await asyncio.to_thread(self.close_blocking)
@@ -406,6 +438,7 @@ class Ledger:
             batches=counts.batches,
             failures=counts.failures,
             last_failure=counts.last_failure,
+            pruned=counts.pruned,
         )
 
     async def costs(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[CostRow]:

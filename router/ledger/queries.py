@@ -12,113 +12,27 @@ Readers open the database read-only, on a connection of their own, from any proc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from router.cost import Cost
 from router.feedback import Feedback
 from router.ledger import codec, judged, misses, warms
-from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions, expressions
+from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
 from router.ledger.recent import LastCall, Turn, last_calls, last_turns
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE
 from router.ledger.sqlite import as_store_error
 from router.ledger.store import StoreError
+from router.ledger.sums import SUMS, CostRow, cost_row
 from router.ledger.warms import PastWarm, WarmRow
 from router.settlement import Intent, Settlement
 
 _T = TypeVar("_T")
-
-_UNKNOWN = "cost_nano_usd IS NULL AND outcome <> 'refused'"
-_INCOMPLETE = "cost_nano_usd IS NOT NULL AND usage_complete = 0"
-# A bound that the booked part alone exceeds was too low and bounds nothing; it must not shrink the sum either.
-_INCOMPLETE_UNBOUNDED = "(cost_bound_nano_usd IS NULL OR cost_bound_nano_usd < cost_nano_usd)"
-_TOKENS = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "output_tokens",
-    "thinking_tokens",
-)
-_PARTS = (
-    "uncached_input_nano_usd",
-    "cache_write_5m_nano_usd",
-    "cache_write_1h_nano_usd",
-    "cache_read_nano_usd",
-    "output_text_nano_usd",
-    "thinking_nano_usd",
-    "tools_nano_usd",
-)
-_BASELINES = (
-    "no_caching_nano_usd",
-    "all_opus_nano_usd",
-    "all_flash_nano_usd",
-    "all_opus_no_caching_nano_usd",
-    "never_switch_nano_usd",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Sums of tokens over the calls whose usage is known; cache counts are parts of the input.
-
-    Attributes:
-        thinking_tokens: Part of the output, as far as providers told.
-    """
-
-    input_tokens: int
-    cache_read_tokens: int
-    cache_write_5m_tokens: int
-    cache_write_1h_tokens: int
-    output_tokens: int
-    thinking_tokens: int
-
-    @property
-    def uncached_input_tokens(self) -> int:
-        """Input tokens neither read from nor written to the cache."""
-        written = self.cache_write_5m_tokens + self.cache_write_1h_tokens
-        return self.input_tokens - self.cache_read_tokens - written
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostRow:
-    """What one group of calls used and cost.
-
-    Attributes:
-        group: Group name to its value, in the order asked for; "" where a call has none.
-        calls: Calls in the group, unknown and interrupted ones included.
-        cost: Sums by part over the calls of known cost, those that are floors included.
-        unknown_calls: Calls whose cost is not known and that may have been billed.
-        unknown_bound_nano_usd: The most those of them with a bound can have cost.
-        incomplete_calls: Calls in `cost` whose cost is a floor: the answer broke off, and the provider may
-            have billed more output than was seen.
-        incomplete_bound_nano_usd: The most those of them with a bound can have cost beyond what is in `cost`.
-        unbounded_calls: Calls of either kind, unknown or incomplete, without a bound, or with one that what is
-            booked already exceeds.
-        usage_calls: Calls whose tokens are in `tokens`.
-    """
-
-    group: Mapping[str, str]
-    calls: int
-    cost: Cost
-    unknown_calls: int
-    unknown_bound_nano_usd: int
-    incomplete_calls: int
-    incomplete_bound_nano_usd: int
-    unbounded_calls: int
-    usage_calls: int
-    tokens: Tokens
-    no_caching: Comparison
-    all_opus: Comparison
-    all_flash: Comparison
-    all_opus_no_caching: Comparison
-    never_switch: Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +107,13 @@ class LedgerReader:
         self._require(4)
         keys, values = expressions(group_by, CALL_GROUPS)
         condition, bound = conditions(where, CALL_GROUPS)
-        columns = [*keys, *_SUMS]
+        columns = [*keys, *SUMS]
         positions = ", ".join(str(i + 1) for i in range(len(keys)))
         sql = f"SELECT {', '.join(columns)} FROM calls WHERE {condition}"
         if keys:
             sql += f" GROUP BY {positions} ORDER BY {positions}"
         rows = self._connection.execute(sql, (*values, *bound))
-        return [_cost_row(tuple(group_by), row) for row in rows]
+        return [cost_row(tuple(group_by), row) for row in rows]
 
     def totals(self, where: Filter | None = None) -> CostRow:
         """Return the sum over all calls of `where`."""
@@ -406,56 +320,3 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(
             f"{path} has schema version {version}, this release knows {len(MIGRATIONS)}; run a newer release"
         )
-
-
-def _comparison_sums(baseline: str) -> tuple[str, str, str]:
-    both = f"FILTER (WHERE {baseline} IS NOT NULL AND cost_nano_usd IS NOT NULL)"
-    return (
-        f"count(*) {both}",
-        f"coalesce(sum({baseline}) {both}, 0)",
-        f"coalesce(sum(cost_nano_usd) {both}, 0)",
-    )
-
-
-_SUMS = (
-    "count(*)",
-    f"count(*) FILTER (WHERE {_UNKNOWN})",
-    f"coalesce(sum(cost_bound_nano_usd) FILTER (WHERE {_UNKNOWN}), 0)",
-    f"count(*) FILTER (WHERE {_INCOMPLETE})",
-    "coalesce(sum(cost_bound_nano_usd - cost_nano_usd)"
-    f" FILTER (WHERE {_INCOMPLETE} AND NOT {_INCOMPLETE_UNBOUNDED}), 0)",
-    f"count(*) FILTER (WHERE ({_UNKNOWN} AND cost_bound_nano_usd IS NULL)"
-    f" OR ({_INCOMPLETE} AND {_INCOMPLETE_UNBOUNDED}))",
-    "count(input_tokens)",
-    *(f"coalesce(sum({column}), 0)" for column in (*_TOKENS, *_PARTS)),
-    *(part for baseline in _BASELINES for part in _comparison_sums(baseline)),
-)
-
-
-def _cost_row(names: tuple[str, ...], row: Sequence[str | int]) -> CostRow:
-    """Name the columns of a row of `costs`."""
-    values = iter(row)
-    group = {name: str(next(values)) for name in names}
-    numbers = [int(value) for value in values]
-    calls, unknown, unknown_bound, incomplete, incomplete_bound, unbounded, usage_calls = numbers[:7]
-    tokens = numbers[7:13]
-    parts = numbers[13:20]
-    comparisons = [Comparison(*numbers[i : i + 3]) for i in range(20, 35, 3)]
-    no_caching, all_opus, all_flash, all_opus_no_caching, never_switch = comparisons
-    return CostRow(
-        group=group,
-        calls=calls,
-        cost=Cost(**dict(zip(_PARTS, parts, strict=True))),
-        unknown_calls=unknown,
-        unknown_bound_nano_usd=unknown_bound,
-        incomplete_calls=incomplete,
-        incomplete_bound_nano_usd=incomplete_bound,
-        unbounded_calls=unbounded,
-        usage_calls=usage_calls,
-        tokens=Tokens(*tokens),
-        no_caching=no_caching,
-        all_opus=all_opus,
-        all_flash=all_flash,
-        all_opus_no_caching=all_opus_no_caching,
-        never_switch=never_switch,
-    )

@@ -168,7 +168,62 @@ CREATE INDEX warms_by_decision ON warms (decided_time_s);
 the warm's call, which `calls` has, or a name of its own where the decision was held out. `foresight` is the digest of
 the model that foresaw the request, '' where none did."""
 
-MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5)
+VERSION_6 = """
+CREATE TABLE past (
+    day_s INTEGER NOT NULL,
+    route TEXT NOT NULL,
+    role TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    upstream TEXT NOT NULL,
+    model TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    application TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    unknown_calls INTEGER NOT NULL,
+    unknown_bound_nano_usd INTEGER NOT NULL,
+    incomplete_calls INTEGER NOT NULL,
+    incomplete_bound_nano_usd INTEGER NOT NULL,
+    unbounded_calls INTEGER NOT NULL,
+    usage_calls INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_5m_tokens INTEGER NOT NULL,
+    cache_write_1h_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    thinking_tokens INTEGER NOT NULL,
+    uncached_input_nano_usd INTEGER NOT NULL,
+    cache_write_5m_nano_usd INTEGER NOT NULL,
+    cache_write_1h_nano_usd INTEGER NOT NULL,
+    cache_read_nano_usd INTEGER NOT NULL,
+    output_text_nano_usd INTEGER NOT NULL,
+    thinking_nano_usd INTEGER NOT NULL,
+    tools_nano_usd INTEGER NOT NULL,
+    no_caching_nano_usd_calls INTEGER NOT NULL,
+    no_caching_nano_usd INTEGER NOT NULL,
+    no_caching_nano_usd_cost INTEGER NOT NULL,
+    all_opus_nano_usd_calls INTEGER NOT NULL,
+    all_opus_nano_usd INTEGER NOT NULL,
+    all_opus_nano_usd_cost INTEGER NOT NULL,
+    all_flash_nano_usd_calls INTEGER NOT NULL,
+    all_flash_nano_usd INTEGER NOT NULL,
+    all_flash_nano_usd_cost INTEGER NOT NULL,
+    all_opus_no_caching_nano_usd_calls INTEGER NOT NULL,
+    all_opus_no_caching_nano_usd INTEGER NOT NULL,
+    all_opus_no_caching_nano_usd_cost INTEGER NOT NULL,
+    never_switch_nano_usd_calls INTEGER NOT NULL,
+    never_switch_nano_usd INTEGER NOT NULL,
+    never_switch_nano_usd_cost INTEGER NOT NULL,
+    PRIMARY KEY (day_s, route, role, purpose, upstream, model, tenant, application)
+) WITHOUT ROWID;
+CREATE TABLE pruned (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    before_time_s REAL NOT NULL,
+    calls INTEGER NOT NULL
+);
+"""
+"""Sums by day of calls that are not kept any more, and up to when they are not (`past`)."""
+
+MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6)
 """Statements that lead from version i to i + 1; released ones are never changed, only added to."""
 FIRST: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: told.fill}
 """What is done before the statements that lead to a version, in transactions of its own; doing it again is harmless."""

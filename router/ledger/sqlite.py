@@ -12,11 +12,13 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
+from math import inf
 from pathlib import Path
 
 from router.feedback import Feedback, Receipt
-from router.ledger import codec, judged, warms
+from router.ledger import codec, judged, past, warms
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.schema import migrate
 from router.ledger.store import StoreError, Written
@@ -104,6 +106,8 @@ class SqliteStore:
             self._connection.execute("PRAGMA synchronous=NORMAL")
             migrate(self._connection, now_s)
             self._kept = set(self._connection.execute("SELECT request_id, attempt FROM intents"))
+            pruned = past.pruned(self._connection)
+            self._pruned_before_s = -inf if pruned is None else pruned.before_s
         except sqlite3.Error as error:
             raise StoreError(f"the ledger's database cannot be opened: {error}") from error
 
@@ -115,8 +119,12 @@ class SqliteStore:
         Raises:
             StoreError: Nothing was written.
         """
+        news = [each for each in settled if each.settlement.intent.started_time_s >= self._pruned_before_s]
+        repeated = len(settled) - len(news)
         with self._transaction():
-            written = self._insert(settled, now_s)
+            written = self._insert(news, now_s)
+            if repeated:
+                written = replace(written, repeated=written.repeated + repeated)
             if written.stored:
                 note_retried(self._connection, [record.settlement.intent.request_id for record in settled])
             known = [record.key for record in settled if record.key in self._kept]
@@ -164,6 +172,8 @@ class SqliteStore:
         new = 0
         with self._transaction():
             for record in intents:
+                if record.intent.started_time_s < self._pruned_before_s:
+                    continue
                 row = _interrupted_row(record, found_time_s)
                 if self._connection.execute(_INSERT, row).rowcount == 1:
                     new += 1
@@ -189,6 +199,18 @@ class SqliteStore:
                 type(error).__name__,
             )
             return 0
+
+    def prune(self, before_s: float, limit: int) -> int:
+        """Move about `limit` of the oldest calls that began before into sums by day; see `LedgerStore.prune`.
+
+        Raises:
+            StoreError: Nothing was moved.
+        """
+        with self._transaction():
+            count = past.prune(self._connection, before_s, limit)
+        if count:
+            self._pruned_before_s = max(self._pruned_before_s, before_s)
+        return count
 
     def make_durable(self) -> bool:
         """Copy the write-ahead log into the database and sync both; False while a reader holds it back."""

@@ -75,6 +75,22 @@ class LedgerStore(Protocol):
         """
         ...
 
+    def prune(self, before_s: float, limit: int) -> int:
+        """Move about `limit` of the oldest calls that began before into sums by day, one transaction; see `past`.
+
+        From then on a call that began before is in the sums, and storing it (again) is a repetition.
+
+        Args:
+            before_s: A day's beginning, UTC, seconds since the epoch.
+
+        Returns:
+            How many were moved; 0 when none is left.
+
+        Raises:
+            StoreError: Nothing was moved.
+        """
+        ...
+
     def open_intents(self) -> list[IntentRecord]:
         """Return the intents kept by `write` and not settled since."""
         ...

@@ -19,10 +19,16 @@ from math import inf
 from router.feedback import Feedback, Receipt
 from router.ledger.codec import IntentRecord, Key, SettlementRecord, WarmRecord
 from router.ledger.journal import Journal
+from router.ledger.past import whole_days
 from router.ledger.store import LedgerStore, StoreError
 from router.settlement import Purpose
 
 _LOG = logging.getLogger("router.ledger")
+
+PRUNE_CALLS = 250
+"""Old calls moved into sums at a time: about 10 ms, which is what a settlement then waits for at most."""
+PRUNE_REST_S = 600.0
+"""How long to wait for a day to end, or for the store to work again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,13 +54,22 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Prune:
+    """Whoever waits for `done` wants so many of the oldest calls that began before moved into sums (`past`)."""
+
+    before_s: float
+    limit: int
+    done: Future[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Nothing comes after this."""
 
     done: Future[None]
 
 
-Item = IntentRecord | SettlementRecord | WarmRecord | Judgement | SegmentEnded | Flush | Stop
+Item = IntentRecord | SettlementRecord | WarmRecord | Judgement | SegmentEnded | Flush | Prune | Stop
 
 
 @dataclass(slots=True)
@@ -67,6 +82,7 @@ class WriterCounts:
     conflicting: int = 0
     failures: int = 0
     last_failure: str = ""
+    pruned: int = 0
 
 
 @dataclass(slots=True)
@@ -78,6 +94,7 @@ class _Batch:
     judgements: list[Judgement] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     flushes: list[Future[None]] = field(default_factory=list)
+    prunes: list[Prune] = field(default_factory=list)
     stop: Future[None] | None = None
 
 
@@ -92,6 +109,7 @@ class Writer:
         retry_s: How long to wait after a failure of the store.
         sync: Whether to sync the journal with every batch.
         judged_within_s: How long after its start a request may be judged.
+        keep_s: How long calls are kept, from then on as sums by day; for ever by default.
     """
 
     def __init__(
@@ -104,6 +122,7 @@ class Writer:
         retry_s: float,
         sync: bool,
         judged_within_s: float = inf,
+        keep_s: float = inf,
     ) -> None:
         self._store = store
         self._journal = journal
@@ -112,6 +131,9 @@ class Writer:
         self._retry_s = retry_s
         self._sync = sync
         self._judged_within_s = judged_within_s
+        self._keep_s = keep_s
+        self._kept_from_s = -inf
+        self._rest_s = None if keep_s == inf else interval_s
         self._queue: deque[Item] = deque()
         self._batch = _Batch()
         self._waiting_since_s: float | None = None
@@ -159,6 +181,13 @@ class Writer:
         self.put(Judgement(feedback, done))
         return done
 
+    def prune(self, before_s: float, limit: int) -> Future[int]:
+        """Return a future that tells how many of the oldest calls were moved into sums; see `LedgerStore.prune`."""
+        done: Future[int] = Future()
+        self.put(Prune(before_s, limit, done))
+        self._hurry.set()
+        return done
+
     def stop(self) -> Future[None]:
         """Commit everything, keep open intents in the store, end the thread; the future tells how it went."""
         done: Future[None] = Future()
@@ -179,7 +208,7 @@ class Writer:
     def _run(self) -> None:
         """Commit batches until told to stop."""
         while True:
-            self._wake.wait()
+            self._wake.wait(self._rest_s)
             if not self._hurry.is_set():
                 self._hurry.wait(self._interval_s)
             self._wake.clear()
@@ -201,6 +230,28 @@ class Writer:
             if batch.stop is not None:
                 batch.stop.set_result(None)
                 return
+            self._keep_days()
+
+    def _keep_days(self) -> None:
+        """Move some of what is too old into sums, when nothing else waits; a day's calls go once it is over."""
+        if self._keep_s == inf or self._queue:
+            return
+        before_s = whole_days(self._now_s() - self._keep_s)
+        self._rest_s = PRUNE_REST_S
+        if before_s <= self._kept_from_s:
+            return
+        try:
+            count = self._store.prune(before_s, PRUNE_CALLS)
+        except Exception as error:  # the next try is soon enough, and nothing waits for it
+            _LOG.error(
+                "old calls could not be moved into sums, tried again in %.0f s: %s", PRUNE_REST_S, error
+            )
+            return
+        self.counts.pruned += count
+        if count:
+            self._rest_s = self._interval_s
+        else:
+            self._kept_from_s = before_s
 
     def _take(self) -> None:
         """Move what is queued into the batch."""
@@ -224,6 +275,9 @@ class Writer:
                 case Flush():
                     if item.done.set_running_or_notify_cancel():
                         batch.flushes.append(item.done)
+                case Prune():
+                    if item.done.set_running_or_notify_cancel():
+                        batch.prunes.append(item)
                 case Stop():
                     batch.stop = item.done
 
@@ -250,6 +304,10 @@ class Writer:
             batch.warms = []
         if batch.judgements:
             self._judge(batch)
+        while batch.prunes:
+            asked = batch.prunes[0]
+            asked.done.set_result(self._store.prune(asked.before_s, asked.limit))
+            del batch.prunes[0]
         self._unretired.extend(batch.ended)
         self._batch = _Batch()
         # What came in while this batch was written has waited for less than it, so the age starts anew.
@@ -290,6 +348,9 @@ class Writer:
         for done in batch.flushes:
             done.set_exception(error)
         batch.flushes.clear()
+        for asked in batch.prunes:
+            asked.done.set_exception(error)
+        batch.prunes.clear()
         # They are in the journal, and kept with the next try; but no one should wait for that.
         for judgement in batch.judgements:
             if judgement.done is not None:

@@ -15,7 +15,7 @@ from router.cost import Cost
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader
 from router.overhead import overhead_json, overhead_of
 from router.settlement import Outcome, Purpose
-from tests.router.ledger_samples import StillClock, a_settlement, an_intent
+from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 from tests.router.report_calls import DECISION, KINDS_OF_CALLS, USD, book
 
 CENT = USD // 100
@@ -218,3 +218,19 @@ def test_costs_refuses_what_does_not_go_together(verb, booked, options):
     code, out, err = verb("costs", "--ledger", booked, *options)
     assert (code, out) == (2, "")
     assert REFUSED[options] in err
+
+
+def test_costs_tell_what_is_kept_as_sums_alone(verb, booked):
+    """Beside the table, and on standard error beside what a machine reads; by a session it cannot be told."""
+    ledger = Ledger.open(booked, clock=StillClock())
+    ledger.prune_blocking(START_S + 86_400.0)
+    ledger.close_blocking()
+    said = "Not in these figures: 10 calls from before 2026-11-23, kept as sums by day, $0.530000000 and 2 of unknown"
+    code, out, err = verb("costs", "--ledger", booked)
+    assert (code, err) == (0, "")
+    assert said in out
+    _, out, err = verb("costs", "--ledger", booked, "--csv")
+    assert said in err
+    assert "Not in" not in out
+    assert "cannot be told of them" in verb("costs", "--ledger", booked, "--only", "session=s2")[1]
+    assert "Not in" not in verb("costs", "--ledger", booked, "--since", "2026-11-23")[1]

@@ -18,6 +18,7 @@ from router.cli import (
     explain,
     feedback,
     health,
+    ledger,
     models,
     probe,
     reconcile,
@@ -64,6 +65,7 @@ app.command()(probe.probe)
 app.command()(advise.advise)
 app.command()(health.health)
 app.add_typer(check.app, name="config")
+app.add_typer(ledger.app, name="ledger")
 
 
 def main() -> None:

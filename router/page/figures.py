@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from router.ledger import Comparison, Filter, LedgerReader, MissRow
 from router.ledger.padding import Padding
+from router.ledger.past import SINCE, Past, past_of
 from router.ledger.reports import Bin, Cell, Group, Judged, Money, Quantiles, Seen, Spans, seen
+from router.ledger.warms import WARM_GROUPS, WarmRow
 from router.money import ratio
 from router.overhead import ANSWER, KINDS, Kind
 
@@ -83,6 +85,8 @@ class Figures:
         beliefs: Chances that prefixes are warm, and `belief_brier` their mean squared error.
         judged: None when this ledger keeps no feedback.
         unknown: Calls of unknown cost or with a floor by (kind, outcome, route).
+        warms: What decisions to warm came to, by tenant and application, dearest first.
+        past: What the window has lost to sums by day; in no other figure.
     """
 
     since_s: float
@@ -108,6 +112,8 @@ class Figures:
     errors: tuple[Group, ...]
     unknown: tuple[Group, ...]
     filters: dict[str, str] = field(default_factory=dict)
+    warms: tuple[WarmRow, ...] = ()
+    past: Past | None = None
 
     @property
     def overhead_nano_usd(self) -> int:
@@ -138,14 +144,26 @@ def figures_of(reader: LedgerReader, where: Filter | None = None) -> Figures | N
         misses = sorted(
             reader.misses(("cause",), where), key=lambda row: (-row.lost_nano_usd, row.group["cause"])
         )
+        found = reader.ask(lambda connection: _read(connection, where, misses), version=SINCE)
+        return None if found is None else replace(found, warms=_warms(reader, where))
 
-        return reader.ask(lambda connection: _read(connection, where, misses))
+
+def _warms(reader: LedgerReader, where: Filter) -> tuple[WarmRow, ...]:
+    """Ask for decisions to warm; a choice by what they do not know leaves none."""
+    if not WARM_GROUPS.issuperset(where.equal):
+        return ()
+    rows = reader.warms(("tenant", "application"), where)
+    return tuple(sorted(rows, key=lambda row: -row.cost_nano_usd))
 
 
 def _read(connection: sqlite3.Connection, where: Filter, misses: list[MissRow]) -> Figures | None:
     with seen(connection, where) as found:
         extent = found.extent()
-        return None if extent is None else _figures(found, where, extent, misses)
+        return (
+            None
+            if extent is None
+            else replace(_figures(found, where, extent, misses), past=past_of(connection, where))
+        )
 
 
 def spans_of(since_s: float, until_s: float) -> Spans:

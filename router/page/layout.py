@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
+from math import isfinite
 
+from cache.regret import Estimate
 from router.ledger import Comparison
+from router.ledger.past import Past
 from router.ledger.reports import CHANCE_BINS, PERCENTS, SCORE_BINS, Bin, Group, Money, Quantiles
 from router.money import UNKNOWN, ratio, usd
 from router.money import percent as exact_percent
@@ -57,6 +60,7 @@ def page(found: Figures | None, *, title: str = "LLM spend and routing") -> str:
         _hit_rate(found),
         _misses(found),
         _overhead(found),
+        _warms(found),
         _scores(found),
         _calibration(found),
         _beliefs(found),
@@ -102,7 +106,16 @@ def _window(found: Figures) -> str:
     text = f"{_stamp(found.since_s)} to {_stamp(found.until_s)} UTC, {_count(found.total.calls, 'call')}"
     if found.filters:
         text += ", only " + ", ".join(f"{name} = {value}" for name, value in sorted(found.filters.items()))
+    if found.past is not None:
+        text += f". {_left_out(found.past)}"
     return escape(text) + "."
+
+
+def _left_out(past: Past) -> str:
+    text = f"Not on this page: calls from before {_stamp(past.before_s)[:10]}, kept as sums by day"
+    if past.sums is None:
+        return text
+    return f"{text} ({_count(past.sums.calls, 'call')}, {usd(past.sums.cost.total_nano_usd)})"
 
 
 def _tiles(found: Figures) -> str:
@@ -337,6 +350,51 @@ def _drawn(route: str, calls: int, other: Comparison) -> str:
 
 def _kind_cost(kind: Kind) -> int | None:
     return None if kind.calls and not kind.known_calls else kind.cost_nano_usd
+
+
+def _warms(found: Figures) -> str:
+    frame = Frame(
+        key="warms",
+        title="Warms, and what they brought",
+        detail="Decisions to keep a prefix warm, once it is settled whether a request came. Benefit: a warm's own "
+        "prediction where a request came, its cost taken off. Per warm: against those held out at random, with the "
+        "95 % interval; below zero it is regret.",
+    )
+    if not found.warms:
+        return _said(frame, "No decision to warm is settled in this window.")
+    rows = [
+        (
+            row.group["tenant"] or "(none)",
+            row.group["application"] or "(none)",
+            *(f"{count:,}" for count in (row.used, row.wasted, row.superfluous, row.held_out)),
+            usd(row.cost_nano_usd),
+            usd(row.benefit_nano_usd),
+            _per_warm(row.estimate),
+        )
+        for row in found.warms
+    ]
+    head = (
+        "Tenant",
+        "Application",
+        "Used",
+        "Wasted",
+        "Superfluous",
+        "Held out",
+        "Cost",
+        "Benefit",
+        "Per warm",
+    )
+    return _table_card(frame, head, rows, words=2)
+
+
+def _per_warm(found: Estimate | None) -> str:
+    if found is None:
+        return UNKNOWN
+    mean, low, high = (
+        usd(round(each * 1e9)) if isfinite(each) else UNKNOWN
+        for each in (found.usd, found.low_usd, found.high_usd)
+    )
+    return f"{mean} ({low} to {high})"
 
 
 # --- the classifier

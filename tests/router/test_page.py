@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.regret import Result
 from router.cli import main
 from router.feedback import Feedback, Verdict
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader
@@ -32,7 +33,7 @@ from router.page.figures import DAY_S, HOUR_S, WEEK_S, spans_of
 from router.report import Row, summarise
 from router.settlement import Outcome
 from tests.golden.compare import assert_golden
-from tests.router.ledger_samples import START_S, StillClock
+from tests.router.ledger_samples import START_S, StillClock, a_verdict
 from tests.router.report_calls import KINDS_OF_CALLS, USD, book, priced
 
 CENT = USD // 100
@@ -408,3 +409,50 @@ def test_a_quiet_ledger_has_a_page(tmp_path):
     assert "No answer of this window carries a score." in text
     assert "Nothing was believed warm" in text
     assert "Every call&#x27;s cost is known" in text
+
+
+def test_warms_are_told_by_whom_they_were_for(tmp_path):
+    """Counts, money and the estimate by the hold-out, where there is one; elsewhere its absence is said."""
+    directory = book(tmp_path / "ledger", *KINDS_OF_CALLS)
+    assert "No decision to warm is settled" in page(figures(directory))
+    ledger = Ledger.open(directory, clock=StillClock())
+    for number, (result, benefit) in enumerate(
+        ((Result.USED, 96_000_000), (Result.WASTED, -4_000_000), (Result.HELD_OUT, 0), (Result.HELD_OUT, 0))
+    ):
+        ledger.warm(
+            a_verdict(
+                warm_id=f"w{number}",
+                tenant="<bolt>",
+                result=result,
+                benefit_nano_usd=benefit,
+                cost_nano_usd=4_000_000,
+            )
+        )
+    ledger.warm(a_verdict(warm_id="alone", result=Result.SUPERFLUOUS, benefit_nano_usd=-4_000_000))
+    ledger.close_blocking()
+    found = figures(directory)
+    assert [(row.group["tenant"], row.used, row.wasted, row.held_out) for row in found.warms] == [
+        ("<bolt>", 1, 1, 2),
+        ("acme", 0, 0, 0),
+    ]
+    text = page(found)
+    assert "&lt;bolt&gt;" in text
+    estimate = found.warms[0].estimate
+    assert f"{usd(round(estimate.usd * 1e9))} ({usd(round(estimate.low_usd * 1e9))} to " in text
+    assert found.warms[1].estimate is None
+    assert figures(directory, Filter(equal={"user": "u1"})).warms == ()
+
+
+def test_what_is_kept_as_sums_alone_is_told_apart(tmp_path):
+    """Where the window reaches back so far; by what a sum does not keep, that it cannot be."""
+    directory = book(tmp_path / "ledger", *KINDS_OF_CALLS)
+    ledger = Ledger.open(directory, clock=StillClock())
+    assert ledger.prune_blocking(START_S + 86_400.0) == 10
+    ledger.close_blocking()
+    text = page(figures(directory))
+    assert (
+        f"1 call. Not on this page: calls from before 2026-11-23, kept as sums by day (10 calls, {usd(53 * CENT)})"
+        in text
+    )
+    assert "Not on this page" not in page(figures(directory, Filter(since_s=START_S + 86_400.0)))
+    assert "kept as sums by day." in page(figures(directory, Filter(equal={"user": "u1"})))

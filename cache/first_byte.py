@@ -2,11 +2,14 @@
 
 The rule: first byte = t0 + kappa x uncached tokens, written ones included, by least squares over what was seen, each
 observation weighing `FORGETTING` of the next one; the prior counts as a few observations at either end. Neither t0 nor
-kappa is documented (open fact A4), so what is here before anything was seen is an assumption, and belongs to one model
-only as far as it has been asked. It knows nothing of output: unary answers begin when they end.
+kappa is documented (open fact A4), so what is here before anything was seen is an assumption, or what a probe measured
+(`prior_of`), and belongs to one model only as far as it has been asked. It knows nothing of output: unary answers begin
+when they end.
 """
 
 from dataclasses import dataclass
+
+from cache.facts import FactId, Facts
 
 FORGETTING = 0.98
 """The last fifty answers decide: load at the provider moves within minutes."""
@@ -19,13 +22,21 @@ _PRIOR_SPAN_TOKENS = 20_000.0
 
 @dataclass(slots=True)
 class FirstByte:
-    """Line of one model, from decayed sums."""
+    """Line of one model, from decayed sums; begins as the assumption, or as `FirstByte.prior`."""
 
+    prior_kappa_s: float = PRIOR_KAPPA_S
     weight: float = 2 * _PRIOR_WEIGHT
     x: float = _PRIOR_WEIGHT * _PRIOR_SPAN_TOKENS
     y: float = _PRIOR_WEIGHT * (2 * PRIOR_T0_S + PRIOR_KAPPA_S * _PRIOR_SPAN_TOKENS)
     xx: float = _PRIOR_WEIGHT * _PRIOR_SPAN_TOKENS**2
     xy: float = _PRIOR_WEIGHT * _PRIOR_SPAN_TOKENS * (PRIOR_T0_S + PRIOR_KAPPA_S * _PRIOR_SPAN_TOKENS)
+
+    @classmethod
+    def prior(cls, t0_s: float, kappa_s: float) -> "FirstByte":
+        """A line that begins as this one."""
+        w, span = _PRIOR_WEIGHT, _PRIOR_SPAN_TOKENS
+        far_s = t0_s + kappa_s * span
+        return cls(kappa_s, 2 * w, w * span, w * (t0_s + far_s), w * span**2, w * span * far_s)
 
     def observe(self, uncached_tokens: int, seconds: float) -> None:
         """Learn from one streamed answer: tokens neither read nor known, and seconds to its first byte."""
@@ -41,7 +52,7 @@ class FirstByte:
         spread = self.weight * self.xx - self.x * self.x
         # Answers of one length alone say nothing of the slope: the assumed one stays.
         if spread <= 1e-6 * self.weight * self.xx:
-            kappa = PRIOR_KAPPA_S
+            kappa = self.prior_kappa_s
         else:
             kappa = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
         return max(0.0, (self.y - kappa * self.x) / self.weight), kappa
@@ -50,3 +61,10 @@ class FirstByte:
         """Expected seconds to the first byte of an answer that reads so many tokens anew."""
         t0_s, kappa_s = self.line()
         return t0_s + kappa_s * uncached_tokens
+
+
+def prior_of(facts: Facts) -> FirstByte:
+    """Where a model's line begins: as a probe measured it (A4), else as assumed."""
+    if FactId.A4 not in facts.verified:
+        return FirstByte()
+    return FirstByte.prior(facts.first_byte_s, facts.prefill_s_per_token)

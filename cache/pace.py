@@ -58,6 +58,11 @@ class Pace:
         self._requests.spend(1, now_s)
         self._usd.spend(cost_usd, now_s)
 
+    def restore(self, usd: float, requests: int, now_s: float) -> None:
+        """An earlier process spent so much in the last hour, and sent so many in the last minute."""
+        self._usd.spend(usd, now_s)
+        self._requests.spend(requests, now_s)
+
     def correct(self, off_usd: float, now_s: float) -> None:
         """A warm cost so much more than expected; less when negative."""
         self._usd.spend(off_usd, now_s)

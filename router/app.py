@@ -18,7 +18,7 @@ import httpx2
 
 from cache.demand import Demand
 from cache.facts import Facts
-from cache.first_byte import FirstByte
+from cache.first_byte import prior_of
 from cache.flight import FlightBook
 from cache.index import PrefixIndex
 from cache.pace import Pace
@@ -76,6 +76,7 @@ from router.upstreams.anthropic import AnthropicUpstream
 from router.upstreams.anthropic_render import Options
 from router.upstreams.base import Upstream
 from router.upstreams.gemini import GeminiUpstream
+from router.warm_recall import recall
 from router.warmer import WarmerParts
 from router.warming import Warming, WarmingSettings
 
@@ -211,6 +212,11 @@ async def running(
         preparation = _preparation(config, state, upstreams, telemetry, settler, learning)
         flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
         warming = _warming(config, state, preparation, settler, flights, timer, draw)
+        if config.warming.policy != Policy.OFF.value:
+            telemetry.watch_warms(
+                lambda: warming.regret.open_count, lambda: warming.regret.switched_off(clock.now())
+            )
+            await recall(warming, ledger, clock)
         await stack.enter_async_context(_warmed(warming))
         encodings = _encodings(config, state, telemetry)
         if encodings is not None:
@@ -538,7 +544,7 @@ def _warming(
     timer: Timer,
     draw: Callable[[], float],
 ) -> Warming:
-    warming, unlearnt = config.warming, FirstByte()
+    warming, unlearnt = config.warming, prior_of(state.beliefs.facts)
     return Warming(
         WarmerParts(
             preparation=preparation,
@@ -546,6 +552,7 @@ def _warming(
             telemetry=settler.telemetry,
             timer=timer,
             pace=Pace(usd_per_hour=warming.usd_per_hour, requests_per_minute=warming.requests_per_minute),
+            flights=flights,
         ),
         WarmingSettings(
             policy=Policy(warming.policy),

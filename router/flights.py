@@ -7,7 +7,8 @@ operator set nor into the second half of what the caller's deadline leaves, and 
 would write what is being written already, unless writing its own part behind them is worth more than that costs.
 
 Where somebody could wait for it, a unary request is asked as a stream: its first byte is then known when it comes,
-instead of with the last. This module knows neither how attempts are made nor what they cost.
+instead of with the last. A warm takes part like a request: who comes while it writes waits for its first byte, which is
+its only one, and it waits for who writes already. This module knows neither how attempts are made nor what they cost.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from math import inf
 from typing import Any, Protocol
 
 from cache.economics import Rates
-from cache.first_byte import FirstByte
+from cache.first_byte import FirstByte, prior_of
 from cache.flight import Ahead, FlightLock, Signal, Ticket, scope_tag, worth_s
 from cache.plan import Breakpoint
 from cache.prompt import CacheScope, Layer
@@ -28,7 +29,7 @@ from router.beliefs import Beliefs, CacheView
 from router.clock import Clock
 from router.preparation import Prepared
 from router.pricing import PriceTable, UnknownPrice
-from router.settlement import Settlement
+from router.settlement import Purpose, Settlement
 
 SHARE_OF_DEADLINE = 0.5
 """Most of a caller's remaining time that waiting for another may take."""
@@ -97,6 +98,10 @@ class FlightWatch(Protocol):
         """Count one request that met another's write: "landed", "promoted", "gave_up" or "cancelled"."""
         ...
 
+    def record_lead(self, purpose: str) -> None:
+        """Count one call that began to write a cold prefix which nobody else was writing."""
+        ...
+
 
 class _Unwatched:
     def flight_wait(self) -> AbstractContextManager[Any]:
@@ -104,6 +109,12 @@ class _Unwatched:
 
     def record_flight(self, outcome: str, waited_s: float) -> None:
         pass
+
+    def record_lead(self, purpose: str) -> None:
+        pass
+
+
+_UNWATCHED = _Unwatched()
 
 
 class Flights:
@@ -130,17 +141,22 @@ class Flights:
         self._prices = prices
         self._tags: dict[CacheScope, bytes] = {}
         self._first_bytes: dict[str, FirstByte] = {}
+        # One task sends warms, one after the other, so these are few.
+        self._warms: dict[Ticket, tuple[CacheView, tuple[Breakpoint, ...]]] = {}
 
-    def board(self, prepared: Prepared, route: Route, *, stream: bool) -> "Flight | None":
+    def board(
+        self, prepared: Prepared, route: Route, *, stream: bool, purpose: Purpose = Purpose.USER
+    ) -> "Flight | None":
         """Begin an attempt's part; None when it would write nothing that is cold.
 
         Args:
             stream: Whether its answer is asked for in chunks anyway.
+            purpose: A warm has no output: its answer, begun, is whole, and its waits are no user's.
         """
         if route is not Route.OPUS:
             return None
         view = prepared.views.get(route)
-        if view is None or not view.plan.breakpoints:
+        if view is None or not (view.plan.breakpoints or self._warms):
             return None
         minimum, now_s = view.plan.minimum_tokens, self.clock.now()
         points = view.plan.breakpoints
@@ -150,15 +166,40 @@ class Flights:
             for point, belief in zip(points, known, strict=True)
             if point.prefix_tokens >= minimum and (belief is None or not belief.p_warm(now_s))
         ]
+        if self._warms and purpose is not Purpose.WARM:
+            self._note_warm(view, cold)
         if not cold:
             return None
         tag = self._tags.get(view.scope)
         if tag is None:
             tag = self._tags[view.scope] = scope_tag(view.scope)
         ticket = self.lock.join([tag + point.digest for point in cold])
-        flight = Flight(self, ticket, prepared, view, cold, stream=stream)
+        flight = Flight(self, ticket, prepared, view, cold, stream=stream, warms=purpose is Purpose.WARM)
         flight.expect()
+        if purpose is Purpose.WARM:
+            self._warms[ticket] = view, tuple(cold)
+        if ticket.led:
+            self.watch.record_lead(purpose.value)
         return flight
+
+    def _note_warm(self, view: CacheView, cold: list[Breakpoint]) -> None:
+        """Add the deepest prefix of a request that a warm is writing, though the request marks nothing there.
+
+        Once it is written the request reads it, and it would not have been marked while it was cold.
+        """
+        for other, points in self._warms.values():
+            if other.scope != view.scope:
+                continue
+            for point in reversed(points):
+                if point.position < len(view.digests) and view.digests[point.position] == point.digest:
+                    if all(each.digest != point.digest for each in cold):
+                        cold.append(point)
+                        cold.sort(key=_position)
+                    break
+
+    def ended(self, ticket: Ticket) -> None:
+        """A call has begun to be answered, or ended: if it is a warm, nobody waits for it any more."""
+        self._warms.pop(ticket, None)
 
     def learn(self, settlement: Settlement) -> None:
         """Learn how long answers take to begin from an attempt that was streamed to its end."""
@@ -173,7 +214,7 @@ class Flights:
         """What is known of the model's time to the first byte; only configured models are asked about."""
         found = self._first_bytes.get(model)
         if found is None:
-            found = self._first_bytes[model] = FirstByte()
+            found = self._first_bytes[model] = prior_of(self.beliefs.facts)
         return found
 
     def worth_s(self, model: str, tokens: int) -> float:
@@ -212,6 +253,7 @@ class Flight:
         "_signal",
         "_ticket",
         "_view",
+        "_warms",
         "ends_before",
         "outcome",
         "streams",
@@ -227,6 +269,7 @@ class Flight:
         cold: list[Breakpoint],
         *,
         stream: bool,
+        warms: bool = False,
     ) -> None:
         """Made by `Flights.board`."""
         self._flights = flights
@@ -235,7 +278,8 @@ class Flight:
         self._view = view
         self._cold = cold
         self._signal: Signal | None = None
-        self.streams = stream or self._leads_shared()
+        self._warms = warms
+        self.streams = not warms and (stream or self._leads_shared())
         self.waited_s = 0.0
         self.outcome = ""
         self.ends_before: int | None = None
@@ -248,7 +292,7 @@ class Flight:
     def expect(self, after: float | None = None) -> None:
         """Say when the first byte is expected, if it is sent now or at `after`."""
         flights = self._flights
-        if not self.streams:
+        if not self.streams and not self._warms:
             flights.lock.expect(self._ticket, inf, inf)
             return
         plan = self._view.plan
@@ -268,16 +312,20 @@ class Flight:
         if lock.ahead(self._ticket) is None:
             return
         flights, timer = self._flights, self._flights.timer
+        watch = _UNWATCHED if self._warms else flights.watch
         began_at = timer.now()
         usable_s = min(remaining_s * SHARE_OF_DEADLINE, remaining_s - USEFUL_TIME_S)
         limit_at = began_at + max(0.0, min(flights.settings.limit_s, usable_s))
         self.outcome = "cancelled"
         try:
-            with flights.watch.flight_wait():
+            with watch.flight_wait():
                 self.outcome = await self._until(limit_at)
         finally:
             self.waited_s = timer.now() - began_at
-            flights.watch.record_flight(self.outcome, self.waited_s)
+            watch.record_flight(self.outcome, self.waited_s)
+        if self._warms:
+            self.expect()  # given up, it is not sent at all: it was wanted for nothing but this write
+            return
         if self.outcome == "gave_up":
             self._go_without()
         self.streams = self.streams or self._leads_shared()
@@ -293,10 +341,12 @@ class Flight:
 
     def landed(self) -> None:
         """The first byte is here: what the attempt wrote can be read."""
+        self._flights.ended(self._ticket)
         self._flights.lock.land(self._ticket)
 
     def close(self) -> None:
         """End the part; what it led and did not land is another's now."""
+        self._flights.ended(self._ticket)
         self._flights.lock.leave(self._ticket)
 
     async def _until(self, limit_at: float) -> str:
@@ -339,7 +389,12 @@ class Flight:
             handle.cancel()
 
     def _worth_s(self, ahead: Ahead) -> float:
-        """What waiting for the prefix ahead is worth: its tokens less what can be read without."""
+        """What waiting for the prefix ahead is worth: its tokens less what can be read without.
+
+        A warm has all the time it may take: nobody waits for it.
+        """
+        if self._warms:
+            return inf
         tokens = self._cold[ahead.place].prefix_tokens - self._view.plan.full_read_tokens
         return self._flights.worth_s(self._view.scope.model, max(0, tokens))
 
@@ -382,3 +437,7 @@ class Flight:
                 gain += (p_next * (write - rates.read) - (write - 1)) * (point.prefix_tokens - start)
                 start = point.prefix_tokens
         return gain
+
+
+def _position(point: Breakpoint) -> int:
+    return point.position

@@ -1,7 +1,6 @@
 """OperatorService over gRPC: what the ledger, the index and the classifier say, for people who run the router."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -13,7 +12,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cache.belief import Belief
 from cache.index import CALIBRATION_BINS, Calibration
 from cache.prompt import CacheScope
-from cache.regret import Result, Settled, estimate
 from classifier.model import Model
 from classifier.route import Route
 from router.beliefs import Beliefs
@@ -22,7 +20,8 @@ from router.convert_response import ROUTES, cost_fields, duration_fields, usage_
 from router.drift import Level
 from router.errors import InvalidRequest
 from router.learning import Learning, ShadowCount
-from router.ledger import Comparison, CostRow, Filter, Ledger
+from router.ledger import Comparison, CostRow, Filter, Ledger, WarmRow
+from router.money import NANO_PER_USD
 from router.v1 import accounting_pb2, operator_service_pb2_grpc
 from router.v1 import operator_service_pb2 as pb
 from router.warming import Warming
@@ -74,13 +73,10 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
     async def GetCosts(self, request: pb.GetCostsRequest, context: Context) -> pb.GetCostsResponse:
         """Sum the ledger."""
         group, where = _group(request), _filter(request)
+        standing = (0, 0) if self._warming is None else self._warming.standing()
         rows = await self._ledger.costs((group,) if group else (), where)
-        response = _costs_response(group, rows, await self._ledger.totals(where))
-        if self._warming is not None:
-            report = _warms(*self._warming.judged(_judged_in(where)))
-            if report is not None:
-                response.warms.CopyFrom(report)
-        return response
+        (warms,) = await self._ledger.warms((), where)
+        return _costs_response(group, rows, await self._ledger.totals(where), _warms(warms, *standing))
 
     async def ListPrefixes(
         self, request: pb.ListPrefixesRequest, context: Context
@@ -210,57 +206,52 @@ def costs_response(
     request: pb.GetCostsRequest,
     costs: Callable[[Sequence[str], Filter | None], list[CostRow]],
     totals: Callable[[Filter | None], CostRow],
+    warms: Callable[[Filter | None], WarmRow | None],
 ) -> pb.GetCostsResponse:
     """Answer GetCosts from a ledger's file, without a server.
+
+    Args:
+        warms: What warms came to; None where that cannot be told.
 
     Raises:
         InvalidRequest: A field of the request is wrong.
     """
     group, where = _group(request), _filter(request)
-    return _costs_response(group, costs((group,) if group else (), where), totals(where))
+    found = warms(where)
+    report = None if found is None else _warms(found)
+    return _costs_response(group, costs((group,) if group else (), where), totals(where), report)
 
 
-def _costs_response(group: str, rows: list[CostRow], total: CostRow) -> pb.GetCostsResponse:
+def _costs_response(
+    group: str, rows: list[CostRow], total: CostRow, warms: pb.WarmReport | None
+) -> pb.GetCostsResponse:
     rows.sort(key=lambda row: -row.cost.total_nano_usd)
     return pb.GetCostsResponse(
         rows=[_row(row, row.group.get(group, "") if group else "total") for row in rows],
         total=_row(total, "total"),
+        warms=warms,
     )
 
 
-def _judged_in(where: Filter) -> Callable[[Settled], bool]:
-    """Whether a decision to warm is one of what the costs are asked of."""
-    tenant, application = where.equal.get("tenant"), where.equal.get("application")
-
-    def wanted(each: Settled) -> bool:
-        return (
-            (where.since_s is None or each.time_s >= where.since_s)
-            and (where.until_s is None or each.time_s < where.until_s)
-            and tenant in (None, each.owner[0])
-            and application in (None, each.owner[1])
-        )
-
-    return wanted
-
-
-def _warms(settled: Sequence[Settled], open_count: int) -> pb.WarmReport | None:
-    """Spell what warms were worth, by what is known since the start; None when there were none."""
-    if not settled and not open_count:
+def _warms(row: WarmRow, open_count: int = 0, switched_off_count: int = 0) -> pb.WarmReport | None:
+    """Spell what warms were worth; None when there were none."""
+    if not row.decisions and not open_count and not switched_off_count:
         return None
-    counts = Counter(each.result for each in settled)
-    found = estimate(settled)
     report = pb.WarmReport(
-        used_count=counts[Result.USED],
-        wasted_count=counts[Result.WASTED],
-        superfluous_count=counts[Result.SUPERFLUOUS],
-        held_out_count=counts[Result.HELD_OUT],
+        used_count=row.used,
+        wasted_count=row.wasted,
+        superfluous_count=row.superfluous,
+        held_out_count=row.held_out,
         open_count=open_count,
-        spent_nano_usd=sum(round(each.cost_usd * 1e9) for each in settled),
+        spent_nano_usd=row.cost_nano_usd,
+        switched_off_count=switched_off_count,
+        brought_nano_usd=row.benefit_nano_usd,
     )
+    found = row.estimate
     if found is not None:
-        report.benefit_nano_usd = round(found.usd * 1e9)
-        report.benefit_low_nano_usd = round(found.low_usd * 1e9)
-        report.benefit_high_nano_usd = round(found.high_usd * 1e9)
+        report.benefit_nano_usd = round(found.usd * NANO_PER_USD)
+        report.benefit_low_nano_usd = round(found.low_usd * NANO_PER_USD)
+        report.benefit_high_nano_usd = round(found.high_usd * NANO_PER_USD)
         report.first_token_gain.FromNanoseconds(round(found.seconds * 1e9))
     return report
 

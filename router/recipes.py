@@ -1,6 +1,6 @@
 """Requests kept so that their prefixes can be warmed again: what is sent must equal real traffic to the byte.
 
-The rule: a recipe is the request that wrote or read a prefix, asking for 0 tokens, and the breakpoints it carried. What
+The rule: a recipe is the request that wrote or read a prefix, asking for no output, and the breakpoints it had. What
 opens it is then the same bytes under the same parameters, so the entry is the one that its traffic reads; whoever sends
 it compares the digest all the same. An application's layers are kept with the parameters of its last request and a
 placeholder for the conversation. In memory only: a recipe holds what users said, and is given up with the prefix, when
@@ -73,21 +73,26 @@ class Recipes:
             self.byte_count -= found.byte_count
 
 
-def recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int) -> Recipe:
+def recipe_of(
+    request: Request, points: Sequence[Breakpoint], content_bytes: int, output_tokens: int = 0
+) -> Recipe:
     """Keep a request by the last of `points`.
 
     Args:
         content_bytes: Bytes of its blocks.
+        output_tokens: What a warm asks for.
     """
     return Recipe(
         points[-1].digest,
-        as_warm(request, request.call),
+        as_warm(request, request.call, output_tokens=output_tokens),
         tuple(points),
         content_bytes + _RECIPE_OVERHEAD_BYTES,
     )
 
 
-def shared_recipe_of(request: Request, points: Sequence[Breakpoint], content_bytes: int) -> Recipe:
+def shared_recipe_of(
+    request: Request, points: Sequence[Breakpoint], content_bytes: int, output_tokens: int = 0
+) -> Recipe:
     """Keep what a request shares with all of its application: tools, system and parameters, nobody's words.
 
     Nobody's bill either, as long as it is the application's own: not that of the tenant who happened to come first.
@@ -100,7 +105,10 @@ def shared_recipe_of(request: Request, points: Sequence[Breakpoint], content_byt
         messages=PLACEHOLDER,
     )
     return Recipe(
-        points[-1].digest, as_warm(request, bare), tuple(points), content_bytes + _RECIPE_OVERHEAD_BYTES
+        points[-1].digest,
+        as_warm(request, bare, output_tokens=output_tokens),
+        tuple(points),
+        content_bytes + _RECIPE_OVERHEAD_BYTES,
     )
 
 
@@ -111,14 +119,15 @@ def _payer(request: Request) -> str:
     return "" if application.name and own else call.identity.tenant
 
 
-def as_warm(request: Request, call: Call, strategy: str = "") -> Request:
-    """`request` with `call` in its place, asking Opus for 0 tokens and for nothing else.
+def as_warm(request: Request, call: Call, strategy: str = "", output_tokens: int = 0) -> Request:
+    """`request` with `call` in its place, asking Opus for the prompt and for nothing else.
 
     Args:
         strategy: Name of the cache strategy; "" for the request's own.
+        output_tokens: What it asks for: 0, or the one token without which the model takes no call (fact A6).
     """
     return Request(
-        call=msgspec.structs.replace(call, max_output_tokens=0, stop_sequences=()),
+        call=msgspec.structs.replace(call, max_output_tokens=output_tokens, stop_sequences=()),
         application=request.application,
         demands=Demands(
             forced_route=Route.OPUS,

@@ -21,7 +21,7 @@ from router.money import UNKNOWN, percent, ratio, usd
 from router.report import COST_PARTS, COUNTERFACTUALS, PERCENTS, TOKEN_KINDS, Reconciliation, Summary
 
 if TYPE_CHECKING:
-    from router.v1.operator_service_pb2 import CostComparison, CostRow, GetCostsResponse
+    from router.v1.operator_service_pb2 import CostComparison, CostRow, GetCostsResponse, WarmReport
 
 
 def summary_tables(summary: Summary) -> RenderableType:
@@ -68,6 +68,35 @@ def costs_table(response: GetCostsResponse, dimension: str) -> RenderableType:
     if response.total.unknown_cost_count or response.total.incomplete_count:
         note.append("\n" + _unseen_note(response.total))
     return Group(costs, tokens, note)
+
+
+def warms_line(report: WarmReport) -> RenderableType:
+    """Say what warms came to, what they cost and what they brought."""
+    parts = [
+        f"{report.used_count:,} used",
+        f"{report.wasted_count:,} wasted",
+        f"{report.superfluous_count:,} superfluous",
+        f"{report.held_out_count:,} held out",
+    ]
+    if report.open_count:
+        parts.append(f"{report.open_count:,} not settled")
+    text = Text(f"Warms: {', '.join(parts)}; they cost {usd(report.spent_nano_usd)} and ")
+    brought = report.brought_nano_usd
+    text.append(f"{'brought' if brought >= 0 else 'lost'} {usd(abs(brought))} net, by their own prediction")
+    if report.HasField("benefit_nano_usd"):
+        low, high = usd(report.benefit_low_nano_usd), usd(report.benefit_high_nano_usd)
+        text.append(
+            f"; against the hold-out one brings {usd(report.benefit_nano_usd)} (95 %: {low} to {high}) and "
+            f"{report.first_token_gain.ToTimedelta().total_seconds():.3f} s to the first token"
+        )
+    else:
+        text.append("; too few are held out to tell by")
+    text.append(".")
+    if report.switched_off_count:
+        text.append(
+            f" Switched off for now, because they lost: {report.switched_off_count:,} of tenants and applications."
+        )
+    return text
 
 
 def diagnosis_tables(diagnosis: Diagnosis) -> RenderableType:

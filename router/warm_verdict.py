@@ -5,7 +5,6 @@ without a call. Money is in nano-USD, rounded once, here. No text and no digest 
 times and amounts. This module does not know how a decision is settled (`cache.regret`), nor where a verdict goes.
 """
 
-
 import msgspec
 
 from cache.regret import Result, Settled

@@ -1,13 +1,15 @@
 """The one task that warms prefixes on Opus: what is due is decided, paced and sent, one call at a time.
 
-The rule: a warm is a request for 0 tokens on the same path as any other (prepared, spelled, journalled, sent, settled),
-booked as `Purpose.WARM`, so its cost is on the bill apart from the users'. It never counts towards a circuit and is not
-sent while one is open. What cannot be warmed says why: forced tool calls and output schemas cannot be asked for 0
-tokens, and bytes or parameters that differ from the traffic's would write an entry nobody reads, which is found out by
-the digest before anything is sent. A keep-alive that finds its prefix gone has written it: it is settled as the miss it
-is, and the prefix is not pinged again.
+The rule: a warm is a request without output on the same path as any other (prepared, spelled, journalled, sent,
+settled), booked as `Purpose.WARM`, so its cost is on the bill apart from the users'. It never counts towards a circuit
+and is not sent while one is open. What cannot be warmed says why: forced tool calls and output schemas cannot be asked
+for 0 tokens, and bytes or parameters that differ from the traffic's would write an entry nobody reads, which is found
+out by the digest before anything is sent. A keep-alive that finds its prefix gone has written it: it is settled as the
+miss it is, and the prefix is not pinged again.
 
-Nothing is awaited by a request: what comes of users' calls is noted as they settle, and what is to be done is put in a
+Single flight holds for warms, too (`router.flights`): a request that comes while a warm writes its prefix waits for
+that instead of writing it again, and a warm whose prefix a request is writing waits for that, or is not sent. Otherwise
+nothing is awaited by a request: what comes of users' calls is noted as they settle, and what is to be done is put in a
 queue. A provider that refuses for load is left alone for a while. `regret` judges what came of it all.
 """
 
@@ -23,16 +25,17 @@ import msgspec.structs
 
 from cache.pace import Pace
 from cache.plan import Breakpoint, Plan
-from cache.schedule import WarmOrder
+from cache.schedule import Trigger, WarmOrder
 from classifier.route import Route
 from router import errors
-from router.flights import Timer
+from router.flights import Flight, Flights, Timer
 from router.preparation import Preparation, Prepared
 from router.request import Request
 from router.settlement import Purpose, Settlement
 from router.settler import Settler
 from router.stack import stack_of
 from router.telemetry import SpanContext, Telemetry
+from router.unwarmable import Notices, Reason, Unwarmable, objection
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +45,16 @@ REST_S = 60.0
 """How long the provider is left alone after it refused a warm for load, unless it asks for longer."""
 QUEUE_LIMIT = 1_000
 """Orders waiting to be sent; more are refused."""
+AHEAD = frozenset({Trigger.SESSION_START, Trigger.PREDICTION})
+"""Triggers of warms that are for what is cold: a request that writes it first leaves nothing to do."""
 
 
 class Job(msgspec.Struct, kw_only=True):
     """An order on its way.
 
     Attributes:
-        request: What to send; asks for 0 tokens.
+        name: Request id of its call; "" for one made when it is sent.
+        request: What to send; asks for no output, or for the one token that cannot be avoided.
         points: Breakpoints to carry, None for those of the request's strategy.
         key: Digest that the last breakpoint must have; None where there is no traffic to compare with.
         latest_s: Instant from which it is not worth sending any more: what is to be kept has lapsed.
@@ -58,6 +64,7 @@ class Job(msgspec.Struct, kw_only=True):
 
     order: WarmOrder
     owner: tuple[str, str]
+    name: str = ""
     request: Request
     points: tuple[Breakpoint, ...] | None = None
     key: bytes | None = None
@@ -70,7 +77,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an order.
 
     Attributes:
-        result: "read" (it was warm), "written", "failed", "unwarmable", "late", "paced".
+        result: "read" (it was warm), "written", "failed", "unwarmable", "late", "paced", "overtaken" (a request wrote
+            it or is writing it).
         why: The same for people.
         settlement: None when nothing was sent.
         plan: What was asked to be cached; None when nothing was sent.
@@ -80,6 +88,13 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     settlement: Settlement | None = None
     plan: Plan | None = None
+    unwarmable: Unwarmable | None = None
+
+
+def unwarmable(reason: Reason, why: str) -> Sent:
+    """What became of an order that cannot be carried out."""
+    found = Unwarmable(reason, why)
+    return Sent(result="unwarmable", why=found.sentence, unwarmable=found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +106,7 @@ class WarmerParts:
     telemetry: Telemetry
     timer: Timer
     pace: Pace
+    flights: Flights | None = None
 
 
 class Warmer:
@@ -111,6 +127,7 @@ class Warmer:
         self._queue: deque[Job] = deque()
         self._wake: asyncio.Event | None = None
         self._rest_until_s = 0.0
+        self._notices = Notices()
         self.closed = False
 
     def put(self, job: Job) -> bool:
@@ -165,15 +182,18 @@ class Warmer:
 
     async def _carry_out(self, job: Job) -> None:
         parts, trigger = self._parts, job.order.trigger.value
-        with parts.telemetry.warm(trigger, job.cause):
+        with parts.telemetry.warm(trigger, job.cause) as span:
             try:
                 sent = await self._sent(job)
             except Exception as error:
                 # The outermost edge of one order: the next one is none the worse.
                 logger.error("a warm failed\n%s", stack_of(error))
                 sent = Sent(result="failed", why=type(error).__name__)
+            parts.telemetry.annotate_warm(span, sent.result, sent.settlement, job.owner)
         spent = None if sent.settlement is None or sent.settlement.cost is None else sent.settlement.cost
-        parts.telemetry.record_warm(trigger, sent.result, None)
+        parts.telemetry.record_warm(trigger, sent.result)
+        if sent.unwarmable is not None:
+            self.note_unwarmable(job.owner[1], trigger, sent.unwarmable)
         if spent is not None:
             off_usd = spent.total_nano_usd / 1e9 - job.order.cost_usd
             parts.pace.correct(off_usd, parts.settler.clock.now())
@@ -188,38 +208,74 @@ class Warmer:
         refusal = parts.pace.refusal(job.order.cost_usd, now_s)
         if refusal:
             return Sent(result="paced", why=refusal)
+        objected = objection(job.request.call)
+        if objected is not None:
+            return unwarmable(*objected)
         try:
             prepared = self._prepared(job, now_s)
         except errors.RouterError as error:
-            return Sent(result="unwarmable", why=f"not warmable: {error}")
+            return unwarmable(Reason.REFUSED, str(error))
+        flights = self._parts.flights
+        flight = (
+            None
+            if flights is None
+            else flights.board(prepared, Route.OPUS, stream=False, purpose=Purpose.WARM)
+        )
+        try:
+            return await self._sent_in(flight, job, prepared)
+        finally:
+            # However it ends: who waits for it takes over what it did not write.
+            if flight is not None:
+                flight.close()
+
+    async def _sent_in(self, flight: Flight | None, job: Job, prepared: Prepared) -> Sent:
+        """Send it once nobody else is writing the same, unless there is nothing left to do then."""
+        parts = self._parts
+        if flight is not None:
+            await flight.hold(TIMEOUT_S)
+            if flight.outcome == "gave_up":
+                return Sent(result="overtaken", why="a request is writing it already")
+            if flight.met:
+                prepared = self._replanned(job, prepared, parts.settler.clock.now())
         plan = prepared.plan_for(Route.OPUS)
         if plan is None or not plan.breakpoints:
             why = plan.skipped[0].reason if plan is not None and plan.skipped else "nothing to cache"
-            return Sent(result="unwarmable", why=f"not warmable: {why}")
-        if job.key is not None and plan.breakpoints[-1].digest != job.key:
-            return Sent(
-                result="unwarmable",
-                why="not warmable: what would be sent is not what its traffic sends, so nobody would read it",
+            return unwarmable(Reason.NOTHING_CACHED, why)
+        last = plan.breakpoints[-1]
+        if job.key is not None and last.digest != job.key:
+            return unwarmable(
+                Reason.OTHER_BYTES,
+                "what would be sent is not what its traffic sends, so nobody would read it",
             )
+        if job.order.trigger in AHEAD and plan.p_hit > 0.5 and plan.full_read_tokens >= last.prefix_tokens:
+            return Sent(result="overtaken", why="a request has written it meanwhile")
+        now_s = parts.settler.clock.now()
         parts.pace.charge(job.order.cost_usd, now_s)
         try:
-            return await self._ask(prepared, plan)
+            return await self._ask(prepared, plan, flight)
         except (errors.CircuitOpen, errors.LedgerUnavailable) as error:
             parts.pace.correct(-job.order.cost_usd, now_s)
             return Sent(result="failed", why=str(error))
 
+    def note_unwarmable(self, application: str, trigger: str, found: Unwarmable) -> None:
+        """Count what cannot be warmed, and say it in the log, once per application and reason."""
+        self._parts.telemetry.record_unwarmable(trigger, found.reason.value)
+        self._notices.note(application, trigger, found)
+
     def _prepared(self, job: Job, now_s: float) -> Prepared:
         """The warm as a request of its own: decided, spelled and planned like any other."""
         call = job.request.call
-        named = msgspec.structs.replace(call.identity, request_id=f"warm-{uuid.uuid4().hex}")
+        named = msgspec.structs.replace(call.identity, request_id=job.name or new_name())
         request = msgspec.structs.replace(job.request, call=msgspec.structs.replace(call, identity=named))
         preparation = self._parts.preparation
         prepared = preparation.prepare(request, now_s)
-        if job.points is None:
-            return prepared
-        return preparation.replanned(prepared, now_s, points=job.points)
+        return prepared if job.points is None else self._replanned(job, prepared, now_s)
 
-    async def _ask(self, prepared: Prepared, plan: Plan) -> Sent:
+    def _replanned(self, job: Job, prepared: Prepared, now_s: float) -> Prepared:
+        """The same by what is warm now, with the order's own breakpoints."""
+        return self._parts.preparation.replanned(prepared, now_s, points=job.points)
+
+    async def _ask(self, prepared: Prepared, plan: Plan, flight: Flight | None) -> Sent:
         parts = self._parts
         rendered = parts.preparation.rendered_for(prepared, Route.OPUS)
         attempt = parts.settler.open(
@@ -227,10 +283,12 @@ class Warmer:
             Route.OPUS,
             number=1,
             stream=False,
-            trace_id="",
+            trace_id=parts.telemetry.current_trace_id(),
             fell_back=False,
             purpose=Purpose.WARM,
         )
+        if flight is not None:
+            attempt.on_first_byte = flight.landed
         try:
             reply = await parts.settler.upstreams[Route.OPUS].generate(rendered, plan, TIMEOUT_S)
         except errors.UpstreamError as error:
@@ -250,6 +308,11 @@ class Warmer:
             settlement=settlement,
             plan=plan,
         )
+
+
+def new_name() -> str:
+    """Name a warm, as request id of its call and in its verdict."""
+    return f"warm-{uuid.uuid4().hex}"
 
 
 def _tell(job: Job, sent: Sent) -> None:

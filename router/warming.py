@@ -3,7 +3,8 @@
 The rule: decisions are `cache.schedule`'s, sending is the warmer's; this module knows which prefix a request left, when
 its session came back, and how to ask for it again. What is warmed ahead of a request is asked for with the parameters
 of the application's last requests; where these differ among themselves the next one's cannot be known, and then it is
-not warmable. All it keeps is in memory and bounded.
+not warmable. What each decision came to is told to the ledger when it is settled; requests, recipes and what is watched
+are in memory only, because they hold what users said. All of it is bounded.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from cache.chances import Chances
 from cache.economics import Rates, cost_units, hour_threshold
 from cache.first_byte import FirstByte
 from cache.hazard import Path
+from cache.pace import Pace
 from cache.plan import Breakpoint, Strategy
 from cache.prompt import Layer
 from cache.regret import Regret, Settled, Tried
@@ -48,8 +50,11 @@ from router.recipes import PLACEHOLDER, Recipes, as_warm, recipe_of, shared_reci
 from router.request import Demands, Request
 from router.settlement import Settlement
 from router.stack import stack_of
+from router.telemetry import SpanContext
+from router.unwarmable import Reason, Unwarmable, objection
 from router.usage import Usage
-from router.warmer import Job, Sent, Warmer, WarmerParts
+from router.warm_verdict import verdict_of
+from router.warmer import Job, Sent, Warmer, WarmerParts, new_name, unwarmable
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,7 @@ LISTED_PRIOR = 0.7
 _MANNERS = 20
 """Last requests of an application whose parameters have to agree for the next one's to be known."""
 _SESSIONS = 50_000
+_CAUSES = 20_000
 _FEMTO_PER_USD = 1e15
 _LIST_RATES = Rates(write_5m=1.25, write_1h=2.0, read=0.1)
 
@@ -103,10 +109,24 @@ class Answer:
 
 @dataclass(slots=True)
 class _Known:
-    """What is remembered of sessions and applications."""
+    """What is remembered of sessions and applications.
+
+    Attributes:
+        last: Prefix that a session's last request on Opus left, by tenant and session.
+        causes: Span of the last request that used a watched prefix.
+    """
 
     last: OrderedDict[tuple[str, str], bytes] = field(default_factory=OrderedDict)
     manners: dict[str, deque[Manner]] = field(default_factory=dict)
+    causes: OrderedDict[bytes, SpanContext] = field(default_factory=OrderedDict)
+
+    def caused(self, key: bytes, span: SpanContext) -> None:
+        """Note whose request left a prefix, for the link of its keep-alives."""
+        self.causes.pop(key, None)
+        if span.is_valid:
+            self.causes[key] = span
+            if len(self.causes) > _CAUSES:
+                self.causes.popitem(last=False)
 
 
 class Warming:
@@ -182,7 +202,10 @@ class Warming:
             prefix = Prefix(point.digest, belief.tokens, belief.tokens, belief.ttl_s, True)
             kept = tuple([each for each, _ in shared])
             if self._recipes.find(point.digest) is None:
-                self._recipes.keep(shared_recipe_of(prepared.request, kept, content_bytes))
+                self._recipes.keep(
+                    shared_recipe_of(prepared.request, kept, content_bytes, self._output_tokens)
+                )
+            self._known.caused(prefix.key, self._parts.telemetry.current_span())
             self._schedule.used(prefix, ("", identity.application), (), now_s, self._jitter_s(belief.ttl_s))
         if warm and warm[-1][0].layer > Layer.SYSTEM and allowed(policy, Trigger.IDLE):
             point, belief = warm[-1]
@@ -232,7 +255,8 @@ class Warming:
         self._returns.quiet(prefix.key, path, now_s)
         points = tuple([point for point in view.plan.breakpoints if point.prefix_tokens <= prefix.tokens])
         points = points if points and points[-1].digest == prefix.key else view.plan.breakpoints
-        self._recipes.keep(recipe_of(request, points, content_bytes))
+        self._recipes.keep(recipe_of(request, points, content_bytes, self._output_tokens))
+        self._known.caused(prefix.key, self._parts.telemetry.current_span())
         self._schedule.used(prefix, owner, path, now_s, self._jitter_s(prefix.ttl_s))
 
     def _note_manner(self, call: Call) -> None:
@@ -260,16 +284,24 @@ class Warming:
             # What an earlier keep-alive bought ends a little later than this one is sent: a use in between is its.
             from_s = now_s if watch.pings else watch.lapses_s
             until_s = now_s + watch.prefix.ttl_s
-            if self._kept_back(found, watch.owner, from_s, until_s, watch.prefix.private_tokens):
+            objected = objection(recipe.request.call)
+            if objected is not None:
+                self.warmer.note_unwarmable(watch.owner[1], trigger.value, objected)
+                self._schedule.forget(watch.prefix.key)
+                continue
+            name, kept_back = self._drawn(found, watch.owner, from_s, until_s, watch.prefix.private_tokens)
+            if kept_back:
                 self._schedule.forget(watch.prefix.key)
                 continue
             job = Job(
                 order=found,
                 owner=watch.owner,
+                name=name,
                 request=recipe.request,
                 points=recipe.points,
                 key=recipe.key,
                 latest_s=watch.lapses_s,
+                cause=self._known.causes.get(watch.prefix.key),
                 sent=lambda sent, watch=watch: self._pinged(watch, sent),  # type: ignore[misc]
             )
             if not self.warmer.put(job):
@@ -325,17 +357,12 @@ class Warming:
         listed = kind[0] in self._settings.actions
         if trigger is Trigger.PREDICTION and policy is Policy.PREDICTIVE and not listed:
             return Answer(False, f"{kind[0]!r} is not one of warming.actions")
-        try:
-            request = self._request_ahead(held, whose)
-            if isinstance(request, str):
-                return Answer(False, f"not warmable: {request}")
-            prepared = self._parts.preparation.prepare(request, now_s)
-        except errors.RouterError as error:
-            return Answer(False, f"not warmable: {error}")
+        ready = self._ready(held, whose, now_s)
+        if isinstance(ready, Unwarmable):
+            self.warmer.note_unwarmable(kind[1], trigger.value, ready)
+            return Answer(False, ready.sentence)
+        request, prepared, points = ready
         view = prepared.views[Route.OPUS]
-        points = self._lasting(view, now_s)
-        if not points or points[-1].prefix_tokens < view.plan.minimum_tokens:
-            return Answer(False, "not warmable: shorter than the model's minimum")
         prefix = Prefix(
             points[-1].digest,
             points[-1].prefix_tokens,
@@ -351,10 +378,10 @@ class Warming:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
         owner = (whose[0], prepared.request.application.name)
         cold_tokens = max(1, prefix.tokens - view.plan.full_read_tokens)
-        kept_back = self._kept_back(found, owner, now_s, now_s + TTL_5M_S, cold_tokens)
+        name, kept_back = self._drawn(found, owner, now_s, now_s + TTL_5M_S, cold_tokens)
         if kept_back:
             return Answer(False, kept_back, found.cost_usd, found.value_usd)
-        queued = self._put(found, owner, request, points, lambda sent: self._book(prefix.key, sent))
+        queued = self._put(found, owner, request, points, lambda sent: self._book(prefix.key, sent), name)
         return Answer(
             queued,
             verdict.reason if queued else "too many warms wait already",
@@ -362,15 +389,38 @@ class Warming:
             found.value_usd,
         )
 
-    def _kept_back(
+    def _ready(
+        self, held: Held | None, whose: tuple[str, str], now_s: float
+    ) -> tuple[Request, Prepared, tuple[Breakpoint, ...]] | Unwarmable:
+        """What would be sent to warm a session's next request, and its breakpoints; else why it cannot be."""
+        request = self._request_ahead(held, whose)
+        if isinstance(request, Unwarmable):
+            return request
+        objected = objection(request.call)
+        if objected is not None:
+            return objected
+        try:
+            prepared = self._parts.preparation.prepare(request, now_s)
+        except errors.RouterError as error:
+            return Unwarmable(Reason.REFUSED, str(error))
+        view = prepared.views[Route.OPUS]
+        points = self._lasting(view, now_s)
+        if not points or points[-1].prefix_tokens < view.plan.minimum_tokens:
+            return Unwarmable(Reason.TOO_SHORT, "shorter than the model's minimum")
+        return request, prepared, points
+
+    def _drawn(
         self, found: WarmOrder, owner: tuple[str, str], from_s: float, until_s: float, lost_tokens: int
-    ) -> str:
-        """Why an order that pays is not sent all the same, "" when it is; either way it is judged by what comes."""
+    ) -> tuple[str, str]:
+        """Name of the decision, and why an order that pays is not sent all the same, "" when it is.
+
+        Either way it is judged by what comes, but for an owner that is switched off.
+        """
         now_s = self._parts.settler.clock.now()
         self._tell(self.regret.close(now_s))
         if not self.regret.allowed(owner, now_s):
             self._parts.telemetry.record_warm(found.trigger.value, "switched_off")
-            return (
+            return "", (
                 "warms of this tenant and application cost more than they brought; they are tried again later"
             )
         held_out = self._draw() >= 1 - self._settings.hold_out
@@ -386,9 +436,11 @@ class Warming:
             private_tokens=lost_tokens,
             gain_usd=saved_units * worth.token_usd,
             gain_s=worth.kappa_s * lost_tokens,
+            name=new_name(),
         )
         self._tell(self.regret.tried(prefix.key, tried, now_s))
-        return "held out at random, so that what the others bring can be told" if held_out else ""
+        why = "held out at random, so that what the others bring can be told" if held_out else ""
+        return tried.name, why
 
     def _book(self, key: bytes, sent: Sent) -> None:
         """Note what an order cost; one that was not sent is not judged."""
@@ -399,12 +451,35 @@ class Warming:
 
     def _tell(self, settled: Sequence[Settled]) -> None:
         for each in settled:
-            self._parts.telemetry.record_warm(each.trigger, each.result.value, round(each.cost_usd * 1e9))
+            self._parts.telemetry.record_warm_verdict(each)
+            self._parts.settler.ledger.warm(verdict_of(each, self._settings.policy.value))
 
-    def judged(self, wanted: Callable[[Settled], bool]) -> tuple[list[Settled], int]:
-        """Decisions settled since the start of the process that are wanted, oldest first; how many are open."""
-        self._tell(self.regret.close(self._parts.settler.clock.now()))
-        return self.regret.settled(wanted), self.regret.open_count
+    def standing(self) -> tuple[int, int]:
+        """Settle what has ended; (decisions still open, tenants and applications switched off)."""
+        now_s = self._parts.settler.clock.now()
+        self._tell(self.regret.close(now_s))
+        return self.regret.open_count, self.regret.switched_off(now_s)
+
+    @property
+    def returns(self) -> Returns:
+        """Who comes back when; for what tells it of an earlier process."""
+        return self._returns
+
+    @property
+    def chances(self) -> Chances:
+        """What is followed by a request; likewise."""
+        return self._chances
+
+    @property
+    def pace(self) -> Pace:
+        """What may be spent; likewise."""
+        return self._parts.pace
+
+    def left_by(self, tenant: str, session: str, key: bytes) -> None:
+        """A session's last turn in an earlier process is waited for as `key`."""
+        self._known.last[tenant, session] = key
+        if len(self._known.last) > _SESSIONS:
+            self._known.last.popitem(last=False)
 
     async def warm_application(self, name: str) -> Sent:
         """Warm an application's tools and system prompt now, by an operator's order; give what came of it.
@@ -414,13 +489,18 @@ class Warming:
         """
         application, now_s = self._applications.get(name), self._parts.settler.clock.now()
         call = self._call_ahead(application, Identity(request_id="", application=name), (), ())
-        request = as_warm(_bare_request(application, call), call, Strategy.C.value)
+        request = as_warm(
+            _bare_request(application, call), call, Strategy.C.value, output_tokens=self._output_tokens
+        )
         prepared = self._parts.preparation.prepare(request, now_s)
         view = prepared.views[Route.OPUS]
         points = self._lasting(view, now_s)
         if not points:
             why = view.plan.skipped[0].reason if view.plan.skipped else "it has no tools and no system prompt"
-            return Sent(result="unwarmable", why=f"not warmable: {why}")
+            sent = unwarmable(Reason.NOTHING_CACHED, why)
+            assert sent.unwarmable is not None
+            self.warmer.note_unwarmable(name, Trigger.OPERATOR.value, sent.unwarmable)
+            return sent
         worth = self._worth(now_s)
         prefix = Prefix(
             points[-1].digest, points[-1].prefix_tokens, points[-1].prefix_tokens, points[-1].ttl_s, True
@@ -460,11 +540,13 @@ class Warming:
         request: Request,
         points: tuple[Breakpoint, ...],
         tell: Callable[[Sent], None] | None = None,
+        name: str = "",
     ) -> bool:
         return self.warmer.put(
             Job(
                 order=found,
                 owner=owner,
+                name=name,
                 request=request,
                 points=points,
                 key=found.prefix.key,
@@ -474,19 +556,24 @@ class Warming:
             )
         )
 
-    def _request_ahead(self, held: Held | None, whose: tuple[str, str]) -> Request | str:
+    def _request_ahead(self, held: Held | None, whose: tuple[str, str]) -> Request | Unwarmable:
         """What a session's next request will begin with; else why that cannot be known."""
         if held is None:
             key = self._known.last.get(whose)
             recipe = None if key is None else self._recipes.find(key)
             if recipe is None:
-                return "the session is not held, and no request of it is known"
+                return Unwarmable(
+                    Reason.UNKNOWN_SESSION, "the session is not held, and no request of it is known"
+                )
             return recipe.request
         application = self._applications.get(held.application)
         if len(set(self._known.manners.get(application.name, ()))) > 1:
-            return "its requests differ in tool choice, effort, thinking or output schema"
+            return Unwarmable(
+                Reason.VARIED_PARAMETERS,
+                "its requests differ in tool choice, effort, thinking or output schema",
+            )
         if held.messages and (held.messages[-1].role is not Role.ASSISTANT or held.open_calls()):
-            return "its next turn brings results of tools"
+            return Unwarmable(Reason.OPEN_TOOL_CALLS, "its next turn brings results of tools")
         identity = Identity(
             request_id="",
             tenant=held.tenant,
@@ -495,7 +582,9 @@ class Warming:
             session=held.session,
         )
         call = self._call_ahead(application, identity, held.context, held.messages)
-        return as_warm(_bare_request(application, call), call, Strategy.C.value)
+        return as_warm(
+            _bare_request(application, call), call, Strategy.C.value, output_tokens=self._output_tokens
+        )
 
     def _call_ahead(
         self,
@@ -513,7 +602,7 @@ class Warming:
             context=context,
             messages=(*messages, *PLACEHOLDER),
             tool_choice=choice,
-            max_output_tokens=0,
+            max_output_tokens=self._output_tokens,
             effort=effort,
             output_schema_json=schema,
             include_thinking=thinking,
@@ -539,7 +628,19 @@ class Warming:
             price = self._prices.price(model, now_s)
         except UnknownPrice:
             return Worth(_LIST_RATES, 0.0, self._settings.second_usd, kappa_s)
-        return Worth(price.rates(), price.femto_usd[0] / _FEMTO_PER_USD, self._settings.second_usd, kappa_s)
+        input_femto, *_, output_femto = price.femto_usd
+        return Worth(
+            price.rates(),
+            input_femto / _FEMTO_PER_USD,
+            self._settings.second_usd,
+            kappa_s,
+            self._output_tokens * output_femto / input_femto if input_femto else 0.0,
+        )
+
+    @property
+    def _output_tokens(self) -> int:
+        """What a warm asks for: nothing, or the one token without which the model takes no call (fact A6)."""
+        return self._parts.settler.beliefs.facts.warm_output_tokens
 
 
 def _bare_request(application: Application, call: Call) -> Request:
@@ -552,10 +653,13 @@ def _manner(call: Call) -> Manner:
 
 def _path(call: Call) -> Path:
     """Kind of a turn as far as its return differs: a tool loop, or how many turns it has had."""
-    if any(isinstance(part, ToolResult) for part in call.messages[-1].parts):
-        place = "tool loop"
-    else:
+    turns = None
+    if not any(isinstance(part, ToolResult) for part in call.messages[-1].parts):
         turns = sum([message.role is Role.USER for message in call.messages])
-        place = f"turn {min(turns, 4)}"
-    application = call.identity.application
+    return turn_path(call.identity.application, turns)
+
+
+def turn_path(application: str, turns: int | None) -> Path:
+    """Kind of a turn, of so many by the user; None for a step of a tool loop."""
+    place = "tool loop" if turns is None else f"turn {min(turns, 4)}"
     return (("", place), (application, place)) if application else (("", place),)

@@ -19,13 +19,13 @@ from router.cli.instant import epoch_s, instant
 from router.cli.loop import run
 from router.config import ConfigError, load_config
 from router.cost_sheet import costs_sheet, overhead_sheet
-from router.ledger import DATABASE, Filter, LedgerReader
+from router.ledger import DATABASE, WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRow
 from router.ledger.past import SINCE, Past, past_of
 from router.money import usd
 from router.operator_service import costs_response
 from router.overhead import overhead_json, overhead_of
 from router.overhead_tables import overhead_tables
-from router.tables import costs_table, counted_calls
+from router.tables import costs_table, counted_calls, warms_line
 from router.v1 import operator_service_pb2 as pb
 from router.v1 import operator_service_pb2_grpc
 
@@ -129,6 +129,7 @@ def costs(
                     request,
                     lambda groups, chosen: reader.costs(groups, _narrowed(chosen, equal)),
                     lambda chosen: reader.totals(_narrowed(chosen, equal)),
+                    lambda chosen: _warms(reader, _narrowed(chosen, equal)),
                 )
             if overhead or not (as_json or as_csv):
                 found = overhead_of(reader, where)
@@ -140,6 +141,8 @@ def costs(
     shown = response
     if top:
         shown = pb.GetCostsResponse(rows=response.rows[:top], total=response.total)
+        if response.HasField("warms"):
+            shown.warms.CopyFrom(response.warms)
     if as_csv:
         print(overhead_sheet(found) if overhead and found else costs_sheet(shown, label or by.value), end="")
         return
@@ -152,6 +155,8 @@ def costs(
     console = Console()
     if not overhead:
         console.print(costs_table(shown, label or by.value))
+        if response.HasField("warms"):
+            console.print(warms_line(response.warms), highlight=False)
         if len(shown.rows) < len(response.rows):
             console.print(f"{len(response.rows) - len(shown.rows):,} more groups are in the total.")
     if found is not None:
@@ -178,6 +183,14 @@ def _left_out(gone: Past) -> str:
     if sums.unknown_calls:
         text += f" and {sums.unknown_calls:,} of unknown cost, at most {usd(sums.unknown_bound_nano_usd)}"
     return text + "."
+
+
+def _warms(reader: LedgerReader, where: Filter) -> WarmRow | None:
+    """What warms came to; None where they are filtered by what a decision to warm does not have."""
+    if not set(where.equal) <= WARM_GROUPS or reader.version < WARMS_SINCE:
+        return None
+    (row,) = reader.warms((), where)
+    return row
 
 
 def _check(*, as_json: bool, as_csv: bool, overhead: bool, target: str, only: Sequence[str] | None) -> None:

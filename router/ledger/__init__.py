@@ -8,8 +8,9 @@ from router.ledger.judged import DecidedAttempt, DecidedRequest
 from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
 from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
 from router.ledger.queries import Interrupted, LedgerReader
+from router.ledger.recent import Turn
 from router.ledger.recovery import Recovery
-from router.ledger.schema import SchemaTooNew
+from router.ledger.schema import WARMS_SINCE, SchemaTooNew
 from router.ledger.store import LedgerStore, StoreError
 from router.ledger.sums import CostRow, Tokens
 from router.ledger.warms import WARM_GROUPS, PastWarm, WarmRow
@@ -18,6 +19,7 @@ __all__ = [
     "DATABASE",
     "GROUPS",
     "MISS_GROUPS",
+    "WARMS_SINCE",
     "WARM_GROUPS",
     "CachingRow",
     "Comparison",
@@ -39,5 +41,6 @@ __all__ = [
     "SchemaTooNew",
     "StoreError",
     "Tokens",
+    "Turn",
     "WarmRow",
 ]

@@ -473,9 +473,9 @@ class Ledger:
         """Return what recent sessions asked last on a route; see `LedgerReader.last_calls`."""
         return await self._read(lambda reader: reader.last_calls(route, since_s, limit))
 
-    async def last_turns(self, route: str, since_s: float, limit: int) -> list[Turn]:
-        """Return the last turns of sessions on a route; see `LedgerReader.last_turns`."""
-        return await self._read(lambda reader: reader.last_turns(route, since_s, limit))
+    async def last_turns(self, since_s: float, limit: int) -> list[Turn]:
+        """Return the last answered turns of sessions; see `LedgerReader.last_turns`."""
+        return await self._read(lambda reader: reader.last_turns(since_s, limit))
 
     async def settlements(self, where: Filter | None = None, *, page: int = 500) -> AsyncIterator[Settlement]:
         """Yield settlements by start time, reading `page` of them at a time off the loop."""

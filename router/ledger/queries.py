@@ -283,9 +283,15 @@ class LedgerReader:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
+    @property
+    def version(self) -> int:
+        """Schema version of the database."""
+        (found,) = self._connection.execute("SELECT max(version) FROM schema_version").fetchone()
+        return int(found)
+
     def _require(self, version: int) -> None:
         """Refuse a database that lacks the tables of `version`; a reader cannot bring it up to date."""
-        (found,) = self._connection.execute("SELECT max(version) FROM schema_version").fetchone()
+        found = self.version
         if found < version:
             raise StoreError(
                 f"the ledger has schema version {found}, this question needs {version};"
@@ -298,9 +304,9 @@ class LedgerReader:
         return last_calls(self._connection, route, since_s, limit)
 
     @as_store_error()
-    def last_turns(self, route: str, since_s: float, limit: int) -> list[Turn]:
-        """Return the last `limit` turns of sessions on `route` since `since_s`, oldest first."""
-        return last_turns(self._connection, route, since_s, limit)
+    def last_turns(self, since_s: float, limit: int) -> list[Turn]:
+        """Return the last `limit` answered turns of sessions since `since_s`, oldest first."""
+        return last_turns(self._connection, since_s, limit)
 
     @as_store_error()
     def aside(self) -> list[tuple[str, int, str]]:

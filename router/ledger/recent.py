@@ -1,6 +1,6 @@
 """The last calls of recent sessions, for a service that has just started and remembers nothing.
 
-The rule: bounded both ways, so that reading it costs a start about a tenth of a second at most, off the loop, however
+The rule: bounded both ways, so that reading it costs a start some tenths of a second at most, off the loop, however
 large the ledger: only so many of the newest rows are looked at, and columns are read, no record is decoded.
 """
 
@@ -31,10 +31,9 @@ FROM last JOIN calls USING (id) ORDER BY 4 DESC
 
 
 _TURNS = """
-SELECT tenant, application, session, started_time_s, finish_reason,
+SELECT request_id, route, tenant, application, session, started_time_s, finish_reason,
        coalesce(cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens, 0)
-FROM calls WHERE started_time_s >= ? AND kind = 'settled' AND purpose = 'user' AND session <> '' AND route = ?
-    AND outcome = 'ok'
+FROM calls WHERE started_time_s >= ? AND kind = 'settled' AND purpose = 'user' AND session <> '' AND outcome = 'ok'
 ORDER BY started_time_s DESC, id DESC LIMIT ?
 """
 
@@ -47,6 +46,8 @@ class Turn(NamedTuple):
         cached_tokens: Input read from or written to the cache.
     """
 
+    request_id: str
+    route: str
     tenant: str
     application: str
     session: str
@@ -81,7 +82,7 @@ def last_calls(connection: sqlite3.Connection, route: str, since_s: float, limit
     return [LastCall(*row) for row in rows]
 
 
-def last_turns(connection: sqlite3.Connection, route: str, since_s: float, limit: int) -> list[Turn]:
-    """Return the last `limit` answered turns of sessions on `route` since `since_s`, oldest first."""
-    rows = connection.execute(_TURNS, (since_s, route, limit)).fetchall()
+def last_turns(connection: sqlite3.Connection, since_s: float, limit: int) -> list[Turn]:
+    """Return the last `limit` answered turns of sessions since `since_s`, oldest first."""
+    rows = connection.execute(_TURNS, (since_s, limit)).fetchall()
     return [Turn._make(row) for row in reversed(rows)]

@@ -35,9 +35,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from cache.regret import Settled
 from router import attributes as names
 from router.call import Call
 from router.feedback import Feedback, Receipt
+from router.money import NANO_PER_USD
 from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry import spans
 from router.telemetry.metrics import (
@@ -287,14 +289,65 @@ class Telemetry:
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield span
 
+    def annotate_warm(
+        self, span: Span, result: str, settlement: Settlement | None, owner: tuple[str, str]
+    ) -> None:
+        """Write on a warm's span whose it is, what became of the order, and what it cost."""
+        if not span.is_recording():
+            return
+        tenant, application = owner
+        found: dict[str, str | float] = {names.WARM_RESULT: result}
+        if tenant:
+            found[names.TENANT] = tenant
+        if application:
+            found[names.APPLICATION] = application
+        if settlement is not None:
+            found[names.REQUEST_ID] = settlement.intent.request_id
+            if settlement.cost is not None:
+                found[names.COST_USD] = settlement.cost.total_nano_usd / NANO_PER_USD
+        span.set_attributes(found)
+
+    def current_trace_id(self) -> str:
+        """Trace that is being made now, as the ledger keeps it; "" without one."""
+        context = get_current_span().get_span_context()
+        return f"{context.trace_id:032x}" if context.is_valid else ""
+
     def current_span(self) -> SpanContext:
         """What a warm that is ordered now is to be linked to."""
         return get_current_span().get_span_context()
 
-    def record_warm(self, trigger: str, result: str, cost_nano_usd: int | None = None) -> None:
-        """Count what became of a warm order, or of a warm; see `attributes.WARM_RESULT`."""
+    def record_lead(self, purpose: str) -> None:
+        """Count a call that began to write a cold prefix that nobody else was writing."""
         if self._metrics is not None:
-            self._metrics.record_warm(trigger, result, cost_nano_usd)
+            self._metrics.record_lead(purpose)
+
+    def watch_warms(self, open_count: Observe, switched_off: Observe) -> None:
+        """Export how many decisions to warm are not settled, and how many owners' warms are switched off."""
+        if self._metrics is None:
+            return
+        self._metrics.start_warms()
+        self.watch(names.WARM_OPEN, "{warm}", "Decisions to warm that are not settled", open_count)
+        self.watch(
+            names.WARM_SWITCHED_OFF,
+            "{owner}",
+            "Tenants and applications whose warms cost more than they brought and are switched off",
+            switched_off,
+        )
+
+    def record_warm(self, trigger: str, result: str) -> None:
+        """Count what became of an order to warm; see `attributes.WARM_RESULT`."""
+        if self._metrics is not None:
+            self._metrics.record_warm(trigger, result)
+
+    def record_warm_verdict(self, settled: Settled) -> None:
+        """Count what a decision to warm came to, what it cost and what it spared."""
+        if self._metrics is not None:
+            self._metrics.record_warm_verdict(settled)
+
+    def record_unwarmable(self, trigger: str, reason: str) -> None:
+        """Count what was to be warmed and cannot be; see `router.unwarmable.Reason`."""
+        if self._metrics is not None:
+            self._metrics.record_unwarmable(trigger, reason)
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer

@@ -53,6 +53,8 @@ from opentelemetry.sdk.metrics.export import Metric
 from cache.diagnose import MissCause
 from cache.index import CALIBRATION_BINS, Calibration
 from cache.prompt import Layer
+from cache.regret import Result, Settled
+from cache.schedule import Trigger
 from classifier.route import Route
 from router import attributes as names
 from router.cost import Cost, saving
@@ -400,6 +402,34 @@ class Metrics:
             (names.WARM_TRIGGER, names.WARM_RESULT),
             divisor=NANO_PER_USD,
         )
+        trigger = (names.WARM_TRIGGER,)
+        self.warm_saving = Counter(
+            names.WARM_SAVING,
+            names.USD,
+            "USD that requests would have paid more without the warms they read, by prediction; less their cost it is "
+            "what warms brought",
+            trigger,
+            divisor=NANO_PER_USD,
+        )
+        self.warm_overstated = Counter(
+            names.WARM_OVERSTATED,
+            names.USD,
+            "USD by which the same prediction overstated what those held out lost",
+            trigger,
+            divisor=NANO_PER_USD,
+        )
+        self.unwarmable = Counter(
+            names.WARM_UNWARMABLE,
+            "{order}",
+            "What was to be warmed and cannot be, by why",
+            (names.WARM_TRIGGER, names.WARM_REASON),
+        )
+        self.flight_leads = Counter(
+            names.FLIGHT_LEADS,
+            "{call}",
+            "Calls that began to write a cold prefix that nobody was writing, by whose they are",
+            (names.PURPOSE,),
+        )
         self.flight_wait = Histogram(
             names.FLIGHT_WAIT,
             names.SECONDS,
@@ -588,11 +618,36 @@ class Metrics:
         """Count one request that met another's write, and how long it waited."""
         self.flight_wait.record((outcome,), waited_s)
 
-    def record_warm(self, trigger: str, result: str, cost_nano_usd: int | None) -> None:
-        """Count what became of a warm order, or of a warm and its cost."""
+    def record_lead(self, purpose: str) -> None:
+        """Count one call that began to write what is cold."""
+        self.flight_leads.add((purpose,))
+
+    def start_warms(self) -> None:
+        """Let what warms cost and bring begin at 0, so that the first of each is counted by rates, too."""
+        for trigger in Trigger:
+            self.warm_saving.start((trigger.value,))
+            self.warm_overstated.start((trigger.value,))
+            for result in Result:
+                self.warms.start((trigger.value, result.value))
+                if result is not Result.HELD_OUT:
+                    self.warm_cost.start((trigger.value, result.value))
+
+    def record_warm(self, trigger: str, result: str) -> None:
+        """Count what became of an order to warm."""
         self.warms.add((trigger, result))
-        if cost_nano_usd:
-            self.warm_cost.add((trigger, result), cost_nano_usd)
+
+    def record_warm_verdict(self, settled: Settled) -> None:
+        """Count what a decision to warm came to."""
+        self.warms.add((settled.trigger, settled.result.value))
+        if settled.result is Result.HELD_OUT:
+            self.warm_overstated.add((settled.trigger,), round(-settled.benefit_usd * NANO_PER_USD))
+            return
+        self.warm_cost.add((settled.trigger, settled.result.value), round(settled.cost_usd * NANO_PER_USD))
+        self.warm_saving.add((settled.trigger,), round(settled.saved_usd * NANO_PER_USD))
+
+    def record_unwarmable(self, trigger: str, reason: str) -> None:
+        """Count what cannot be warmed."""
+        self.unwarmable.add((trigger, reason))
 
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""

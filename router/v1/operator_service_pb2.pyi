@@ -103,7 +103,7 @@ class GetCostsResponse(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ..., warms: _Optional[_Union[WarmReport, _Mapping]] = ...) -> None: ...
 
 class WarmReport(_message.Message):
-    __slots__ = ("used_count", "wasted_count", "superfluous_count", "open_count", "held_out_count", "spent_nano_usd", "benefit_nano_usd", "benefit_low_nano_usd", "benefit_high_nano_usd", "first_token_gain")
+    __slots__ = ("used_count", "wasted_count", "superfluous_count", "open_count", "held_out_count", "spent_nano_usd", "benefit_nano_usd", "benefit_low_nano_usd", "benefit_high_nano_usd", "first_token_gain", "switched_off_count", "brought_nano_usd")
     USED_COUNT_FIELD_NUMBER: _ClassVar[int]
     WASTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     SUPERFLUOUS_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,8 @@ class WarmReport(_message.Message):
     BENEFIT_LOW_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     BENEFIT_HIGH_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_GAIN_FIELD_NUMBER: _ClassVar[int]
+    SWITCHED_OFF_COUNT_FIELD_NUMBER: _ClassVar[int]
+    BROUGHT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     used_count: int
     wasted_count: int
     superfluous_count: int
@@ -124,7 +126,9 @@ class WarmReport(_message.Message):
     benefit_low_nano_usd: int
     benefit_high_nano_usd: int
     first_token_gain: _duration_pb2.Duration
-    def __init__(self, used_count: _Optional[int] = ..., wasted_count: _Optional[int] = ..., superfluous_count: _Optional[int] = ..., open_count: _Optional[int] = ..., held_out_count: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., benefit_nano_usd: _Optional[int] = ..., benefit_low_nano_usd: _Optional[int] = ..., benefit_high_nano_usd: _Optional[int] = ..., first_token_gain: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    switched_off_count: int
+    brought_nano_usd: int
+    def __init__(self, used_count: _Optional[int] = ..., wasted_count: _Optional[int] = ..., superfluous_count: _Optional[int] = ..., open_count: _Optional[int] = ..., held_out_count: _Optional[int] = ..., spent_nano_usd: _Optional[int] = ..., benefit_nano_usd: _Optional[int] = ..., benefit_low_nano_usd: _Optional[int] = ..., benefit_high_nano_usd: _Optional[int] = ..., first_token_gain: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., switched_off_count: _Optional[int] = ..., brought_nano_usd: _Optional[int] = ...) -> None: ...
 
 class ListPrefixesRequest(_message.Message):
     __slots__ = ("page_size",)
@@ -272,10 +276,12 @@ class ReloadClassifierResponse(_message.Message):
     def __init__(self, classifier: _Optional[_Union[Classifier, _Mapping]] = ..., previous_digest: _Optional[str] = ...) -> None: ...
 
 class PromoteClassifierRequest(_message.Message):
-    __slots__ = ("digest",)
+    __slots__ = ("digest", "force_reason")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FORCE_REASON_FIELD_NUMBER: _ClassVar[int]
     digest: str
-    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+    force_reason: str
+    def __init__(self, digest: _Optional[str] = ..., force_reason: _Optional[str] = ...) -> None: ...
 
 class PromoteClassifierResponse(_message.Message):
     __slots__ = ("classifier", "expected_shares", "previous_digest")

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.economics import Rates
-from cache.first_byte import PRIOR_KAPPA_S, PRIOR_T0_S, FirstByte
+from cache.facts import FactId, Facts
+from cache.first_byte import PRIOR_KAPPA_S, PRIOR_T0_S, FirstByte, prior_of
 from cache.flight import FlightBook, Signal, Ticket, scope_tag, worth_s
 from cache.prompt import CacheScope
 
@@ -196,6 +197,21 @@ def test_time_to_the_first_byte_is_learnt():
         same.observe(500, 2.0)
     assert same.expected_s(500) == pytest.approx(2.0, rel=0.01)
     assert same.expected_s(100_000) < 20
+
+
+def test_time_to_the_first_byte_begins_as_it_was_measured():
+    """Where the probe measured it; what was only assumed elsewhere does not count, and both are learnt away alike."""
+    measured = Facts(first_byte_s=0.7, prefill_s_per_token=55e-6, verified=frozenset({FactId.A4}))
+    line = prior_of(measured)
+    assert line.line() == pytest.approx((0.7, 55e-6))
+    assert line.expected_s(100_000) == pytest.approx(6.2)
+    assert prior_of(Facts(first_byte_s=0.7, prefill_s_per_token=55e-6)) == FirstByte()
+    for _ in range(500):
+        line.observe(500, 0.7 + 55e-6 * 500)
+    assert line.line()[1] == pytest.approx(55e-6, rel=0.05), "one length alone leaves the measured slope"
+    for number in range(300):
+        line.observe(1000 * (number % 30), 0.3 + 0.02 * (number % 30))
+    assert line.line() == pytest.approx((0.3, 20e-6), rel=0.05)
 
 
 @given(st.lists(st.tuples(st.integers(0, 200_000), st.floats(0, 60)), max_size=60))

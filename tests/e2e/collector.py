@@ -16,7 +16,7 @@ from tests.otlp_collector import attributes_of
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One exported span; ids in hex, kind as OTLP names it."""
+    """One exported span; ids in hex, kind as OTLP names it; links are (trace id, span id)."""
 
     name: str
     kind: str
@@ -26,6 +26,7 @@ class Span:
     attributes: dict[str, Any]
     events: int
     status: str
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
@@ -110,5 +111,6 @@ def _decoded(span: Any) -> Span:
         parent_span_id=span.parent_span_id.hex(),
         attributes=attributes_of(span.attributes),
         events=len(span.events),
+        links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         status=type(span.status).StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
     )

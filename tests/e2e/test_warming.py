@@ -390,6 +390,32 @@ async def test_a_warm_is_a_trace_of_its_own_linked_to_its_cause() -> None:
     inference = by_name["chat claude-opus-5-5"]
     assert inference.attributes[names.PURPOSE] == "warm"
     assert inference.trace_id == root.trace_id != "0af7651916cd43dd8448eb211c80319c"
+    assert not root.parent_span_id
+    (cause,) = (span for span in spans if span.kind == "SERVER")
+    assert root.links == ((cause.trace_id, cause.span_id),)
+    assert cause.trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert root.attributes[names.WARM_RESULT] == "written"
+    assert root.attributes[names.APPLICATION] == APPLICATION
+    assert root.attributes[names.COST_USD] > 0
+
+
+async def test_each_keep_alive_is_linked_to_the_request_that_left_its_prefix() -> None:
+    """Three of one turn to that turn, whose trace they are not part of; their calls name their own trace."""
+    async with tapped() as tap:
+        async with warming("keep_alive", environ=tap.environ) as service:
+            await done(service, service.generate(ask(user(f"Which tickets are overdue? {SAY}"))))
+            await passing(service, 900)
+            settled = await service.settled(4)
+        spans = tap.spans()
+    (cause,) = (span for span in spans if span.name.endswith("RouterService/Generate"))
+    roots = [span for span in spans if span.name == names.SPAN_WARM]
+    assert [root.links for root in roots] == [((cause.trace_id, cause.span_id),)] * 3
+    assert {root.attributes[names.WARM_TRIGGER] for root in roots} == {"idle"}
+    assert len({root.trace_id for root in roots} | {cause.trace_id}) == 4
+    assert [each.intent.trace_id for each in settled[1:]] == [root.trace_id for root in roots]
+    assert [each.intent.request_id for each in settled[1:]] == [
+        root.attributes[names.REQUEST_ID] for root in roots
+    ]
 
 
 async def costs(service: Service, **where: str) -> operator_service_pb2.WarmReport | None:

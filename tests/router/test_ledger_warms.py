@@ -12,6 +12,7 @@ from router.ledger.journal import segments
 from router.ledger.ledger import JOURNAL
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE, migrate
 from router.ledger.sqlite import SqliteStore
+from router.settlement import Purpose
 from router.warm_verdict import verdict_of
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 from tests.router.test_ledger_recovery import crash, opened
@@ -175,13 +176,15 @@ def test_an_older_database_says_so_and_is_brought_up(tmp_path):
 
 
 async def test_turns_are_read_oldest_first_and_bounded(ledger):
-    """Answered calls of sessions on the route, nobody else's, the newest where there are more."""
+    """Answered calls of sessions, whatever the route, the newest where there are more."""
     for number in range(5):
         intent = an_intent(request_id=f"r{number}", started_time_s=START_S + number)
         ledger.settle(a_settlement(intent, finish_reason="tool_call"))
     ledger.settle(a_settlement(an_intent(request_id="alone", session="")))
-    ledger.settle(a_settlement(an_intent(request_id="flash", route="flash")))
-    turns = await ledger.last_turns("opus", START_S, 3)
-    assert [turn.started_s - START_S for turn in turns] == [2, 3, 4]
-    assert turns[0][:3] == ("acme", "helpdesk", "s1")
+    ledger.settle(a_settlement(an_intent(request_id="flash", route="flash", started_time_s=START_S + 5)))
+    ledger.settle(a_settlement(an_intent(request_id="warm", purpose=Purpose.WARM)))
+    turns = await ledger.last_turns(START_S, 3)
+    assert [turn.started_s - START_S for turn in turns] == [3, 4, 5]
+    assert turns[0][:5] == ("r3", "opus", "acme", "helpdesk", "s1")
+    assert turns[-1].route == "flash"
     assert (turns[0].finish_reason, turns[0].cached_tokens) == ("tool_call", 2_500)

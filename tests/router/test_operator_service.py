@@ -25,7 +25,9 @@ def answer(tmp_path):
         ledger.close_blocking()
         request = pb.GetCostsRequest(dimension=pb.COST_DIMENSION_ROUTE)
         with LedgerReader.open(tmp_path / DATABASE) as reader:
-            return costs_response(request, reader.costs, reader.totals)
+            return costs_response(
+                request, reader.costs, reader.totals, lambda where: reader.warms((), where)[0]
+            )
 
     return ask
 

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cache.diagnose import MissCause
 from cache.index import Calibration, CalibrationBin
+from cache.regret import Regret, Tried
 from router import attributes as names
 from router import telemetry as telemetry_module
 from router.call import Call, Effort, Identity, Message, Role, Text, Tool
@@ -1120,6 +1121,52 @@ def test_histograms_with_different_bounds_do_not_merge():
         Distribution((1.0,)).merge(Distribution((2.0,)))
 
 
+WARM_SERIES = {
+    "warms": 4,
+    "warm_cost": 3,
+    "warm_saving": 1,
+    "warm_overstated": 1,
+}
+"""Series by trigger."""
+
+
+def test_what_warms_come_to_is_counted_in_a_bounded_number_of_series():
+    """Cost and saving of those sent, what was overstated of those held out; all series are there from the start."""
+    metrics = Metrics()
+    metrics.start_warms()
+    before = {name: len(getattr(metrics, name)._values) for name in WARM_SERIES}
+    assert before == {name: 5 * count for name, count in WARM_SERIES.items()}
+    regret = Regret()
+    for number in range(400):
+        tried = Tried(
+            owner=(f"tenant {number}", f"application {number}"),
+            trigger=("idle", "session_start")[number % 2],
+            held_out=number % 4 == 0,
+            from_s=number,
+            until_s=number + 300.0,
+            tokens=20_000,
+            private_tokens=16_000,
+            gain_usd=0.1,
+            gain_s=0.8,
+            name=f"warm-{number}",
+        )
+        key = f"{number}".encode()
+        regret.tried(key, tried, number)
+        regret.spent(key, 0.004)
+        for settled in regret.used([key], 20_000 if number % 3 else 4_000, number + 1.0):
+            metrics.record_warm_verdict(settled)
+    assert {name: len(getattr(metrics, name)._values) for name in WARM_SERIES} == before
+    totals = {name: sum(getattr(metrics, name)._values.values()) for name in WARM_SERIES}
+    used = sum(number % 4 != 0 and number % 3 != 0 for number in range(400))
+    overstated = sum(number % 4 == 0 and number % 3 != 0 for number in range(400))
+    assert totals == {
+        "warms": 400,
+        "warm_cost": 300 * 4_000_000,
+        "warm_saving": used * 100_000_000,
+        "warm_overstated": overstated * 100_000_000,
+    }
+
+
 def test_every_instrument_is_collected():
     """An instrument that records and is not exported would be silent: each appears once it has a value."""
     metrics = Metrics()
@@ -1130,7 +1177,10 @@ def test_every_instrument_is_collected():
     metrics.record_rpc("m", "OK", "", 0.1)
     metrics.record_decision(DECISION)
     metrics.record_flight("landed", 0.8)
-    metrics.record_warm("idle", "used", 5)
+    metrics.start_warms()
+    metrics.record_warm("idle", "paced")
+    metrics.record_unwarmable("idle", "too_short")
+    metrics.record_lead("user")
     metrics.record_embedding("used")
     metrics.watch_promotions(lambda: 1)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
@@ -1141,4 +1191,4 @@ def test_every_instrument_is_collected():
     kinds = Counter | Histogram | Observed
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
-    assert len(instruments) == 38
+    assert len(instruments) == 42

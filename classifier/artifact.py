@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -250,6 +251,10 @@ def _decode_manifest(where: str, encoded: bytes) -> Manifest:
         raise ArtifactError(
             f"{where} names an arrays file {manifest.arrays_name!r} that is not of this format"
         )
+    if not _is_time(manifest.created_time):
+        raise ArtifactError(
+            f"{where} has created_time {manifest.created_time[:40]!r}, which is no RFC 3339 time; retrain the model"
+        )
     if not 0.0 <= manifest.threshold <= 1.0:
         raise ArtifactError(f"{where} has threshold {manifest.threshold}, not within [0, 1]")
     if manifest.calibration_slope <= 0.0:
@@ -258,6 +263,15 @@ def _decode_manifest(where: str, encoded: bytes) -> Manifest:
         if not abs(found := getattr(manifest, name)) <= LARGEST:
             raise ArtifactError(f"{where} has {name} {found:g}, more than {LARGEST:g}")
     return manifest
+
+
+def _is_time(text: str) -> bool:
+    """Whether it is a time that can be shown as one: a date is, too; the year 10000 is not."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unpack(path: Path, packed: bytes, schema_version: int) -> dict[str, Array]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from classifier.artifact import Artifact, ArtifactError, load
+from classifier.consent import consent
 from classifier.encoder import Embedder, EncoderError, require
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.registry import HISTORY_NAME, Change, How, Registry, RegistryError
@@ -130,22 +131,32 @@ class Classifiers:
         except ArtifactError as error:
             raise PreconditionFailed(f"the candidate cannot be used; nothing was changed: {error}") from error
 
-    async def promote(self, candidate: Model, *, now_s: float, reason: str) -> Swap:
-        """Make a model of the registry the champion, there and here.
+    async def promote(self, candidate: Model, *, now_s: float, reason: str, force_reason: str = "") -> Swap:
+        """Make a model of the registry the champion, there and here, if it may be or somebody insists.
 
         Args:
             candidate: From `candidate`.
             now_s: Time to note, seconds since the epoch.
-            reason: One sentence to note.
+            reason: One sentence to note; the consent's stands behind it.
+            force_reason: Why although there is no consent (`classifier.consent`), "" for not then; noted as well.
 
         Raises:
-            PreconditionFailed: It cannot be promoted; the old one goes on.
+            PreconditionFailed: It may not or cannot be promoted; the old one goes on.
         """
         registry = self._registry()
         async with self._changing:
             try:
+                given, how, why = await asyncio.to_thread(
+                    consent, registry, candidate.digest, self._model.digest
+                )
+                if not given and not force_reason:
+                    raise PreconditionFailed(f"{candidate.digest} is not promoted: {why}")
+                noted = f"{reason}: {why}"
+                if not given:
+                    how, noted = How.FORCE, f"{reason}: {force_reason} ({why})"
+                    logger.warning("classifier %s is promoted by force: %s", candidate.digest, noted)
                 await asyncio.to_thread(
-                    registry.promote, candidate.digest, now_s=now_s, how=How.OPERATOR, reason=reason
+                    registry.promote, candidate.digest, now_s=now_s, how=how, reason=noted
                 )
                 pointer = await asyncio.to_thread(self._pointer_state)
             except (ArtifactError, RegistryError, OSError) as error:

@@ -31,6 +31,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 PAGE_SIZE = 100
 PAGE_SIZE_LIMIT = 1000
+FORCE_REASON_CHARACTERS = 500
 
 _GROUPS = {
     pb.COST_DIMENSION_UNSPECIFIED: "",
@@ -150,15 +151,26 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
     async def PromoteClassifier(
         self, request: pb.PromoteClassifierRequest, context: Context
     ) -> pb.PromoteClassifierResponse:
-        """Make a model of the registry the champion; requests in progress end with the one they began with."""
+        """Make a model of the registry the champion, if its gate consents or somebody insists.
+
+        Requests in progress end with the one they began with.
+        """
         if not request.digest:
             raise InvalidRequest(
                 "digest", "is empty; give the digest of a model of the registry, or its beginning"
             )
+        force_reason = request.force_reason.strip()
+        if len(force_reason) > FORCE_REASON_CHARACTERS or not force_reason.isprintable():
+            raise InvalidRequest(
+                "force_reason", f"must be one line of at most {FORCE_REASON_CHARACTERS} characters"
+            )
         candidate = await self._classifiers.candidate(request.digest)
         share = await asyncio.to_thread(self._learning.opus_share, candidate, self._threshold_of(candidate))
         swap = await self._classifiers.promote(
-            candidate, now_s=self._clock.now(), reason="PromoteClassifier was called"
+            candidate,
+            now_s=self._clock.now(),
+            reason="PromoteClassifier was called",
+            force_reason=force_reason,
         )
         return pb.PromoteClassifierResponse(
             classifier=self._classifier(swap.model),

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from classifier.registry import REPORT_NAME, Entry, How, Registry
+from classifier.consent import consent, gate_report
+from classifier.registry import Entry, How
 from router.cli.retrain import REFUSED, open_registry, serving
 from router.config import ConfigError
 
@@ -62,6 +63,8 @@ def promote(
 ) -> None:
     """Make a model the champion: one that passed the gate against the present one, or served before and stood.
 
+    One that was ever taken back needs --force, whatever the gate said of it.
+
     Exit code 3: neither, and not forced. A running router takes it up when it is told to reload.
 
     Example: hybrid-router promote 1f0c --registry var/models
@@ -69,8 +72,8 @@ def promote(
     found = open_registry(registry, config)
     path = Path(model)
     digest = found.add(path) if path.is_dir() else found.resolve(model)
-    how, reason, consent = _consent(found, digest, config)
-    if not consent:
+    given, how, reason = consent(found, digest, serving(found, config).digest)
+    if not given:
         if not force:
             typer.echo(f"hybrid-router: {digest} is not promoted: {reason}; --force REASON does it", err=True)
             raise typer.Exit(REFUSED)
@@ -103,45 +106,9 @@ def rollback(
     print(f"{change.digest or 'the shipped model'} serves again; {change.previous} was taken back")
 
 
-def _consent(found: Registry, digest: str, config: Path | None) -> tuple[How, str, bool]:
-    """How, why, and whether a model may be promoted without force."""
-    if _stood(found, digest):
-        return How.OPERATOR, "served before", True
-    report = _report(found.path / digest)
-    verdict = report.get("verdict")
-    if not isinstance(verdict, dict) or report.get("candidate") != digest:
-        return How.OPERATOR, "no gate has judged it", False
-    if not verdict.get("passed"):
-        failed = [each["name"] for each in verdict.get("conditions", []) if not each["passed"]]
-        return How.OPERATOR, f"the gate refused it for {', '.join(failed)}", False
-    champion = serving(found, config).digest
-    if report.get("champion") != champion:
-        return How.OPERATOR, f"it was judged against {report.get('champion')}, but {champion} serves", False
-    return How.GATE, "passed the gate", True
-
-
-def _stood(found: Registry, digest: str) -> bool:
-    """Whether a model came to serve without force, and was not taken back since."""
-    stood = False
-    for change in found.history():
-        if change.how is How.ROLLBACK:
-            stood = stood and change.previous != digest
-        elif change.digest == digest:
-            stood = change.how is not How.FORCE
-    return stood
-
-
-def _report(directory: Path) -> dict[str, Any]:
-    try:
-        report = json.loads((directory / REPORT_NAME).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
-
-
 def _row(entry: Entry) -> dict[str, Any]:
     manifest = entry.manifest
-    verdict = _report(entry.directory).get("verdict")
+    verdict = gate_report(entry.directory).get("verdict")
     return {
         "digest": entry.digest,
         "champion": entry.champion,

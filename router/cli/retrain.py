@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from classifier import dataset as datasets
+from classifier.consent import last_taken_back
 from classifier.dataset import Dataset
 from classifier.encoder import Embedder, load_encoder
 from classifier.logged import MAX_ROWS, Collected, LoggedRequest, collect
@@ -162,7 +163,14 @@ def serving(models: Registry, config: Path | None) -> Model:
 
 def _promoted(models: Registry, digest: str, found: "Retrained", promote: bool, force: str) -> bool:
     verdict = found.verdict
-    if promote and verdict.passed:
+    # The same rows give the same model: it may be one that served and was taken back.
+    taken_back = last_taken_back(models.history(), digest)
+    if promote and verdict.passed and taken_back is not None and not force:
+        typer.echo(
+            f"hybrid-router: {digest} is not promoted: it served and was taken back: {taken_back.reason}",
+            err=True,
+        )
+    elif promote and verdict.passed and taken_back is None:
         models.promote(digest, now_s=time.time(), how=How.GATE, reason=verdict.reason)
     elif force:
         models.promote(digest, now_s=time.time(), how=How.FORCE, reason=f"{force} (gate: {verdict.reason})")

@@ -1,6 +1,7 @@
 """The classifier exchanged under load, foretold, followed, shadowed, and taken back when it does worse: real gRPC."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from classifier import artifact as artifacts
 from classifier.artifact import MANIFEST_NAME
 from classifier.model import DEFAULT_DIRECTORY
-from classifier.registry import How, Registry
+from classifier.registry import REPORT_NAME, How, Registry
 from router.config import ClassifierConfig, RoutingConfig, TelemetryConfig
 from router.ledger import Ledger
 from router.sandbox import VirtualClock
@@ -60,11 +61,64 @@ async def shown(service: Service) -> pb.GetClassifierResponse:
     return await service.operator.GetClassifier(pb.GetClassifierRequest(), timeout=TIMEOUT_S)
 
 
-async def promote(service: Service, digest: str) -> pb.PromoteClassifierResponse:
+async def promote(
+    service: Service, digest: str, force_reason: str = "the test insists"
+) -> pb.PromoteClassifierResponse:
     """Promote by RPC."""
     return await service.operator.PromoteClassifier(
-        pb.PromoteClassifierRequest(digest=digest), timeout=TIMEOUT_S
+        pb.PromoteClassifierRequest(digest=digest, force_reason=force_reason), timeout=TIMEOUT_S
     )
+
+
+def judged(registry: Registry, digest: str, champion: str, *, passed: bool = True) -> None:
+    """Say beside a model what a gate would have said of it."""
+    conditions = [{"name": "quality", "passed": passed}]
+    report = {
+        "candidate": digest,
+        "champion": champion,
+        "verdict": {"passed": passed, "conditions": conditions},
+    }
+    (registry.path / digest / REPORT_NAME).write_text(json.dumps(report))
+
+
+async def test_the_rpc_asks_the_gate_and_force_is_noted(registry: Registry) -> None:
+    """Unjudged or refused: FAILED_PRECONDITION and nothing changes; passed against the one that serves: promoted."""
+    champion, bad, dear = (digest_of(registry, value) for value in (0.3, 1.0, 0.0))
+    judged(registry, bad, champion, passed=False)
+    judged(registry, dear, champion)
+    async with serving(settings(registry)) as service:
+        before = registry.history()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await promote(service, bad, "")
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "the gate refused it for quality" in refused.value.details()
+        with pytest.raises(grpc.aio.AioRpcError) as odd:
+            await promote(service, bad, "two\nlines")
+        assert odd.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert registry.history() == before
+        assert (await shown(service)).classifier.digest == champion
+        assert (await promote(service, dear, "")).classifier.digest == dear
+        assert registry.history()[-1].how is How.GATE
+        forced = await promote(service, bad, "we know better")
+        assert forced.previous_digest == dear
+    last = registry.history()[-1]
+    assert last.how is How.FORCE
+    assert last.reason.endswith("we know better (the gate refused it for quality)")
+
+
+async def test_what_was_taken_back_is_not_promoted_again_without_force(registry: Registry) -> None:
+    """It passed its gate against the very model that serves again; that it did worse since says more."""
+    champion, dear = (digest_of(registry, value) for value in (0.3, 0.0))
+    judged(registry, dear, champion)
+    async with serving(settings(registry)) as service:
+        await promote(service, dear, "")
+        registry.rollback(now_s=START_TIME_S, reason="worse by 9 points", if_champion=dear)
+        await service.operator.ReloadClassifier(pb.ReloadClassifierRequest(), timeout=TIMEOUT_S)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await promote(service, dear, "")
+        assert "it served and was taken back: worse by 9 points" in refused.value.details()
+        assert (await shown(service)).classifier.digest == champion
+        assert (await promote(service, dear, "fixed what it met")).classifier.digest == dear
 
 
 async def until(
@@ -114,7 +168,7 @@ async def test_promotion_under_load_fails_no_request(registry: Registry) -> None
         for each in responses:
             assert each.decision.threshold == thresholds[each.decision.classifier_digest]
     assert registry.champion_digest() == good
-    assert [change.how for change in registry.history()[1:]] == [How.OPERATOR] * 10
+    assert [change.how for change in registry.history()[1:]] == [How.FORCE, How.OPERATOR] * 5
 
 
 async def test_promotion_foretells_the_route_shares(registry: Registry) -> None:

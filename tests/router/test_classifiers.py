@@ -83,17 +83,33 @@ async def test_a_swap_is_told_in_the_step_it_happens(registry: Registry) -> None
     assert heard == []
     candidate = await classifiers.candidate(by_threshold(registry, 0.4)[:5])
     assert classifiers.current().digest == by_threshold(registry, 0.3), "a candidate does not serve"
-    swap = await classifiers.promote(candidate, now_s=NOW_S, reason="better")
+    swap = await classifiers.promote(candidate, now_s=NOW_S, reason="better", force_reason="a test")
     assert heard == [(candidate.digest, candidate.digest)]
     assert (swap.previous.digest, swap.rolled_back) == (by_threshold(registry, 0.3), False)
     assert registry.champion_digest() == candidate.digest
+
+
+async def test_without_consent_and_without_force_nothing_changes(registry: Registry) -> None:
+    """No gate has judged it: refused, with the reason; with a reason to insist both are noted."""
+    classifiers = Classifiers("", registry=str(registry.path))
+    candidate = await classifiers.candidate(by_threshold(registry, 0.4))
+    before = registry.history()
+    with pytest.raises(PreconditionFailed, match="is not promoted: no gate has judged it"):
+        await classifiers.promote(candidate, now_s=NOW_S, reason="asked for")
+    assert (registry.history(), classifiers.current().digest) == (before, by_threshold(registry, 0.3))
+    await classifiers.promote(candidate, now_s=NOW_S, reason="asked for", force_reason="we know")
+    last = registry.history()[-1]
+    assert (last.how, last.reason) == (How.FORCE, "asked for: we know (no gate has judged it)")
 
 
 async def test_what_it_did_itself_is_not_followed(registry: Registry) -> None:
     """The pointer it wrote is the pointer it knows."""
     classifiers = Classifiers("", registry=str(registry.path))
     await classifiers.promote(
-        await classifiers.candidate(by_threshold(registry, 0.4)), now_s=NOW_S, reason="better"
+        await classifiers.candidate(by_threshold(registry, 0.4)),
+        now_s=NOW_S,
+        reason="better",
+        force_reason="a test",
     )
     assert await classifiers.follow() is None
     swap = await classifiers.roll_back(now_s=NOW_S, reason="worse", if_champion=by_threshold(registry, 0.4))
@@ -150,7 +166,9 @@ async def test_changes_are_made_one_after_the_other(registry: Registry) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(12):
             group.create_task(
-                classifiers.promote(candidates[number % 2], now_s=NOW_S + number, reason="in turn")
+                classifiers.promote(
+                    candidates[number % 2], now_s=NOW_S + number, reason="in turn", force_reason="a test"
+                )
             )
             group.create_task(classifiers.follow())
             group.create_task(classifiers.reload())

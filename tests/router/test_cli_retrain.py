@@ -56,13 +56,16 @@ def test_one_command_from_outcomes_to_champion(log, tmp_path):
     assert run("rollback", "--registry", tmp_path, "--reason", "drill").exit_code == 0
     assert registry.champion() is None
     again = run("promote", report["candidate"][:6], "--registry", tmp_path)
+    assert again.exit_code == 3, "what was taken back comes back by somebody's word only"
+    assert "it served and was taken back: drill" in again.stderr
+    again = run("promote", report["candidate"][:6], "--registry", tmp_path, "--force", "the drill is over")
     assert again.exit_code == 0, again.output
     assert registry.champion_digest() == report["candidate"]
     shown = run("models", "--registry", tmp_path, "--history")
     assert [line.split()[6].rstrip(":") for line in shown.stdout.splitlines()] == [
         "gate",
         "rollback",
-        "gate",
+        "force",
     ]
 
 

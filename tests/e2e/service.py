@@ -102,11 +102,13 @@ async def serving(
     environ: Mapping[str, str] | None = None,
     ledger: Ledger | None = None,
     timer: Callable[[WatchedClock], Timer] | None = None,
+    draw: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Service]:
     """Run a router over a fresh sandbox; at the end it drains, so what was left running is settled.
 
     Args:
         timer: Makes the spans of single flight from the clock; None for those of the loop.
+        draw: Gives numbers in [0, 1) for jitter, exploration and what is held out.
         ledger: Stays open after the block, to be read once both books are closed; None for one of its own.
     """
     config = default_config() if config is None else config
@@ -121,7 +123,7 @@ async def serving(
                 environ=environ or {},
                 clock=clock,
                 ledger=booked,
-                draw=lambda: 0.0,
+                draw=draw,
                 timer=None if timer is None else timer(clock),
             ) as app,
             grpc.aio.insecure_channel(app.address) as channel,

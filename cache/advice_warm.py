@@ -132,6 +132,16 @@ def _predictive(case: Case) -> Decision:
     _, mean, _ = sizes(case)
     private = stable.context_tokens or max(0.0, mean - base)
     needed = warm_precision(facts.rates, TTL_5M_S, base, private, facts.latency_value)
+    minimum = case.lane.minimum_tokens
+    if base + private < minimum:
+        return Decision(
+            key="warm.predictive",
+            question="Warm a user's layers ahead of a request that is expected?",
+            verdict=Verdict.DO_NOT_WARM,
+            why=f"not warmable: their {base + private:,.0f} tokens are under the model's minimum of {minimum:,.0f}, so "
+            "there is nothing that could be kept",
+            seed="warms on session start and on triggers; that has no break-even in money",
+        )
     return Decision(
         key="warm.predictive",
         question="Warm a user's layers ahead of a request that is expected?",

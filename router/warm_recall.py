@@ -38,7 +38,7 @@ TURN_LIMIT: Final = 20_000
 """Turns: what is learnt of a kind of turn forgets all but the last thousand."""
 TURN_S: Final = 7 * 86_400.0
 TIMEOUT_S: Final = 5.0
-"""Longest that all this may delay a start."""
+"""Longest that reading it may delay a start."""
 _HOUR_S: Final = 3600.0
 _MINUTE_S: Final = 60.0
 
@@ -53,10 +53,11 @@ async def recall(warming: Warming, ledger: Ledger, clock: Clock) -> None:
             warms = {"purpose": Purpose.WARM.value}
             hour = await ledger.totals(Filter(since_s=now_s - _HOUR_S, equal=warms))
             minute = await ledger.totals(Filter(since_s=now_s - _MINUTE_S, equal=warms))
-            await asyncio.to_thread(replay, warming, past, turns, now_s)
     except Exception as error:
         logger.error("what warming had learnt is not known, it begins anew: %s", type(error).__name__)
         return
+    # Waited for to its end: it is bounded, and nothing else may learn meanwhile.
+    await asyncio.to_thread(replay, warming, past, turns, now_s)
     spent_usd = (hour.cost.total_nano_usd + hour.unknown_bound_nano_usd) / NANO_PER_USD
     warming.pace.restore(spent_usd, minute.calls, now_s)
 

@@ -107,7 +107,7 @@ def _candidates(
 ) -> list[_Candidate]:
     """Ends worth considering, shallowest first, each with the value of covering the part before it."""
     candidates: list[_Candidate] = []
-    start = 0
+    start, hour_from = 0, hour_threshold(rates)
     for position, layer in _ends(prompt, warm, skipped):
         tokens = counts.at(position)
         p_warm = 0.0
@@ -115,7 +115,7 @@ def _candidates(
             if entry.position >= position and entry.p_warm > p_warm:
                 p_warm = entry.p_warm
         forecast = forecasts[layer]
-        ttl_s = _layer_ttl_s(forecast, rates)
+        ttl_s = _layer_ttl_s(forecast, rates, hour_from)
         if layer > CONTEXT:
             ttl_s = _conversation_ttl_s(ttl_s, warm, facts)
         if tokens < rules.minimum_tokens:
@@ -208,12 +208,12 @@ def _value(tokens: int, p_warm: float, ttl_s: int, forecast: Forecast, rates: Ra
     return tokens * (now + p_next * (write - rates.read))
 
 
-def _layer_ttl_s(forecast: Forecast, rates: Rates) -> int:
-    beyond = 1 - forecast.p_5m
-    survives = (forecast.p_1h - forecast.p_5m) / beyond if beyond > 0 else 0.0
-    kept = forecast.kept
+def _layer_ttl_s(forecast: Forecast, rates: Rates, hour_from: float) -> int:
+    p_5m, p_1h, kept = forecast.p_5m, forecast.p_1h, forecast.kept
+    beyond = 1 - p_5m
+    survives = (p_1h - p_5m) / beyond if beyond > 0 else 0.0
     if kept is None:
-        return TTL_1H_S if survives > hour_threshold(rates) else TTL_5M_S
+        return TTL_1H_S if survives > hour_from else TTL_5M_S
     # An hour may have more than one ground: what became of runs of such turns, or of this kind of turn itself.
     hour = max(kept.hour, hour_value(rates, survives))
     return TTL_1H_S if hour > kept.five else TTL_5M_S

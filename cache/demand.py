@@ -18,6 +18,7 @@ asked about.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import exp, log
 
 from cache.forecast import LATER_TURN, Forecast, Forecasts, Kept, prior_forecasts
@@ -398,6 +399,12 @@ def _tokens_to(prompt: Prompt, counts: Sequence[int] | None, position: int) -> f
 
 def _return_chance(arrivals: float, exposure_s: float, within_s: float, prior: float) -> float:
     """P(next arrival within `within_s`) under a Gamma rate whose prior alone would give `prior`."""
-    base_s = within_s / (pow(1 - prior, -1 / _PRIOR_ARRIVALS) - 1)
+    base_s = _base_s(within_s, prior)
     silent: float = pow((base_s + exposure_s) / (base_s + exposure_s + within_s), arrivals)
     return 1 - silent
+
+
+@lru_cache(maxsize=64)
+def _base_s(within_s: float, prior: float) -> float:
+    """Exposure under which the prior alone gives itself; of the few priors there are."""
+    return within_s / float(pow(1 - prior, -1 / _PRIOR_ARRIVALS) - 1)

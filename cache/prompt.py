@@ -44,8 +44,7 @@ class BlockKind(StrEnum):
     THINKING = "thinking"
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The smallest piece that can end a cached prefix.
 
     Attributes:

@@ -76,7 +76,7 @@ class Asked:
 def edited(prompt, position, content=b"edited"):
     """The same prompt with another block at `position`."""
     blocks = list(prompt.blocks)
-    blocks[position] = replace(blocks[position], content=content)
+    blocks[position] = blocks[position]._replace(content=content)
     return replace(prompt, blocks=tuple(blocks))
 
 
@@ -231,7 +231,7 @@ def test_out_of_the_lookback(driver):
     """Sixty texts stand between the entry and the only mark past it."""
     system = Block(Layer.SYSTEM, BlockKind.TEXT, b"system", "", True, 2000)
     question = Block(Layer.HISTORY, BlockKind.TEXT, b"question", "user", True, 500)
-    opening = Prompt((system, replace(question, layer=Layer.TURN)))
+    opening = Prompt((system, question._replace(layer=Layer.TURN)))
     previous = Asked(driver, opening, 0, strategy=Strategy.AUTO, forecasts=SOON)
     work = tuple(
         Block(Layer.HISTORY, BlockKind.TEXT, b"step %d" % step, "assistant", True, 20) for step in range(60)

@@ -1,6 +1,5 @@
 """The index: honest in a closed world, corrected by usage in an open one, bounded in memory."""
 
-from dataclasses import replace
 from math import inf
 
 import pytest
@@ -130,7 +129,7 @@ def test_estimates_are_anchored_on_what_was_billed(driver, saas):
     """Bytes say one thing, usage another: the next plan counts from the proven prefix."""
     prompt = saas(turns=2)
     uncounted = type(prompt)(
-        tuple(replace(b, content=b.content * 200, token_count=None) for b in prompt.blocks), prompt.parameters
+        tuple(b._replace(content=b.content * 200, token_count=None) for b in prompt.blocks), prompt.parameters
     )
     planned = driver.plan(uncounted, 0, Strategy.B)
     off = planned.breakpoints[-1].prefix_tokens

@@ -1,7 +1,5 @@
 """Prefix digests: the same name exactly for the same rendered prefix under the same parameters."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,7 +68,7 @@ def test_a_turn_matches_as_history_in_the_next_request():
     answer = Block(Layer.HISTORY, BlockKind.TEXT, b"answer", "assistant")
     first = prefix_digests(Prompt((turn,)))
     second = prefix_digests(
-        Prompt((replace(turn, layer=Layer.HISTORY), answer, replace(turn, content=b"more")))
+        Prompt((turn._replace(layer=Layer.HISTORY), answer, turn._replace(content=b"more")))
     )
     assert second[0] == first[0]
 

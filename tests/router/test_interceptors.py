@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from opentelemetry.trace import get_current_span
 
 from router import attributes as names
+from router import interceptors
 from router.errors import NotFound, Overloaded, UpstreamInterrupted, UpstreamOverloaded
 from router.interceptors import ServerInterceptor, current_request, new_request_id
 from router.telemetry import Telemetry, from_environ
@@ -794,3 +795,12 @@ def test_request_ids_are_never_given_twice():
     drawn = [new_request_id() for _ in range(1000)]
     assert len(set(drawn)) == 1000
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in drawn)
+
+
+def test_request_ids_are_in_order_of_time(monkeypatch):
+    """The ledger's index by id then grows at one end only, for as long as milliseconds have twelve digits."""
+    now_s = iter([0.001, 1_795_305_600.0, 1_795_305_600.001, 2_000_000_000.0, 200_000_000_000.0])
+    monkeypatch.setattr(interceptors, "time", lambda: next(now_s))
+    drawn = [new_request_id() for _ in range(5)]
+    assert drawn == sorted(drawn)
+    assert {len(each) for each in drawn} == {32}

@@ -29,8 +29,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 import grpc
 import msgspec
 from google.protobuf.message import DecodeError
-from opentelemetry.context import attach, detach
-from opentelemetry.trace import Span, format_span_id, format_trace_id, set_span_in_context
+from opentelemetry.trace import Span, format_span_id, format_trace_id
 
 from router import attributes as names
 from router.errors import InvalidRequest, Overloaded, RouterError
@@ -244,7 +243,7 @@ class _Method:
         if span.is_recording():
             span.set_attribute(names.REQUEST_ID, request_id)
         request_token = _current.set(RequestContext(request_id, method, span, given))
-        trace_token = attach(set_span_in_context(span))
+        entered = telemetry.enter(span)
         admitted = by.in_flight < by.max_in_flight
         by.in_flight += admitted
         by.is_idle.clear()
@@ -284,7 +283,7 @@ class _Method:
                 error_type = code
             telemetry.end_server_span(span, code, error_type)
             telemetry.record_rpc(method, code, error_type, by.clock() - started_s)
-            detach(trace_token)
+            telemetry.leave(entered)
             _current.reset(request_token)
 
     def _why_cancelled(self, context: Context, started_s: float) -> str:

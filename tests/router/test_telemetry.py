@@ -476,6 +476,28 @@ async def test_unsampled_request_builds_no_attributes(monkeypatch):
         assert collector.spans == []
 
 
+async def test_a_warm_that_an_unsampled_request_orders_is_recorded_by_itself():
+    """Its trace is its own: what is current in the request has no say in it, and has its way again behind it."""
+    async with exporting(sampler="parentbased_always_on") as (telemetry, collector):
+        server = telemetry.start_server_span("m", TRACEPARENT[:-1] + "0", "", lambda: "")
+        entered = telemetry.enter(server)
+        with telemetry.plan() as before:
+            pass
+        with telemetry.warm("idle", None):
+            with telemetry.plan():
+                pass
+            telemetry.end_inference(telemetry.start_inference(Target(), call(), route="opus"), settlement())
+        with telemetry.plan() as after:
+            pass
+        telemetry.leave(entered)
+        assert before is after is INVALID_SPAN
+        with telemetry.plan():
+            pass  # outside of any request
+        await telemetry.flush()
+        assert len(collector.spans) == 4
+        assert {each.trace_id for each in collector.spans}.isdisjoint({TRACEPARENT[3:35]})
+
+
 @pytest.mark.parametrize(
     ("variable", "description"),
     [

@@ -224,14 +224,16 @@ class Dispatch:
             on_turn: Hears of every change of route before it is taken.
         """
         started_s = perf_counter()
-
-        async def on_routes(fallback: Route | None) -> _Ended:
-            return await self._on_routes(
-                life, deadline, trace_id, once, fallback, stream=stream, on_turn=on_turn
-            )
-
-        ended = await on_routes(life.prepared.decision.fallback)
+        ended = await self._on_routes(
+            life, deadline, trace_id, once, life.prepared.decision.fallback, stream=stream, on_turn=on_turn
+        )
         if ended.discarded is not None:
+
+            async def on_routes(fallback: Route | None) -> _Ended:
+                return await self._on_routes(
+                    life, deadline, trace_id, once, fallback, stream=stream, on_turn=on_turn
+                )
+
             ended = await self._escalated(life, ended, ended.discarded, on_routes, on_turn)
         return _answered(life, ended, perf_counter() - started_s)
 
@@ -294,9 +296,8 @@ class Dispatch:
                 if flight is not None:
                     await self._held(life, flight, deadline)
                 if stream or tries_on_route > 1 or not self._hedging.on(life.route):
-                    ended = await self._attempt(
-                        life, deadline, trace_id, once, answer_s, flight, stream=stream
-                    )
+                    attempt = self._open(life, trace_id, flight, stream=stream)
+                    ended = await self._closed(life, attempt, once, deadline, answer_s)
                 else:
                     ended = await self._hedged(life, deadline, trace_id, once, answer_s, flight)
             except CircuitOpen:
@@ -340,21 +341,6 @@ class Dispatch:
         if flight.met:
             now_s = self._settler.clock.now()
             life.prepared = self._preparation.replanned(life.prepared, now_s, flight.ends_before)
-
-    async def _attempt(
-        self,
-        life: Life,
-        deadline: Deadline,
-        trace_id: str,
-        once: Callable[[Attempt, float], Awaitable[Reply]],
-        answer_s: float | None,
-        flight: Flight | None,
-        *,
-        stream: bool,
-    ) -> "_Ended":
-        """Make one attempt on the life's route and close it, however it ends."""
-        attempt = self._open(life, trace_id, flight, stream=stream)
-        return await self._closed(life, attempt, once, deadline, answer_s)
 
     def _answer_s(self, life: Life, tries_on_route: int, fallback: Route | None) -> float | None:
         """Longest that a healthy answer may take, None where the attempt has all the time: no other could follow."""

@@ -8,6 +8,7 @@ model was loaded: drift is then seen from there on, and what was different from 
 Only bin numbers are kept. It does not know what to do about drift: it shows it.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class DriftWatch:
         self._window = window
         self._gathered: list[tuple[float, ...]] = []
         self._references: tuple[Reference, ...] = ()
+        self._edges: tuple[tuple[float, ...], ...] = ()
         self._recent: deque[tuple[int, ...]] = deque()
         self._counts: tuple[list[int], ...] = ()
 
@@ -99,12 +101,12 @@ class DriftWatch:
                 self._compare_with(tuple(references_of(self._gathered).values()))
                 self._gathered = []
             return
-        bins = tuple([each.bin_of(value) for each, value in zip(self._references, values, strict=True)])
-        for counts, index in zip(self._counts, bins, strict=True):
+        bins = tuple(map(bisect_right, self._edges, values))
+        for counts, index in zip(self._counts, bins):  # noqa: B905 (of one length, and strict costs)
             counts[index] += 1
         self._recent.append(bins)
         if len(self._recent) > self._window:
-            for counts, index in zip(self._counts, self._recent.popleft(), strict=True):
+            for counts, index in zip(self._counts, self._recent.popleft()):  # noqa: B905
                 counts[index] -= 1
 
     def figures(self) -> tuple[DriftFigure, ...]:
@@ -118,6 +120,7 @@ class DriftWatch:
 
     def _compare_with(self, references: tuple[Reference, ...]) -> None:
         self._references = references
+        self._edges = tuple(each.edges for each in references)
         self._counts = tuple([0] * len(each.counts) for each in references)
 
 

@@ -23,6 +23,7 @@ from router.upstreams.direct import (
     Line,
     as_httpx,
     give_back,
+    plain_body,
     source,
     whole_body,
 )
@@ -198,7 +199,9 @@ class AnthropicTransport:
         line = self._line(path)
         if line is not None:
             answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
-            response = answer if isinstance(answer, Plain) else await self._checked(path, answer)
+            if isinstance(answer, Plain):
+                return plain_body(answer), answer.headers.get("request-id", "")
+            response = await self._checked(path, answer)
             if response is not None:
                 return await whole_body(response), response.headers.get("request-id", "")
         told = await self._client.post(

@@ -10,7 +10,7 @@ only that of connecting is used.
 This module does not know a provider.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import aiohttp
@@ -74,14 +74,14 @@ class Line:
             return await self._by_session(body, own, timeout_s)
         return await exchange.send(body, own, _bounded(timeout_s))
 
-    async def whole(
+    def whole(
         self, body: bytes, own: Mapping[str, str], timeout_s: float
-    ) -> Plain | aiohttp.ClientResponse:
+    ) -> Coroutine[Any, Any, Plain | aiohttp.ClientResponse]:
         """Send `body` once and return the whole answer where that is plain, otherwise as `post`."""
         exchange = self._exchange_for(body, own)
         if exchange is None:
-            return await self._by_session(body, own, timeout_s)
-        return await exchange.whole(body, own, _bounded(timeout_s))
+            return self._by_session(body, own, timeout_s)
+        return exchange.whole(body, own, _bounded(timeout_s))
 
     async def _by_session(
         self, body: bytes, own: Mapping[str, str], timeout_s: float
@@ -152,14 +152,17 @@ def as_httpx(response: aiohttp.ClientResponse, content: bytes | None = None) -> 
     )
 
 
-async def whole_body(response: aiohttp.ClientResponse | Plain) -> bytes:
+async def whole_body(response: aiohttp.ClientResponse) -> bytes:
     """Read a body to its end and decode it by its headers, as httpx2 does; the connection goes back to the pool."""
-    if isinstance(response, Plain):
-        if "content-encoding" not in response.headers:
-            return response.content
-        return httpx2.Response(200, headers=response.headers, content=response.content).content
     content = await response.read()
     return as_httpx(response, content).content if "content-encoding" in response.headers else content
+
+
+def plain_body(answer: Plain) -> bytes:
+    """The body of a plain answer, decoded by its headers, as httpx2 does."""
+    if "content-encoding" not in answer.headers:
+        return answer.content
+    return httpx2.Response(200, headers=answer.headers, content=answer.content).content
 
 
 def source(response: aiohttp.ClientResponse) -> Source:

@@ -16,7 +16,7 @@ import dataclasses
 import inspect
 import json
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -38,7 +38,7 @@ class Transport(Protocol):
 
     name: str
 
-    async def generate(self, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
+    def generate(self, body: bytes, timeout_s: float) -> Coroutine[Any, Any, tuple[bytes, Mapping[str, str]]]:
         """Return the whole answer and the response's headers."""
         ...
 
@@ -88,9 +88,9 @@ class RawTransport:
         """Whether calls go straight over the session under the layer."""
         return self._generate.line is not None
 
-    async def generate(self, body: bytes, timeout_s: float) -> tuple[bytes, Mapping[str, str]]:
+    def generate(self, body: bytes, timeout_s: float) -> Coroutine[Any, Any, tuple[bytes, Mapping[str, str]]]:
         """Return the whole answer; see `Transport`."""
-        return await self._whole(self._generate, body, timeout_s)
+        return self._whole(self._generate, body, timeout_s)
 
     async def stream(self, body: bytes, timeout_s: float) -> tuple[Source, Mapping[str, str]]:
         """Return the event stream; see `Transport`."""

@@ -3,7 +3,8 @@
 The rule: unknown stays absent: None, given to a message's constructor, leaves the field unset. Nothing is rounded.
 
 A part of a message is spelled as its fields, not as a message of its own: a constructor builds nested fields in place,
-but copies nested messages, text and all (measured: half of an answer's conversion).
+but copies nested messages, text and all (measured: half of an answer's conversion). What is 0 or "" on most calls, and
+so on the wire without being said, is left out: every field given costs a look-up (measured: .15 us).
 """
 
 from collections.abc import Sequence
@@ -95,6 +96,9 @@ MISS_CAUSES = {
 }
 
 
+_AVAILABLE: Fields = {"available": True}
+
+
 def decision_fields(
     prepared: Prepared, *, route: Route, fell_back: bool = False, escalated: bool = False
 ) -> Fields:
@@ -129,11 +133,11 @@ def decision_fields(
 
 
 def _estimate(estimate: RouteEstimate) -> Fields:
+    unavailable = {"unavailable_reason": estimate.unavailable} if estimate.unavailable else _AVAILABLE
     return {
+        **unavailable,
         "route": ROUTES[estimate.route],
         "model": estimate.model,
-        "available": not estimate.unavailable,
-        "unavailable_reason": estimate.unavailable,
         "expected_cost_nano_usd": estimate.expected_nano_usd,
         "cold_cost_nano_usd": estimate.cold_nano_usd,
         "input_tokens": estimate.input_tokens,
@@ -179,14 +183,17 @@ def contributions_fields(contributions: Sequence[Contribution]) -> list[Fields]:
 
 def answer_fields(reply: Reply) -> Fields:
     """Spell a finished answer; sent back as an assistant message it is the conversation's next element."""
-    return {
+    fields: Fields = {
         "parts": [part_fields(part) for part in reply.parts],
         "finish_reason": FINISH_REASONS[reply.finish_reason],
-        "stop_sequence": reply.stop_sequence,
-        "refusal_category": reply.refusal_category,
         "model": reply.model,
         "response_id": reply.response_id,
     }
+    if reply.stop_sequence:
+        fields["stop_sequence"] = reply.stop_sequence
+    if reply.refusal_category:
+        fields["refusal_category"] = reply.refusal_category
+    return fields
 
 
 def message_fields(message: Message) -> Fields:
@@ -198,6 +205,8 @@ def message_fields(message: Message) -> Fields:
 def part_fields(part: Part) -> Fields:
     """Spell one part of a message."""
     match part:
+        case Text(text, "", ""):
+            return {"text": {"text": text}}
         case Text(text, signature, model):
             return {"text": {"text": text, "signature": signature, "model": model}}
         case ToolCall(call_id, name, arguments_json, signature, model):
@@ -260,31 +269,35 @@ def bill_fields(bill: Bill) -> Fields:
 
 def usage_fields(usage: Usage) -> Fields:
     """Spell usage, inclusive counts as they are."""
-    return {
+    fields: Fields = {
         "input_tokens": usage.input_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
-        "cache_write_5m_tokens": usage.cache_write_5m_tokens,
-        "cache_write_1h_tokens": usage.cache_write_1h_tokens,
         "output_tokens": usage.output_tokens,
         "thinking_tokens": usage.thinking_tokens,
         "uncached_input_tokens": usage.uncached_input_tokens,
         "complete": usage.complete,
     }
+    if usage.cache_write_tokens:
+        fields["cache_write_5m_tokens"] = usage.cache_write_5m_tokens
+        fields["cache_write_1h_tokens"] = usage.cache_write_1h_tokens
+    return fields
 
 
 def cost_fields(cost: Cost, priced_model: str) -> Fields:
     """Spell a cost by part."""
-    return {
+    fields: Fields = {
         "total_nano_usd": cost.total_nano_usd,
         "uncached_input_nano_usd": cost.uncached_input_nano_usd,
         "cache_read_nano_usd": cost.cache_read_nano_usd,
-        "cache_write_5m_nano_usd": cost.cache_write_5m_nano_usd,
-        "cache_write_1h_nano_usd": cost.cache_write_1h_nano_usd,
         "output_nano_usd": cost.output_text_nano_usd,
         "thinking_nano_usd": cost.thinking_nano_usd,
-        "tools_nano_usd": cost.tools_nano_usd,
         "priced_model": priced_model,
     }
+    if cost.cache_write_5m_nano_usd or cost.cache_write_1h_nano_usd or cost.tools_nano_usd:
+        fields["cache_write_5m_nano_usd"] = cost.cache_write_5m_nano_usd
+        fields["cache_write_1h_nano_usd"] = cost.cache_write_1h_nano_usd
+        fields["tools_nano_usd"] = cost.tools_nano_usd
+    return fields
 
 
 def counterfactuals_fields(counterfactuals: Counterfactuals) -> Fields:

@@ -17,6 +17,7 @@ Temporality is always cumulative. Nothing here knows what is being measured.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from time import time_ns
+from typing import Final
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -32,6 +33,10 @@ from router import attributes as names
 
 Label = str | int
 Labels = tuple[Label, ...]
+
+Cell = list[int]
+"""The sum of one series: a list of one number, changed in place."""
+_EMPTY: Final[tuple[int]] = (0,)
 
 SERIES_LIMIT = 2000
 """Series one instrument holds before it overflows; the SDK's own default."""
@@ -50,6 +55,7 @@ class Counter:
     """
 
     __slots__ = (
+        "_cells",
         "_start_ns",
         "_values",
         "description",
@@ -80,7 +86,23 @@ class Counter:
         self.divisor = divisor
         self.limit = limit
         self._values: dict[Labels, int] = {}
+        self._cells: dict[Labels, Cell] = {}
         self._start_ns = time_ns()
+
+    def cell(self, labels: Labels) -> Cell:
+        """Where whoever counts in one series again and again adds by itself: `cell[0] += amount`.
+
+        A cell is shown once something is in it.
+        """
+        cell = self._cells.get(labels)
+        if cell is None:
+            if labels not in self._values and not self._has_room():
+                labels = _OVERFLOW
+            cell = self._cells.setdefault(labels, [0])
+        return cell
+
+    def _has_room(self) -> bool:
+        return len(self._values) + len(self._cells) < self.limit
 
     def add(self, labels: Labels, amount: int = 1) -> None:
         """Add `amount` (>= 0 when monotonic) to the series of `labels`."""
@@ -88,23 +110,32 @@ class Counter:
         known = values.get(labels)
         if known is not None:
             values[labels] = known + amount
-        elif len(values) < self.limit:
+        elif self._has_room() or labels in self._cells:
             values[labels] = amount
         else:
             values[_OVERFLOW] = values.get(_OVERFLOW, 0) + amount
 
     def start(self, labels: Labels) -> None:
         """Begin the series of `labels` at 0, so that who looks at its growth sees the first count, too."""
-        if len(self._values) < self.limit:
+        if self._has_room():
             self._values.setdefault(labels, 0)
 
     def value(self, labels: Labels) -> int:
         """Return the sum of one series, 0 when nothing was added."""
-        return self._values.get(labels, 0)
+        return self._values.get(labels, 0) + self._cells.get(labels, _EMPTY)[0]
+
+    def sums(self) -> dict[Labels, int]:
+        """Return the sums of all series."""
+        found = self._values.copy()
+        for labels, (amount,) in self._cells.copy().items():
+            if amount:
+                found[labels] = found.get(labels, 0) + amount
+        return found
 
     def collect(self, now_ns: int) -> Metric | None:
         """Return every series as one metric, None when there is none."""
-        if not self._values:
+        sums = self.sums()
+        if not sums:
             return None
         points = [
             NumberDataPoint(
@@ -113,7 +144,7 @@ class Counter:
                 time_unix_nano=now_ns,
                 value=amount if self.divisor == 1 else amount / self.divisor,
             )
-            for labels, amount in self._values.copy().items()
+            for labels, amount in sums.items()
         ]
         data = Sum(data_points=points, aggregation_temporality=_CUMULATIVE, is_monotonic=self.monotonic)
         return Metric(name=self.name, description=self.description, unit=self.unit, data=data)
@@ -181,10 +212,12 @@ class Histogram:
 
     def record(self, labels: Labels, value: float) -> None:
         """Count one value in the series of `labels`."""
-        series = self._series.get(labels)
-        if series is None:
-            series = self._new(labels)
-        series.record(value)
+        self.series(labels).record(value)
+
+    def series(self, labels: Labels) -> Distribution:
+        """The series of `labels`, for whoever counts in it again and again; it is shown from now on."""
+        found = self._series.get(labels)
+        return self._new(labels) if found is None else found
 
     def merge(self, labels: Labels, values: Distribution) -> None:
         """Add a whole distribution to the series of `labels`."""

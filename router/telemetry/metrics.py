@@ -61,6 +61,7 @@ from router.cost import Cost, saving
 from router.feedback import Feedback, Receipt, Received, Verdict
 from router.settlement import CacheRecord, DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry.aggregates import Counter, Distribution, Histogram, Labels, Observed, Vocabulary
+from router.telemetry.call_counts import CallCounts
 from router.usage import Usage
 
 NANO_PER_USD = 1_000_000_000
@@ -82,6 +83,8 @@ _SCENARIOS = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching")
 _RESULTS = ("hit", "write", "none")
 _BUCKETS_STARTED = 50
 """Buckets whose series start at 0; of more, the others' are born with their first count."""
+_COUNTS_LIMIT = 1024
+"""Sorts of call whose cells are kept; answers name their model freely, and it must not grow with them."""
 _LAYERS = tuple(layer.name.lower() for layer in Layer)
 _MISS_LAYERS = {
     MissCause.TOOLS: ("tools",),
@@ -188,6 +191,7 @@ class Metrics:
         self._method = Vocabulary(learn=256)
         self._targets: dict[tuple[str, str], _Target] = {}
         self._gen_ai_labels: dict[tuple[str, str, str, str], Labels] = {}
+        self._call_counts: dict[tuple[str, ...], CallCounts] = {}
         self._define_rpc()
         self._define_gen_ai()
         self._define_ours()
@@ -651,6 +655,79 @@ class Metrics:
 
     def record_settlement(self, settlement: Settlement, chunks: ChunkTimer | None = None) -> None:
         """Count one settled attempt: duration, tokens, cost, cache."""
+        if not self._record_answered(settlement, chunks):
+            self._record_any(settlement, chunks)
+
+    def _record_answered(self, settlement: Settlement, chunks: ChunkTimer | None) -> bool:
+        """Count what most settlements are, a user's call with an answer and all figures; False for another."""
+        intent, usage, cost = settlement.intent, settlement.usage, settlement.cost
+        otherwise, cache = settlement.counterfactuals, settlement.cache
+        if (
+            settlement.outcome is not Outcome.OK
+            or intent.purpose is not Purpose.USER
+            or usage is None
+            or cost is None
+            or otherwise is None
+            or cache is None
+            or settlement.discarded
+        ):
+            return False
+        counts = self._counts_of(settlement)
+        if counts is None:
+            return False
+        counts.count(settlement.duration_s, cache.expected_read_tokens, usage, cost, otherwise)
+        if intent.stream:
+            self._record_chunks(self._labels_of(settlement), settlement, chunks)
+        if cache.misses:
+            self._record_misses(cache, intent.route, Purpose.USER.value)
+        if cache.padding_nano_usd:
+            labels = (self._application(intent.application), intent.route, Purpose.USER.value)
+            self.cache_padding.add(labels, cache.padding_nano_usd)
+        return True
+
+    def _counts_of(self, settlement: Settlement) -> CallCounts | None:
+        """The cells of a user's answered call; None when too many sorts of call are known already."""
+        intent = settlement.intent
+        application, tenant = self._application(intent.application), self._tenant(intent.tenant)
+        bucket = names.NONE
+        if self._bucket_label:
+            bucket = self._bucket(intent.labels.get(self._bucket_label, "")) or names.NONE
+        key = (
+            intent.route,
+            intent.upstream,
+            intent.model,
+            settlement.answered_model,
+            application,
+            tenant,
+            bucket,
+        )
+        counts = self._call_counts.get(key)
+        if counts is None and len(self._call_counts) < _COUNTS_LIMIT:
+            counts = self._call_counts[key] = self._new_counts(settlement, application, tenant, bucket)
+        return counts
+
+    def _new_counts(self, settlement: Settlement, application: str, tenant: str, bucket: str) -> CallCounts:
+        intent, labels = settlement.intent, self._labels_of(settlement)
+        route, user, model = intent.route, Purpose.USER.value, self._model(intent.model)
+        return CallCounts(
+            calls=self.calls.cell((route, self._upstream(intent.upstream), model, user, Outcome.OK.value)),
+            tokens=[self.tokens.cell((route, model, user, kind)) for kind in TOKEN_KINDS],
+            results=[self.cache_calls.cell((route, model, user, result)) for result in _RESULTS],
+            belief=[self.cache_belief.cell((route, user, kind)) for kind in ("expected", "read")],
+            cost=[self.cost.cell((route, user, part)) for part in COST_PARTS],
+            booked=self.booked_cost.cell((application, tenant, route, user)),
+            counterfactual=[self.counterfactual_cost.cell((route, each)) for each in _SCENARIOS],
+            saving=self.saving.cell((route,)),
+            bucket_results=[self.bucket_calls.cell((bucket, route, result)) for result in _RESULTS],
+            bucket_input=[self.bucket_input.cell((bucket, route, kind)) for kind in TOKEN_KINDS[:4]],
+            bucket_cost=self.bucket_input_cost.cell((bucket, route)),
+            baseline=self.bucket_baseline.cell((bucket, route)),
+            duration=self.operation_duration.series((*labels, "")),
+            tokens_in=self.token_usage.series((*labels, names.TOKEN_TYPE_INPUT)),
+            tokens_out=self.token_usage.series((*labels, names.TOKEN_TYPE_OUTPUT)),
+        )
+
+    def _record_any(self, settlement: Settlement, chunks: ChunkTimer | None) -> None:
         intent = settlement.intent
         route, purpose = intent.route, str(intent.purpose)
         model = self._model(intent.model)
@@ -685,10 +762,13 @@ class Metrics:
             self.token_usage.record((*labels, names.TOKEN_TYPE_INPUT), usage.input_tokens)
             self.token_usage.record((*labels, names.TOKEN_TYPE_OUTPUT), usage.output_tokens)
         if settlement.intent.stream:
-            if settlement.first_byte_s is not None:
-                self.first_chunk.record(labels, settlement.first_byte_s)
-            if chunks is not None and any(chunks.gaps.counts):
-                self.chunk_gap.merge(labels, chunks.gaps)
+            self._record_chunks(labels, settlement, chunks)
+
+    def _record_chunks(self, labels: Labels, settlement: Settlement, chunks: ChunkTimer | None) -> None:
+        if settlement.first_byte_s is not None:
+            self.first_chunk.record(labels, settlement.first_byte_s)
+        if chunks is not None and any(chunks.gaps.counts):
+            self.chunk_gap.merge(labels, chunks.gaps)
 
     def _labels_of(self, settlement: Settlement) -> Labels:
         intent = settlement.intent

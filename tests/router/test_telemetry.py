@@ -912,6 +912,102 @@ def test_a_series_started_twice_keeps_its_count():
     assert counter._values == {("x",): 3}
 
 
+AMOUNTS = st.integers(0, 10**9)
+KNOWN = st.one_of(st.none(), AMOUNTS)
+
+
+@st.composite
+def usages(draw):
+    read, write_5m, write_1h, uncached, thinking, text = (draw(st.integers(0, 10**6)) for _ in range(6))
+    return Usage(
+        input_tokens=read + write_5m + write_1h + uncached,
+        cache_read_tokens=read,
+        cache_write_5m_tokens=write_5m,
+        cache_write_1h_tokens=write_1h,
+        output_tokens=thinking + text,
+        thinking_tokens=draw(st.sampled_from([None, thinking])),
+    )
+
+
+@st.composite
+def settlements(draw):
+    miss = MissRecord(cause="evicted", layer="tools", missed_tokens=7, lost_nano_usd=draw(KNOWN))
+    intent_changes = {
+        "route": draw(st.sampled_from(["opus", "flash"])),
+        "application": draw(st.sampled_from(["assistant", "unheard of"])),
+        "tenant": draw(st.sampled_from(["acme", ""])),
+        "labels": draw(st.sampled_from([{}, {"team": "search"}, {"team": "other"}])),
+        "purpose": draw(st.sampled_from([Purpose.USER, Purpose.USER, Purpose.WARM])),
+        "stream": draw(st.booleans()),
+    }
+    return settlement(
+        intent_changes,
+        outcome=draw(st.sampled_from([Outcome.OK, Outcome.OK, Outcome.INTERRUPTED])),
+        usage=draw(st.one_of(st.none(), usages())),
+        cost=draw(st.one_of(st.none(), st.builds(Cost, **dict.fromkeys(Cost.__struct_fields__, AMOUNTS)))),
+        counterfactuals=draw(
+            st.one_of(
+                st.none(),
+                st.builds(Counterfactuals, **dict.fromkeys(Counterfactuals.__struct_fields__, KNOWN)),
+            )
+        ),
+        discarded=draw(st.sampled_from(["", "", "refusal"])),
+        cache=draw(
+            st.one_of(
+                st.none(),
+                st.builds(
+                    CacheRecord,
+                    strategy=st.just("auto"),
+                    breakpoint_count=st.just(1),
+                    expected_read_tokens=AMOUNTS,
+                    misses=st.sampled_from([(), (miss,)]),
+                    padding_nano_usd=KNOWN,
+                ),
+            )
+        ),
+    )
+
+
+@given(st.lists(settlements(), max_size=8))
+def test_answered_calls_add_up_to_the_same_as_each_figure_counted_by_its_labels(found):
+    """The cells of a sort of call are a shorter way to the same series, and show none that nothing was counted in."""
+    short, long = (
+        Metrics(("assistant",), ("acme",), bucket_label="team", buckets=("search",)) for _ in range(2)
+    )
+    for each in found:
+        short.record_settlement(each)
+        long._record_any(each, None)
+
+    def counted(metrics):
+        return {
+            instrument.name: {labels: amount for labels, amount in instrument.sums().items() if amount}
+            if isinstance(instrument, Counter)
+            else {labels: series.counts for labels, series in instrument._series.items()}
+            for instrument in metrics._instruments()
+        }
+
+    assert counted(short) == counted(long)
+    started = Metrics(("assistant",), ("acme",), bucket_label="team", buckets=("search",))
+    for mine, first in zip(short._instruments(), started._instruments(), strict=True):
+        if isinstance(mine, Counter):
+            assert all(amount or labels in first.sums() for labels, amount in mine.sums().items())
+
+
+def test_cells_and_counts_of_one_counter_share_its_room():
+    """However a series is counted, past the limit it is the overflow's, and a sum over all series stays right."""
+    counter = Counter("c", "1", "", ("a",), limit=2)
+    counter.cell(("x",))[0] += 1
+    counter.add(("x",), 2)
+    counter.add(("y",), 3)
+    counter.cell(("z",))[0] += 4
+    counter.add(("w",), 5)
+    assert counter.value(("x",)) == 3
+    assert sum(counter.sums().values()) == 15
+    assert set(counter.sums()) == {("x",), (names.OVERFLOW,)}
+    (metric,) = [counter.collect(1)]
+    assert sum(point.value for point in metric.data.data_points) == 15
+
+
 def test_a_span_tells_what_was_missed_and_how_sure_we_were():
     """Tokens of all misses, dollars only when all are known, the dearest one's cause and layer."""
     found = spans.inference_end(settlement(cache=MISSED), old_cache_write_name=False)

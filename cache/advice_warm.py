@@ -133,13 +133,14 @@ def _predictive(case: Case) -> Decision:
     private = stable.context_tokens or max(0.0, mean - base)
     needed = warm_precision(facts.rates, TTL_5M_S, base, private, facts.latency_value)
     minimum = case.lane.minimum_tokens
-    if base + private < minimum:
+    whole = stable.shared_tokens + stable.context_tokens if stable.context_tokens else mean
+    if whole < minimum:
         return Decision(
             key="warm.predictive",
             question="Warm a user's layers ahead of a request that is expected?",
             verdict=Verdict.DO_NOT_WARM,
-            why=f"not warmable: their {base + private:,.0f} tokens are under the model's minimum of {minimum:,.0f}, so "
-            "there is nothing that could be kept",
+            why=f"not warmable: {whole:,.0f} tokens up to their end are under the model's minimum of {minimum:,.0f}, "
+            "so there is nothing that could be kept",
             seed="warms on session start and on triggers; that has no break-even in money",
         )
     return Decision(

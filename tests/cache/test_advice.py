@@ -155,6 +155,16 @@ def test_padding_table(tokens, needed, side):
     assert pad.effect_units > 0
 
 
+@pytest.mark.parametrize(("context", "warmable"), [(0.0, False), (3_000.0, False), (3_800.0, True)])
+def test_what_cannot_be_warmed_is_said(context, warmable):
+    """Shared and user's layers together are under the model's minimum: no chance makes a warm of them pay."""
+    observed = one_off([60.0] * 500, minimum=4_096, tokens=400)
+    found = decision(advise(facts_of(observed, shared=400.0, context=context)), "warm.predictive")
+    assert found.verdict is Verdict.DO_NOT_WARM
+    assert found.why.startswith("not warmable: ") == (not warmable)
+    assert (found.threshold is None) == (not warmable)
+
+
 def test_filler_of_nearly_everything_never_pays():
     """Below a tenth of the floor even a read of the filler costs more than the bare prefix."""
     observed = one_off([60.0] * 500, minimum=4_096, tokens=400, added=3_696)

@@ -21,6 +21,7 @@ from tests.e2e.builders import APPLICATION, OPUS, assistant, config, context_of,
 from tests.e2e.collector import tapped
 from tests.e2e.service import TIMEOUT_S, Service, serving
 from tests.e2e.test_flight import VirtualTimer
+from tests.e2e.test_metrics import free_port
 
 SLOW = SandboxSettings(tool_call_chance=0.0, latency_scale=1.0)
 SAY = '[[sandbox say="Three." thinking=0]]'
@@ -30,12 +31,17 @@ AUTO = accounting_pb2.CACHE_STRATEGY_AUTO
 
 @asynccontextmanager
 async def warming(
-    policy: str, *, settings: SandboxSettings = SLOW, environ: dict[str, str] | None = None, **options: object
+    policy: str,
+    *,
+    settings: SandboxSettings = SLOW,
+    environ: dict[str, str] | None = None,
+    telemetry: TelemetryConfig = TelemetryConfig(sample_ratio=1.0),  # noqa: B008 (frozen)
+    **options: object,
 ) -> AsyncIterator[Service]:
     """A router that warms, its waits on the clock of its sandbox."""
     wanted = WarmingConfig(policy=policy, **({"usd_per_hour": 1000.0} | options))
     async with serving(
-        config(warming=wanted, telemetry=TelemetryConfig(sample_ratio=1.0)),
+        config(warming=wanted, telemetry=telemetry),
         settings=settings,
         timer=VirtualTimer,
         environ=environ,
@@ -297,10 +303,11 @@ async def test_no_warm_is_sent_that_its_traffic_cannot_read(manner: dict[str, ob
             assert service.invoice.lines[-1].read_tokens > 2000, policy
 
 
-async def test_what_cannot_be_warmed_says_so_and_is_not_sent() -> None:
-    """An output schema: the provider takes no such call of 0 tokens."""
+async def test_what_cannot_be_warmed_says_so_and_is_not_sent(caplog: pytest.LogCaptureFixture) -> None:
+    """An output schema: the provider takes no such call of 0 tokens. Verdict, metrics and log say why, the log once."""
     schema = '{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"],"additionalProperties":false}'
-    async with warming("session_start") as service:
+    telemetry = TelemetryConfig(prometheus_port=free_port())
+    async with warming("session_start", telemetry=telemetry) as service:
         request = ask(user("Count."))
         request.prompt.output_schema_json = schema
         await done(service, service.generate(request))
@@ -311,7 +318,16 @@ async def test_what_cannot_be_warmed_says_so_and_is_not_sent() -> None:
         await done(service, service.generate(ask(user(f"Else? {SAY}"))))
         mixed = await opened(service, "another")
         assert "differ" in mixed.warm.reason
+        again = await opened(service, "a third")
+        assert again.warm.reason == mixed.warm.reason
         assert warms(service) == []
+        counted = service.app.telemetry._metrics.unwarmable._values
+        assert counted == {
+            ("session_start", "output_schema"): 1,
+            ("session_start", "varied_parameters"): 2,
+        }
+    assert caplog.text.count("are not warmable (output_schema") == 1
+    assert caplog.text.count("are not warmable (varied_parameters") == 1
 
 
 async def test_refused_warms_open_no_circuit_and_are_not_repeated_at_once() -> None:

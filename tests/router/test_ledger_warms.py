@@ -1,12 +1,15 @@
 """Verdicts on warms in the ledger: each once, whatever dies when; sums as exact as the decisions behind them."""
 
+import json
 import sqlite3
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cache.regret import Result, Settled, estimate
+from router.cli import app
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader, LedgerSettings, StoreError
 from router.ledger.journal import segments
 from router.ledger.ledger import JOURNAL
@@ -62,6 +65,36 @@ async def test_sums_are_by_group_and_time_of_the_decision(ledger):
     assert (row.used, row.held_out, row.held_out_share, row.cost_nano_usd) == (1, 1, 0.5, 4_000_000)
     with pytest.raises(ValueError, match="'color' is not a group of warms"):
         await ledger.warms(("color",))
+
+
+async def test_costs_say_what_warms_came_to(ledger):
+    """Counts, spending, what they brought by prediction and against the hold-out; by tenant; not where it cannot be."""
+    ledger.settle(a_settlement())
+    for number in range(8):
+        held = number > 5
+        ledger.warm(
+            a_verdict(
+                warm_id=f"w{number}",
+                result=Result.HELD_OUT if held else Result.USED,
+                cost_nano_usd=0 if held else 4_000_000,
+                benefit_nano_usd=0 if held else 96_000_000 + number * 1_000_000,
+            )
+        )
+    await ledger.flush()
+    asked = ["costs", "--ledger", str(ledger._directory)]
+    shown = " ".join(CliRunner().invoke(app, asked).stdout.split())
+    assert "Warms: 6 used, 0 wasted, 0 superfluous, 2 held out; they cost $0.024" in shown
+    assert "brought $0.591" in shown
+    assert "against the hold-out one brings $0.0985" in shown
+    found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["warms"]
+    assert (found["used_count"], found["spent_nano_usd"], found["brought_nano_usd"]) == (
+        "6",
+        "24000000",
+        "591000000",
+    )
+    other = CliRunner().invoke(app, [*asked, "--tenant", "other"])
+    assert "Warms:" not in other.stdout
+    assert "Warms:" not in CliRunner().invoke(app, [*asked, "--only", "route=opus"]).stdout
 
 
 async def test_an_empty_ledger_has_one_row_of_nothing(ledger):

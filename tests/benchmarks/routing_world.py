@@ -126,7 +126,7 @@ class Truth:
         """The true chance of the turn."""
         return Score(value=self.need, raw=0.0, model_digest="truth")
 
-    def judge(self, sample: object) -> tuple[Score, Any]:
+    def judge(self, sample: object, embedding: object = None) -> tuple[Score, Any]:
         """The same, for callers that keep the features too."""
         return self.score(sample), None
 

@@ -307,6 +307,7 @@ def counterfactuals_fields(counterfactuals: Counterfactuals) -> Fields:
         "all_opus_nano_usd": counterfactuals.all_opus_nano_usd,
         "all_flash_nano_usd": counterfactuals.all_flash_nano_usd,
         "all_opus_no_caching_nano_usd": counterfactuals.all_opus_no_caching_nano_usd,
+        "never_switch_nano_usd": counterfactuals.never_switch_nano_usd,
     }
 
 

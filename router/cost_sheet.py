@@ -27,7 +27,7 @@ PARTS = (
     "tools",
 )
 TOKENS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "thinking")
-COMPARED = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching")
+COMPARED = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching", "never_switch")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 

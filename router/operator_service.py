@@ -21,6 +21,7 @@ from router.drift import Level
 from router.errors import InvalidRequest
 from router.learning import Learning, ShadowCount
 from router.ledger import Comparison, CostRow, Filter, Ledger, WarmRow
+from router.ledger.past import Past
 from router.money import NANO_PER_USD
 from router.v1 import accounting_pb2, operator_service_pb2_grpc
 from router.v1 import operator_service_pb2 as pb
@@ -77,7 +78,11 @@ class OperatorService(operator_service_pb2_grpc.OperatorServiceServicer):
         standing = (0, 0) if self._warming is None else self._warming.standing()
         rows = await self._ledger.costs((group,) if group else (), where)
         (warms,) = await self._ledger.warms((), where)
-        return _costs_response(group, rows, await self._ledger.totals(where), _warms(warms, *standing))
+        response = _costs_response(group, rows, await self._ledger.totals(where), _warms(warms, *standing))
+        past = await self._ledger.past(where)
+        if past is not None:
+            response.pruned.CopyFrom(pruned_costs(past))
+        return response
 
     async def ListPrefixes(
         self, request: pb.ListPrefixesRequest, context: Context
@@ -245,6 +250,14 @@ def _costs_response(
     )
 
 
+def pruned_costs(past: Past) -> pb.PrunedCosts:
+    """Spell what a window has lost to sums by day."""
+    return pb.PrunedCosts(
+        before_time=Timestamp(seconds=int(past.before_s)),
+        total=None if past.sums is None else _row(past.sums, "total"),
+    )
+
+
 def _warms(row: WarmRow, open_count: int = 0, switched_off_count: int = 0) -> pb.WarmReport | None:
     """Spell what warms were worth; None when there were none."""
     if not row.decisions and not open_count and not switched_off_count:
@@ -315,6 +328,7 @@ def _row(row: CostRow, key: str) -> pb.CostRow:
         all_opus=_comparison(row.all_opus),
         all_flash=_comparison(row.all_flash),
         all_opus_no_caching=_comparison(row.all_opus_no_caching),
+        never_switch=_comparison(row.never_switch),
         unknown_cost_count=row.unknown_calls,
         unknown_cost_bound_nano_usd=row.unknown_bound_nano_usd,
         unbounded_count=row.unbounded_calls,

@@ -20,9 +20,8 @@ from router.cli.loop import run
 from router.config import ConfigError, load_config
 from router.cost_sheet import costs_sheet, overhead_sheet
 from router.ledger import DATABASE, WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRow
-from router.ledger.past import SINCE, Past, past_of
 from router.money import usd
-from router.operator_service import costs_response
+from router.operator_service import costs_response, pruned_costs
 from router.overhead import overhead_json, overhead_of
 from router.overhead_tables import overhead_tables
 from router.tables import costs_table, counted_calls, warms_line
@@ -112,7 +111,7 @@ def costs(
     if until:
         request.end_time.FromDatetime(instant("--until", until))
     equal = dict(map(_condition, only or ()))
-    interrupted, found, gone, response = [], None, None, pb.GetCostsResponse()
+    interrupted, found, response = [], None, pb.GetCostsResponse()
     if target:
         response = run(_ask(target, request))
     else:
@@ -134,15 +133,19 @@ def costs(
             if overhead or not (as_json or as_csv):
                 found = overhead_of(reader, where)
             interrupted = reader.interrupted(where)
-            gone = reader.ask(lambda connection: past_of(connection, where), version=SINCE)
-    if gone is not None:
+            past = reader.past(where)
+            if past is not None:
+                response.pruned.CopyFrom(pruned_costs(past))
+    if response.HasField("pruned"):
         # Beside the figures, and not within what a machine reads.
-        print(_left_out(gone), file=sys.stderr if as_json or as_csv else sys.stdout)
+        print(_left_out(response.pruned), file=sys.stderr if as_json or as_csv else sys.stdout)
     shown = response
     if top:
         shown = pb.GetCostsResponse(rows=response.rows[:top], total=response.total)
         if response.HasField("warms"):
             shown.warms.CopyFrom(response.warms)
+        if response.HasField("pruned"):
+            shown.pruned.CopyFrom(response.pruned)
     if as_csv:
         print(overhead_sheet(found) if overhead and found else costs_sheet(shown, label or by.value), end="")
         return
@@ -172,16 +175,16 @@ def costs(
         )
 
 
-def _left_out(gone: Past) -> str:
+def _left_out(gone: pb.PrunedCosts) -> str:
     """Say what the figures lack because it is kept as sums by day alone."""
-    day = time.strftime("%Y-%m-%d", time.gmtime(gone.before_s))
-    if gone.sums is None:
+    day = time.strftime("%Y-%m-%d", time.gmtime(gone.before_time.seconds))
+    if not gone.HasField("total"):
         return f"Calls from before {day} are kept as sums by day; what is asked for cannot be told of them."
-    sums = gone.sums
-    text = f"Not in these figures: {counted_calls(sums.calls)} from before {day}, kept as sums by day, "
+    sums = gone.total
+    text = f"Not in these figures: {counted_calls(sums.call_count)} from before {day}, kept as sums by day, "
     text += usd(sums.cost.total_nano_usd)
-    if sums.unknown_calls:
-        text += f" and {sums.unknown_calls:,} of unknown cost, at most {usd(sums.unknown_bound_nano_usd)}"
+    if sums.unknown_cost_count:
+        text += f" and {sums.unknown_cost_count:,} of unknown cost, at most {usd(sums.unknown_cost_bound_nano_usd)}"
     return text + "."
 
 

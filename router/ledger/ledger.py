@@ -37,7 +37,7 @@ from router.ledger.groups import Filter
 from router.ledger.journal import Journal
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
-from router.ledger.past import DAY_S, whole_days
+from router.ledger.past import DAY_S, Past, whole_days
 from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.recent import LastCall, Turn
 from router.ledger.recovery import Recovery, recover
@@ -460,6 +460,10 @@ class Ledger:
     async def warms(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[WarmRow]:
         """Return what decisions to warm came to, by group; see `LedgerReader.warms`."""
         return await self._read(lambda reader: reader.warms(group_by, where))
+
+    async def past(self, where: Filter | None = None) -> Past | None:
+        """Return what a question's window has lost to sums by day; see `past.past_of`."""
+        return await self._read(lambda reader: reader.past(where))
 
     async def last_warms(self, limit: int) -> list[PastWarm]:
         """Return the last decisions to warm that were settled, in that order; see `LedgerReader.last_warms`."""

@@ -24,6 +24,7 @@ from router.ledger import codec, judged, misses, warms
 from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
+from router.ledger.past import SINCE, Past, past_of
 from router.ledger.recent import LastCall, Turn, last_calls, last_turns
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE
 from router.ledger.sqlite import as_store_error
@@ -184,6 +185,14 @@ class LedgerReader:
         """
         self._require(4)
         return misses.misses(self._connection, group_by, where)
+
+    def past(self, where: Filter | None = None) -> Past | None:
+        """Return what a question's window has lost to sums by day, None when nothing.
+
+        Raises:
+            StoreError: The database is of an older release.
+        """
+        return self.ask(lambda connection: past_of(connection, where), version=SINCE)
 
     @as_store_error()
     def warms(self, group_by: Sequence[str] = (), where: Filter | None = None) -> list[WarmRow]:

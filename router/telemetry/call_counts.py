@@ -138,7 +138,7 @@ class CallCounts:
         return cost.total_nano_usd
 
     def _count_otherwise(self, otherwise: Counterfactuals, cost: Cost, total: int) -> None:
-        no_caching, all_opus, all_flash, all_opus_no_caching = self._counterfactual
+        no_caching, all_opus, all_flash, all_opus_no_caching, never_switch = self._counterfactual
         bare = otherwise.no_caching_nano_usd
         if bare is not None:
             no_caching[0] += bare
@@ -150,6 +150,8 @@ class CallCounts:
             all_opus[0] += otherwise.all_opus_nano_usd
         if otherwise.all_flash_nano_usd is not None:
             all_flash[0] += otherwise.all_flash_nano_usd
+        if otherwise.never_switch_nano_usd is not None:
+            never_switch[0] += otherwise.never_switch_nano_usd
         if otherwise.all_opus_no_caching_nano_usd is not None:
             all_opus_no_caching[0] += otherwise.all_opus_no_caching_nano_usd
             self._saving[0] += otherwise.all_opus_no_caching_nano_usd - total

@@ -79,7 +79,7 @@ COST_PARTS = (
 
 TOKEN_KINDS = ("uncached_input", "cache_write_5m", "cache_write_1h", "cache_read", "output_text", "thinking")
 """Kinds of billed tokens; the first four are input."""
-_SCENARIOS = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching")
+_SCENARIOS = ("no_caching", "all_opus", "all_flash", "all_opus_no_caching", "never_switch")
 _RESULTS = ("hit", "write", "none")
 _BUCKETS_STARTED = 50
 """Buckets whose series start at 0; of more, the others' are born with their first count."""
@@ -881,6 +881,7 @@ class Metrics:
             ("all_opus", otherwise.all_opus_nano_usd),
             ("all_flash", otherwise.all_flash_nano_usd),
             ("all_opus_no_caching", otherwise.all_opus_no_caching_nano_usd),
+            ("never_switch", otherwise.never_switch_nano_usd),
         ):
             if amount_otherwise is not None:
                 self.counterfactual_cost.add((route, scenario), amount_otherwise)

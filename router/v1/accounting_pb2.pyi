@@ -115,16 +115,18 @@ class Cost(_message.Message):
     def __init__(self, total_nano_usd: _Optional[int] = ..., uncached_input_nano_usd: _Optional[int] = ..., cache_read_nano_usd: _Optional[int] = ..., cache_write_5m_nano_usd: _Optional[int] = ..., cache_write_1h_nano_usd: _Optional[int] = ..., output_nano_usd: _Optional[int] = ..., thinking_nano_usd: _Optional[int] = ..., tools_nano_usd: _Optional[int] = ..., priced_model: _Optional[str] = ...) -> None: ...
 
 class Counterfactuals(_message.Message):
-    __slots__ = ("no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd")
+    __slots__ = ("no_caching_nano_usd", "all_opus_nano_usd", "all_flash_nano_usd", "all_opus_no_caching_nano_usd", "never_switch_nano_usd")
     NO_CACHING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     ALL_OPUS_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     ALL_FLASH_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     ALL_OPUS_NO_CACHING_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    NEVER_SWITCH_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     no_caching_nano_usd: int
     all_opus_nano_usd: int
     all_flash_nano_usd: int
     all_opus_no_caching_nano_usd: int
-    def __init__(self, no_caching_nano_usd: _Optional[int] = ..., all_opus_nano_usd: _Optional[int] = ..., all_flash_nano_usd: _Optional[int] = ..., all_opus_no_caching_nano_usd: _Optional[int] = ...) -> None: ...
+    never_switch_nano_usd: int
+    def __init__(self, no_caching_nano_usd: _Optional[int] = ..., all_opus_nano_usd: _Optional[int] = ..., all_flash_nano_usd: _Optional[int] = ..., all_opus_no_caching_nano_usd: _Optional[int] = ..., never_switch_nano_usd: _Optional[int] = ...) -> None: ...
 
 class Breakpoint(_message.Message):
     __slots__ = ("layer", "block_index", "ttl", "prefix_tokens", "warm_probability", "reason")

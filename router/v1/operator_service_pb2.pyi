@@ -51,7 +51,7 @@ class GetCostsRequest(_message.Message):
     def __init__(self, dimension: _Optional[_Union[CostDimension, str]] = ..., label_key: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tenant: _Optional[str] = ..., application: _Optional[str] = ...) -> None: ...
 
 class CostRow(_message.Message):
-    __slots__ = ("key", "call_count", "usage", "cost", "no_caching", "all_opus", "all_flash", "all_opus_no_caching", "unknown_cost_count", "unknown_cost_bound_nano_usd", "unbounded_count", "usage_count", "incomplete_count", "incomplete_bound_nano_usd")
+    __slots__ = ("key", "call_count", "usage", "cost", "no_caching", "all_opus", "all_flash", "all_opus_no_caching", "unknown_cost_count", "unknown_cost_bound_nano_usd", "unbounded_count", "usage_count", "incomplete_count", "incomplete_bound_nano_usd", "never_switch")
     KEY_FIELD_NUMBER: _ClassVar[int]
     CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class CostRow(_message.Message):
     USAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     INCOMPLETE_COUNT_FIELD_NUMBER: _ClassVar[int]
     INCOMPLETE_BOUND_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    NEVER_SWITCH_FIELD_NUMBER: _ClassVar[int]
     key: str
     call_count: int
     usage: _accounting_pb2.Usage
@@ -80,7 +81,8 @@ class CostRow(_message.Message):
     usage_count: int
     incomplete_count: int
     incomplete_bound_nano_usd: int
-    def __init__(self, key: _Optional[str] = ..., call_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus: _Optional[_Union[CostComparison, _Mapping]] = ..., all_flash: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus_no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., unknown_cost_count: _Optional[int] = ..., unknown_cost_bound_nano_usd: _Optional[int] = ..., unbounded_count: _Optional[int] = ..., usage_count: _Optional[int] = ..., incomplete_count: _Optional[int] = ..., incomplete_bound_nano_usd: _Optional[int] = ...) -> None: ...
+    never_switch: CostComparison
+    def __init__(self, key: _Optional[str] = ..., call_count: _Optional[int] = ..., usage: _Optional[_Union[_accounting_pb2.Usage, _Mapping]] = ..., cost: _Optional[_Union[_accounting_pb2.Cost, _Mapping]] = ..., no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus: _Optional[_Union[CostComparison, _Mapping]] = ..., all_flash: _Optional[_Union[CostComparison, _Mapping]] = ..., all_opus_no_caching: _Optional[_Union[CostComparison, _Mapping]] = ..., unknown_cost_count: _Optional[int] = ..., unknown_cost_bound_nano_usd: _Optional[int] = ..., unbounded_count: _Optional[int] = ..., usage_count: _Optional[int] = ..., incomplete_count: _Optional[int] = ..., incomplete_bound_nano_usd: _Optional[int] = ..., never_switch: _Optional[_Union[CostComparison, _Mapping]] = ...) -> None: ...
 
 class CostComparison(_message.Message):
     __slots__ = ("call_count", "baseline_nano_usd", "cost_nano_usd")
@@ -93,14 +95,24 @@ class CostComparison(_message.Message):
     def __init__(self, call_count: _Optional[int] = ..., baseline_nano_usd: _Optional[int] = ..., cost_nano_usd: _Optional[int] = ...) -> None: ...
 
 class GetCostsResponse(_message.Message):
-    __slots__ = ("rows", "total", "warms")
+    __slots__ = ("rows", "total", "warms", "pruned")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     WARMS_FIELD_NUMBER: _ClassVar[int]
+    PRUNED_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[CostRow]
     total: CostRow
     warms: WarmReport
-    def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ..., warms: _Optional[_Union[WarmReport, _Mapping]] = ...) -> None: ...
+    pruned: PrunedCosts
+    def __init__(self, rows: _Optional[_Iterable[_Union[CostRow, _Mapping]]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ..., warms: _Optional[_Union[WarmReport, _Mapping]] = ..., pruned: _Optional[_Union[PrunedCosts, _Mapping]] = ...) -> None: ...
+
+class PrunedCosts(_message.Message):
+    __slots__ = ("before_time", "total")
+    BEFORE_TIME_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    before_time: _timestamp_pb2.Timestamp
+    total: CostRow
+    def __init__(self, before_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., total: _Optional[_Union[CostRow, _Mapping]] = ...) -> None: ...
 
 class WarmReport(_message.Message):
     __slots__ = ("used_count", "wasted_count", "superfluous_count", "open_count", "held_out_count", "spent_nano_usd", "benefit_nano_usd", "benefit_low_nano_usd", "benefit_high_nano_usd", "first_token_gain", "switched_off_count", "brought_nano_usd")

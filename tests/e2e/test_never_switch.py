@@ -8,8 +8,9 @@ import pytest
 
 from router.settlement import Settlement
 from router.v1 import content_pb2
+from router.v1.operator_service_pb2 import GetCostsRequest
 from tests.e2e.builders import FLASH, OPUS, assistant, generate, prose, user
-from tests.e2e.service import Service, serving
+from tests.e2e.service import TIMEOUT_S, Service, serving
 from tests.e2e.test_cascade import failing, settings
 
 ROUTES = {"o": OPUS, "f": FLASH}
@@ -26,12 +27,18 @@ def turns(number: int) -> list[content_pb2.Message]:
 
 
 async def asked(service: Service, routes: str, gap_s: float, session: str = "s") -> list[Settlement]:
-    """Ask a turn per route, `gap_s` apart; what was settled, in order."""
+    """Ask a turn per route, `gap_s` apart; what was settled, in order. The caller and GetCosts are told the same."""
+    told = []
     for number, route in enumerate(routes):
         request = generate(*turns(number), session=session, route=ROUTES[route], no_fallback=True)
-        await service.generate(request)
+        otherwise = (await service.generate(request)).accounting.counterfactuals
+        told.append(otherwise.never_switch_nano_usd if otherwise.HasField("never_switch_nano_usd") else None)
         service.clock.advance(gap_s)
-    return await service.settlements()
+    settlements = await service.settlements()
+    assert told == [stayed(each) for each in settlements[-len(told) :]]
+    summed = (await service.operator.GetCosts(GetCostsRequest(), timeout=TIMEOUT_S)).total.never_switch
+    assert summed.baseline_nano_usd == sum(stayed(each) or 0 for each in settlements)
+    return settlements
 
 
 async def booked(routes: str, gap_s: float) -> list[Settlement]:

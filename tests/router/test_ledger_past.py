@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import fields
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,8 @@ from router.ledger.writer import PRUNE_CALLS
 from router.sandbox import Sandbox, VirtualClock
 from router.settlement import Outcome, Purpose
 from router.usage import Usage
+from router.v1 import operator_service_pb2 as pb
+from router.v1.operator_service_pb2_grpc import OperatorServiceStub
 from tests.e2e.builders import config
 from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
@@ -278,6 +281,11 @@ async def test_a_service_keeps_calls_as_long_as_its_settings_say(tmp_path, keep_
             while app.ledger.stats().pruned < gone:
                 await app.ledger.flush()
         assert (await app.ledger.totals()).calls == len(KINDS_OF_CALLS) - gone
+        async with grpc.aio.insecure_channel(app.address) as channel:
+            told = await OperatorServiceStub(channel).GetCosts(pb.GetCostsRequest(), timeout=10)
+        assert told.HasField("pruned") is bool(gone)
+        assert told.pruned.total.call_count == gone
+        assert told.total.call_count == len(KINDS_OF_CALLS) - gone
 
 
 def test_days_to_keep_are_checked(tmp_path):

@@ -15,7 +15,6 @@ queue. A provider that refuses for load is left alone for a while. `regret` judg
 
 import asyncio
 import logging
-import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from cache.schedule import Trigger, WarmOrder
 from classifier.route import Route
 from router import errors
 from router.flights import Flight, Flights, Timer
+from router.interceptors import new_request_id
 from router.preparation import Preparation, Prepared
 from router.request import Request
 from router.settlement import Purpose, Settlement
@@ -312,7 +312,7 @@ class Warmer:
 
 def new_name() -> str:
     """Name a warm, as request id of its call and in its verdict."""
-    return f"warm-{uuid.uuid4().hex}"
+    return f"warm-{new_request_id()}"
 
 
 def _tell(job: Job, sent: Sent) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.builders import APPLICATION, START_TIME_S, config
 from tests.e2e.service import Service, WatchedClock, serving
 from tests.e2e.test_flight import VirtualTimer
 from tests.e2e.test_metrics import free_port, scraped
-from tests.e2e.test_warming import SAY, SLOW, costs, done, opened, passing, turn, warming, warms
+from tests.e2e.test_warming import SAY, SLOW, costs, done, opened, passing, turn, warm_sent, warming, warms
 from tests.router.test_facts_file import record
 
 
@@ -127,7 +127,7 @@ async def test_a_model_that_takes_no_call_of_0_tokens_is_warmed_with_one(tmp_pat
         timer=VirtualTimer,
     ) as service:
         response = await opened(service)
-        await passing(service, 10)
+        await warm_sent(service)
         (warm,) = service.invoice.lines
         assert warm.output_tokens == 1
         assert response.warm.expected_cost_nano_usd == pytest.approx(warm.cost_nano_usd, rel=0.1)

@@ -53,6 +53,7 @@ from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
 from router.learning import Learning, watching
 from router.ledger import Filter, Ledger, LedgerSettings
+from router.ledger_place import ledger_server
 from router.misses import MissMemory
 from router.money import NANO_PER_USD
 from router.operator_service import OperatorService
@@ -164,7 +165,9 @@ async def running(
                 judged_within_s=config.ledger.feedback_days * 86_400.0,
                 keep_s=config.ledger.keep_days * 86_400.0 or inf,
             )
-            ledger = Ledger.open(config.ledger.path, clock=clock, settings=booking)
+            ledger = Ledger.open(
+                config.ledger.path, clock=clock, settings=booking, server=ledger_server(config)
+            )
             stack.push_async_callback(ledger.close)
         telemetry.watch_ledger_lag(ledger.lag_s)
         index, scopes = state.beliefs.index, _scopes(config)

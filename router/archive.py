@@ -9,7 +9,6 @@ none is replaced unless asked. No prompt and no answer text is in it.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.config import ConfigError
 from router.ledger import Filter, LedgerReader, codec
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, conditions
 from router.settlement import Settlement
 
@@ -167,7 +167,7 @@ def _rows(reader: LedgerReader, where: Filter) -> Iterator[Sequence[Any]]:
 
 
 def _page(
-    connection: sqlite3.Connection, where: Filter, after: tuple[float, int] | None
+    connection: Database, where: Filter, after: tuple[float, int] | None
 ) -> list[tuple[tuple[float, int], Sequence[Any]]]:
     condition, bound = conditions(where, CALL_GROUPS)
     if after is not None:

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -242,6 +243,11 @@ class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     path: str = "var/ledger"
     """Directory of the ledger; made when missing. One process at a time."""
+    url: str = ""
+    """PostgreSQL database that several routers share instead of a file in `path`, where the journal still is:
+    postgresql://user@host:5432/name?sslmode=verify-full. Empty: SQLite. A password does not belong here: see below."""
+    password_file: str = ""
+    """File that holds the password of `url`; without it PGPASSWORD or ~/.pgpass is used."""
     feedback_days: Annotated[float, Meta(gt=0, le=3650)] = 90.0
     """How long after it began a request may be judged (SubmitFeedback); later its id is as unknown as any other."""
     keep_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
@@ -390,6 +396,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
+    _refuse_password(tree)
     _override(tree, os.environ if environ is None else environ)
     try:
         config = msgspec.convert(tree, Config)
@@ -401,6 +408,7 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
             f"routing.circuit_open_limit_s: is {routing.circuit_open_limit_s:g}; it must be at least "
             f"routing.circuit_open_s, which is {routing.circuit_open_s:g}"
         )
+    _check_url(config.ledger.url)
     base = path.parent if path else Path.cwd()
     return _with_facts_file(_with_filler(_with_system_files(config, base), base), base)
 
@@ -429,6 +437,15 @@ def load_secrets(config: Config, environ: Mapping[str, str] | None = None) -> Se
     )
 
 
+def ledger_password(config: Config) -> str:
+    """Read the password of the ledger's server from the file the config names, "" without one.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    return _secret_file("ledger.password_file", config.ledger.password_file)
+
+
 def telemetry_environment() -> Mapping[str, str]:
     """The process environment, for the standard OTEL_* variables."""
     return dict(os.environ)
@@ -439,18 +456,52 @@ def show_config(config: Config) -> str:
     tree = msgspec.to_builtins(config)
     for application in tree["applications"].values():
         application["system"] = [f"<{len(text)} characters>" for text in application["system"]]
+    if _has_password(config.ledger.url):
+        tree["ledger"]["url"] = "<a URL with a password>"
     if tree["cache"]["filler"]:
         tree["cache"]["filler"] = f"<{len(tree['cache']['filler'])} characters>"
     return msgspec.json.format(msgspec.json.encode(tree), indent=2).decode()
 
 
 def _key_file(section: str, name: str) -> str:
+    return _secret_file(f"{section}.api_key_file", name)
+
+
+def _secret_file(setting: str, name: str) -> str:
     if not name:
         return ""
     try:
         return Path(name).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ConfigError(f"{section}.api_key_file: {name}: {error.strerror}") from error
+        raise ConfigError(f"{setting}: {name}: {error.strerror}") from error
+
+
+def _has_password(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return bool(parts.password) or "password" in parse_qs(parts.query)
+
+
+def _refuse_password(tree: Mapping[str, Any]) -> None:
+    """A settings file is shown, copied and committed; the environment may bring a URL with a password."""
+    ledger = tree.get("ledger")
+    url = ledger.get("url") if isinstance(ledger, dict) else None
+    if isinstance(url, str) and _has_password(url):
+        raise ConfigError(
+            "ledger.url: holds a password; put it into a file and name that in ledger.password_file, or set PGPASSWORD"
+        )
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no URL of PostgreSQL's, without repeating it."""
+    try:
+        known = not url or urlsplit(url).scheme in {"postgresql", "postgres"}
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigError("ledger.url: is no URL of a PostgreSQL database: postgresql://user@host/name")
 
 
 def _override(tree: dict[str, Any], environ: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from classifier.logged import LoggedRequest, kind_of
 from classifier.outcomes import Judgement, outcome_of
 from classifier.route import Route
 from router.config import ConfigError
-from router.ledger import DATABASE, DecidedRequest, LedgerReader
+from router.ledger import DATABASE, DecidedRequest, LedgerReader, Place
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,12 +42,12 @@ class TrainingLogError(ValueError):
 
 
 def from_ledger(
-    path: Path, since_s: float | None = None, until_s: float | None = None
+    place: Place, since_s: float | None = None, until_s: float | None = None
 ) -> Iterator[LoggedRequest]:
     """Yield the rows of a ledger by start of the request.
 
     Args:
-        path: Directory of the ledger, or its database file.
+        place: Server of the ledger, its directory, or its database file.
         since_s: Earliest start, inclusive, seconds since the epoch; None for no limit.
         until_s: Latest start, exclusive.
 
@@ -55,7 +55,9 @@ def from_ledger(
         FileNotFoundError: There is no ledger.
         StoreError: It cannot be read, or an older release wrote it.
     """
-    with LedgerReader.open(path / DATABASE if path.is_dir() else path) as reader:
+    if isinstance(place, Path) and place.is_dir():
+        place /= DATABASE
+    with LedgerReader.open(place) as reader:
         for request in reader.decided(since_s, until_s, batch=BATCH_ROWS):
             yield logged(request)
 

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import postgres_schemas, postgres_server, postgres_url
+
+__all__ = ["postgres_schemas", "postgres_server", "postgres_url"]
+
 settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

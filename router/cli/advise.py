@@ -18,8 +18,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from router.cli.instant import epoch_s, finite
+from router.cli.place import LedgerOption
 from router.config import ConfigError, load_config
-from router.ledger import DATABASE, LedgerReader
+from router.ledger import LedgerReader, Server, place_of
+from router.ledger_place import ledger_place
 from router.money import percent, ratio, usd
 
 if TYPE_CHECKING:
@@ -37,9 +39,7 @@ _NANO_PER_CENT = 10_000_000
 def advise(
     application: Annotated[str, typer.Argument(help="Registered application.", metavar="APP")],
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that register it.")] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     since: Annotated[str, typer.Option(help="Traffic from this time, inclusive: 2026-11-22, UTC.")] = "",
     until: Annotated[str, typer.Option(help="Traffic to this time, exclusive.")] = "",
     requests_per_day: Annotated[
@@ -78,11 +78,12 @@ def advise(
     finite("--requests-per-day", requests_per_day)
     finite("--turns", turns)
     settings = load_config(config)
-    database = (ledger or Path(settings.ledger.path)) / DATABASE
-    if ledger is not None and not database.exists():
-        raise ConfigError(f"--ledger: there is no ledger database at {database}")
+    place = ledger_place(settings) if ledger is None else place_of(ledger)
+    held = isinstance(place, Server) or place.exists()
+    if ledger is not None and not held:
+        raise ConfigError(f"--ledger: there is no ledger database at {place}")
     with ExitStack() as stack:
-        reader = stack.enter_context(LedgerReader.open(database)) if database.exists() else None
+        reader = stack.enter_context(LedgerReader.open(place)) if held else None
         question = Question(
             application=application,
             now_s=time.time(),

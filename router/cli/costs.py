@@ -17,9 +17,10 @@ from rich.console import Console
 
 from router.cli.instant import epoch_s, instant
 from router.cli.loop import run
-from router.config import ConfigError, load_config
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
 from router.cost_sheet import costs_sheet, overhead_sheet
-from router.ledger import DATABASE, WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRow
+from router.ledger import WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRow
 from router.money import usd
 from router.operator_service import costs_response, pruned_costs
 from router.overhead import overhead_json, overhead_of
@@ -73,9 +74,7 @@ def costs(
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="Show the dearest so many groups; 0 shows all.")] = 0,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
     target: Annotated[
         str, typer.Option(help="host:port of a running router to ask instead of the file.")
@@ -115,8 +114,7 @@ def costs(
     if target:
         response = run(_ask(target, request))
     else:
-        directory = ledger or Path(load_config(config).ledger.path)
-        with LedgerReader.open(directory / DATABASE) as reader, _named("--only or --label"):
+        with LedgerReader.open(place_asked(ledger, config)) as reader, _named("--only or --label"):
             where = Filter(
                 since_s=epoch_s("--since", since),
                 until_s=epoch_s("--until", until),

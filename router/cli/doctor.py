@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from router.cli.instant import epoch_s
-from router.config import ConfigError, load_config
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
 from router.doctor import (
     EXAMPLES,
     Diagnosis,
@@ -22,7 +23,7 @@ from router.doctor import (
     finding_groups,
     part_groups,
 )
-from router.ledger import DATABASE, Filter, LedgerReader
+from router.ledger import Filter, LedgerReader
 from router.money import NANO_PER_USD, usd
 from router.tables import diagnosis_tables
 
@@ -45,9 +46,7 @@ class Dimension(StrEnum):
 
 
 def doctor(
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
     since: Annotated[
         str, typer.Option(help="From this time, inclusive: 2026-11-22 or 2026-11-22T10:00, UTC.")
@@ -79,8 +78,7 @@ def doctor(
         until_s=epoch_s("--until", until),
         equal={name: value for name, value in (("tenant", tenant), ("application", application)) if value},
     )
-    directory = ledger or Path(load_config(config).ledger.path)
-    with LedgerReader.open(directory / DATABASE) as reader:
+    with LedgerReader.open(place_asked(ledger, config)) as reader:
         evidence = evidence_of(reader, f"label:{label}" if label else by.value, where)
     found = diagnose(evidence, top=top)
     if as_json:

@@ -1,5 +1,6 @@
 """`hybrid-router ledger`: take calls out as Parquet, move old ones into sums, look whether the tables agree."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from router.cli.instant import epoch_s
+from router.cli.place import LedgerOption, place_asked
 from router.clock import SystemClock
-from router.config import ConfigError, load_config
-from router.ledger import DATABASE, Filter, Ledger, LedgerLocked, LedgerReader
+from router.config import ConfigError
+from router.ledger import Filter, Ledger, LedgerLocked, LedgerReader, Place, Server
 from router.ledger.health import faults, notes
 from router.ledger.past import DAY_S, SINCE, past_costs, pruned, whole_days
 from router.money import usd
 
 app = typer.Typer(no_args_is_help=True, help="Keep the ledger: export, prune, check.", rich_markup_mode=None)
 
-LedgerOption = Annotated[Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")]
 
 
@@ -46,7 +47,7 @@ def export(
     from router.archive import export as export_calls
 
     where = Filter(since_s=epoch_s("--since", since), until_s=epoch_s("--until", until))
-    with LedgerReader.open(_directory(ledger, config) / DATABASE) as reader, _bar("calls", quiet) as tell:
+    with LedgerReader.open(place_asked(ledger, config)) as reader, _bar("calls", quiet) as tell:
         count, files = export_calls(reader, out, where, force=force, tell=tell)
     typer.echo(f"{count:,} calls in {len(files):,} {'file' if len(files) == 1 else 'files'}: {out}")
 
@@ -74,23 +75,23 @@ def prune(
     Example: hybrid-router ledger prune --older-than 400d --export ./calls
     """
     before_s = _before(before, older_than)
-    directory, where = _directory(ledger, config), Filter(until_s=before_s)
+    place, where = place_asked(ledger, config), Filter(until_s=before_s)
     shown = time.strftime("%Y-%m-%d", time.gmtime(before_s))
-    with LedgerReader.open(directory / DATABASE) as reader:
+    with LedgerReader.open(place) as reader:
         going = reader.totals(where)
     cost = usd(going.cost.total_nano_usd)
     if dry_run:
         typer.echo(f"{going.calls:,} calls from before {shown}, {cost}, would be moved into sums")
         return
     try:
-        booked = Ledger.open(directory, clock=SystemClock())
+        booked = _opened(place)
     except LedgerLocked as error:
         raise ConfigError(f"{error}. A running router prunes by itself: keep_days under [ledger]") from error
     try:
         if export_to is not None:
             from router.archive import export as export_calls
 
-            with LedgerReader.open(directory / DATABASE) as reader, _bar("calls written", quiet) as tell:
+            with LedgerReader.open(place) as reader, _bar("calls written", quiet) as tell:
                 export_calls(reader, export_to, where, force=force, tell=tell)
         done = 0
         with _bar("calls moved", quiet) as tell:
@@ -110,7 +111,7 @@ def check(ledger: LedgerOption = None, config: ConfigOption = None) -> None:
 
     Example: hybrid-router ledger check --ledger ./ledger
     """
-    with LedgerReader.open(_directory(ledger, config) / DATABASE) as reader, reader.snapshot():
+    with LedgerReader.open(place_asked(ledger, config)) as reader, reader.snapshot():
         wrong, known = reader.ask(faults, version=SINCE), reader.ask(notes, version=SINCE)
         gone = reader.ask(pruned, version=SINCE)
         past = reader.ask(past_costs, version=SINCE)[0]
@@ -127,8 +128,12 @@ def check(ledger: LedgerOption = None, config: ConfigOption = None) -> None:
         raise typer.Exit(1)
 
 
-def _directory(ledger: Path | None, config: Path | None) -> Path:
-    return ledger or Path(load_config(config).ledger.path)
+def _opened(place: Place) -> Ledger:
+    """Open a ledger to prune it; beside the routers of a server with a journal of its own, which stays empty."""
+    if isinstance(place, Server):
+        directory = tempfile.mkdtemp(prefix="hybrid-router-ledger-")
+        return Ledger.open(directory, clock=SystemClock(), server=place, remove=True)
+    return Ledger.open(place.parent, clock=SystemClock())
 
 
 def _before(before: str, older_than: str) -> float:

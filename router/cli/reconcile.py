@@ -17,9 +17,10 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from router.cli.instant import epoch_s
-from router.config import ConfigError, load_config
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
 from router.invoices import Invoice, InvoiceError, read_invoice
-from router.ledger import DATABASE, Filter, LedgerReader
+from router.ledger import Filter, LedgerReader
 from router.ledger.billed import billed_calls, billed_sums
 from router.money import UNKNOWN, usd
 from router.reconcile import EXPLAINED, Difference, Result, by_request, by_sum, result_json
@@ -40,9 +41,7 @@ def reconcile(
             "(JSON), Google Cloud's billing export (CSV).",
         ),
     ],
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
     since: Annotated[
         str, typer.Option(help="From this time, inclusive, UTC; default: what the invoice covers.")
@@ -69,10 +68,9 @@ def reconcile(
     Example: hybrid-router reconcile cost_report.json usage_report.json google.csv --json
     """
     read = [(name, _read(name)) for name in invoices]
-    directory = ledger or Path(load_config(config).ledger.path)
     window = (epoch_s("--since", since), epoch_s("--until", until))
     usage = next((each for _, each in read if each.kind == "anthropic_usage"), None)
-    with LedgerReader.open(directory / DATABASE) as reader, reader.snapshot():
+    with LedgerReader.open(place_asked(ledger, config)) as reader, reader.snapshot():
         results = [(name, _compare(reader, each, usage, window)) for name, each in read]
     if as_json:
         print(json.dumps([{"invoice": name, **result_json(found)} for name, found in results]))

@@ -7,17 +7,16 @@ from typing import Annotated
 import typer
 
 from router.cli.instant import epoch_s
-from router.config import ConfigError, load_config
-from router.ledger import DATABASE, Filter, LedgerReader
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
+from router.ledger import Filter, LedgerReader
 
 
 def report(
     out: Annotated[Path, typer.Option(help="Write the page here; - is standard output.")] = Path(
         "report.html"
     ),
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
     since: Annotated[
         str, typer.Option(help="From this time, inclusive: 2026-11-22 or 2026-11-22T10:00, UTC.")
@@ -43,8 +42,7 @@ def report(
     )
     if where.since_s is not None and where.until_s is not None and where.until_s <= where.since_s:
         raise ConfigError("--until: is not later than --since")
-    directory = ledger or Path(load_config(config).ledger.path)
-    with LedgerReader.open(directory / DATABASE) as reader:
+    with LedgerReader.open(place_asked(ledger, config)) as reader:
         text = page(figures_of(reader, where), title=title)
     if str(out) == "-":
         print(text, end="")

@@ -22,6 +22,7 @@ from classifier.logged import MAX_ROWS, Collected, LoggedRequest, collect
 from classifier.model import Model
 from classifier.registry import How, Registry
 from router.cli.instant import epoch_s
+from router.cli.place import LedgerOption, place_asked
 from router.cli.train import SEED_LABELS
 from router.config import ConfigError, load_config
 from router.training_log import from_ledger, from_parquet, write_parquet
@@ -38,9 +39,7 @@ DEFAULT_REGISTRY = Path("var/models")
 
 
 def retrain(
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     parquet: Annotated[
         list[Path] | None, typer.Option(help="Read rows from this Parquet file instead; repeatable.")
     ] = None,
@@ -178,7 +177,7 @@ def _promoted(models: Registry, digest: str, found: "Retrained", promote: bool, 
 
 
 def _rows(
-    ledger: Path | None,
+    ledger: str | None,
     parquet: list[Path],
     config: Path | None,
     since_s: float | None,
@@ -188,7 +187,7 @@ def _rows(
         if ledger is not None:
             raise ConfigError("give --ledger or --parquet, one of the two")
         return (row for file in parquet for row in from_parquet(file, since_s, until_s))
-    return from_ledger(ledger or Path(load_config(config).ledger.path), since_s, until_s)
+    return from_ledger(place_asked(ledger, config), since_s, until_s)
 
 
 def _labels(files: list[Path]) -> Dataset:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.live import Live
 
 from router import attributes
-from router.config import ConfigError, load_config
-from router.ledger import DATABASE, CostRow, Filter, LedgerReader, StoreError
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
+from router.ledger import CostRow, Filter, LedgerReader, Place, StoreError
 from router.top import MINUTE_S, Frame, Minute, Share, empty, frame_text, starts
 from router.v1 import operator_service_pb2 as pb
 from router.v1 import operator_service_pb2_grpc
@@ -46,9 +47,7 @@ class Unavailable(Exception):
 
 
 def top(
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML, that name the ledger.")] = None,
     target: Annotated[
         str, typer.Option(help="host:port of a running router to ask instead of the file.")
@@ -85,11 +84,10 @@ def top(
         source.close()
 
 
-def _source(target: str, metrics: str, ledger: Path | None, config: Path | None, window_s: int) -> Source:
+def _source(target: str, metrics: str, ledger: str | None, config: Path | None, window_s: int) -> Source:
     if target:
         return RouterSource(target, metrics, window_s)
-    directory = ledger or Path(load_config(config).ledger.path)
-    return LedgerSource(directory / DATABASE, window_s)
+    return LedgerSource(place_asked(ledger, config), window_s)
 
 
 def _once(source: Source, console: Console) -> None:
@@ -121,20 +119,20 @@ def _live(source: Source, console: Console, interval_s: float, window_s: int) ->
             pause.wait(interval_s)
 
 
-# --- a ledger's file
+# --- a ledger's database
 # --------------------------------------------------------------------------------------------------------------
 
 
 class LedgerSource:
-    """Frames from a ledger's file, which a router may be writing to."""
+    """Frames from a ledger's database, which routers may be writing to."""
 
-    def __init__(self, path: Path, window_s: int) -> None:
-        """Open the file.
+    def __init__(self, place: Place, window_s: int) -> None:
+        """Open the database.
 
         Raises:
             FileNotFoundError, StoreError: It is not there, or is no ledger's.
         """
-        self._reader = LedgerReader.open(path)
+        self._reader = LedgerReader.open(place)
         self._window_s = window_s
 
     def frame(self, now_s: float) -> Frame:
@@ -164,7 +162,7 @@ class LedgerSource:
         )
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._reader.close()
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.instant import epoch_s, finite
-from router.config import ConfigError, load_config
+from router.cli.place import LedgerOption, place_asked
+from router.config import ConfigError
 from router.picture import drawable
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def tune(
         str, typer.Option(help="From this time, inclusive: 2026-11-22 or 2026-11-22T10:00, UTC.")
     ] = "",
     until: Annotated[str, typer.Option(help="To this time, exclusive.")] = "",
-    ledger: Annotated[
-        Path | None, typer.Option(help="Directory of the ledger; default: the settings'.")
-    ] = None,
+    ledger: LedgerOption = None,
     labels: Annotated[
         Path | None, typer.Option(help="Parquet file of logged requests instead of a ledger.")
     ] = None,
@@ -106,14 +105,14 @@ _Chosen = list[tuple[str, str, "Point | None"]]
 
 
 def _rows(
-    ledger: Path | None, labels: Path | None, config: Path | None, since: str, until: str
+    ledger: str | None, labels: Path | None, config: Path | None, since: str, until: str
 ) -> "Iterator[LoggedRequest]":
     from router import training_log
 
     since_s, until_s = epoch_s("--since", since), epoch_s("--until", until)
     if labels is not None:
         return training_log.from_parquet(labels, since_s, until_s)
-    return training_log.from_ledger(ledger or Path(load_config(config).ledger.path), since_s, until_s)
+    return training_log.from_ledger(place_asked(ledger, config), since_s, until_s)
 
 
 def _chosen(

@@ -5,8 +5,9 @@ See README.md beside this file for the design, its guarantees and its measured c
 
 from router.ledger.groups import GROUPS, Comparison, Filter
 from router.ledger.judged import DecidedAttempt, DecidedRequest
-from router.ledger.ledger import DATABASE, Ledger, LedgerLocked, LedgerSettings, LedgerStats
+from router.ledger.ledger import Ledger, LedgerLocked, LedgerSettings, LedgerStats
 from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
+from router.ledger.place import DATABASE, Place, Server, place_of
 from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.recent import Turn
 from router.ledger.recovery import Recovery
@@ -37,10 +38,13 @@ __all__ = [
     "LedgerStore",
     "MissRow",
     "PastWarm",
+    "Place",
     "Recovery",
     "SchemaTooNew",
+    "Server",
     "StoreError",
     "Tokens",
     "Turn",
     "WarmRow",
+    "place_of",
 ]

@@ -7,14 +7,17 @@ difference means is `router.reconcile`'s.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Filter, conditions
 
 PARTS = ("uncached_input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "tools")
 """What providers itemise; thinking is output."""
+PAGE_CALLS = 5_000
+"""Calls read at a time: memory is bounded however long the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,37 +76,52 @@ _UNKNOWN = "cost_nano_usd IS NULL AND outcome <> 'refused'"
 _FLOOR = "cost_nano_usd IS NOT NULL AND usage_complete = 0"
 
 
-def billed_calls(connection: sqlite3.Connection, where: Filter | None = None) -> Iterator[BilledCall]:
-    """Yield calls by start."""
+def billed_calls(connection: Database, where: Filter | None = None) -> Iterator[BilledCall]:
+    """Yield calls by start, reading a page of them at a time."""
     condition, bound = conditions(where, CALL_GROUPS)
-    rows = connection.execute(
+    place: tuple[float, int] | None = None
+    while rows := _page(connection, condition, bound, place):
+        yield from map(_billed_call, rows)
+        place = (rows[-1][5], rows[-1][14])
+
+
+def _page(
+    connection: Database, condition: str, bound: tuple[str | float, ...], after: tuple[float, int] | None
+) -> list[tuple[Any, ...]]:
+    """Return at most PAGE_CALLS rows behind the position `after`."""
+    if after is not None:
+        condition += " AND (started_time_s, id) > (?, ?)"
+        bound = (*bound, *after)
+    return connection.execute(
         f"SELECT request_id, attempt, upstream, {CALL_GROUPS['model']}, outcome, started_time_s, settled_time_s,"
         f" CASE WHEN {_FREE} THEN 0 ELSE cost_nano_usd END, cost_bound_nano_usd, usage_complete, input_tokens,"
         " output_tokens, coalesce(json_extract(CAST(record AS TEXT), '$.response_id'), ''),"
-        " coalesce(json_extract(CAST(record AS TEXT), '$.upstream_request_id'), '')"
-        f" FROM calls WHERE {condition} ORDER BY started_time_s, id",
-        bound,
+        " coalesce(json_extract(CAST(record AS TEXT), '$.upstream_request_id'), ''), id"
+        f" FROM calls WHERE {condition} ORDER BY started_time_s, id LIMIT ?",
+        (*bound, PAGE_CALLS),
+    ).fetchall()
+
+
+def _billed_call(row: tuple[Any, ...]) -> BilledCall:
+    return BilledCall(
+        request_id=row[0],
+        attempt=row[1],
+        upstream=row[2],
+        model=row[3],
+        outcome=row[4],
+        started_time_s=row[5],
+        ended_time_s=row[6],
+        cost_nano_usd=row[7],
+        bound_nano_usd=row[8],
+        complete=None if row[9] is None else bool(row[9]),
+        input_tokens=row[10],
+        output_tokens=row[11],
+        response_id=row[12],
+        upstream_request_id=row[13],
     )
-    for row in rows:
-        yield BilledCall(
-            request_id=row[0],
-            attempt=row[1],
-            upstream=row[2],
-            model=row[3],
-            outcome=row[4],
-            started_time_s=row[5],
-            ended_time_s=row[6],
-            cost_nano_usd=row[7],
-            bound_nano_usd=row[8],
-            complete=None if row[9] is None else bool(row[9]),
-            input_tokens=row[10],
-            output_tokens=row[11],
-            response_id=row[12],
-            upstream_request_id=row[13],
-        )
 
 
-def billed_sums(connection: sqlite3.Connection, where: Filter | None = None) -> list[BilledSum]:
+def billed_sums(connection: Database, where: Filter | None = None) -> list[BilledSum]:
     """Return sums by day, upstream and model, in that order."""
     condition, bound = conditions(where, CALL_GROUPS)
     money = (

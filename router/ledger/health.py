@@ -6,8 +6,9 @@ progress, interrupted, set aside) is told apart from what is wrong. This module 
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
+
+from router.ledger.database import Database
 
 _PARTS = (
     "uncached_input_nano_usd + cache_write_5m_nano_usd + cache_write_1h_nano_usd + cache_read_nano_usd"
@@ -50,7 +51,7 @@ class Finding:
     example: str = ""
 
 
-def faults(connection: sqlite3.Connection) -> list[Finding]:
+def faults(connection: Database) -> list[Finding]:
     """Return what must not be, those that are; a few seconds for a million calls."""
     found = []
     for name, where in _FAULTS.items():
@@ -60,7 +61,7 @@ def faults(connection: sqlite3.Connection) -> list[Finding]:
     return found
 
 
-def notes(connection: sqlite3.Connection) -> list[Finding]:
+def notes(connection: Database) -> list[Finding]:
     """Return what is worth knowing."""
     return [
         Finding(name, connection.execute(f"SELECT count(*) FROM {where}").fetchone()[0])

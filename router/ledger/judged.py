@@ -8,7 +8,6 @@ Nothing here is text of a request; packed features are hashed.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
@@ -16,6 +15,7 @@ import msgspec
 
 from router.feedback import MAX_SOURCES, Feedback, Receipt, Received, Verdict
 from router.ledger import codec
+from router.ledger.database import Database
 from router.settlement import DecisionRecord, Outcome, Settlement
 
 _IDS_AT_ONCE = 500
@@ -85,7 +85,7 @@ class DecidedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def keep(
-    connection: sqlite3.Connection, feedback: Feedback, open_requests: Mapping[str, str], oldest_s: float
+    connection: Database, feedback: Feedback, open_requests: Mapping[str, str], oldest_s: float
 ) -> Receipt:
     """Keep one judgement, inside the caller's transaction; see `LedgerStore.keep_feedback`."""
     request_id, source, time_s = feedback.request_id, feedback.source, feedback.time_s
@@ -123,9 +123,7 @@ def keep(
     )
 
 
-def feedback_for(
-    connection: sqlite3.Connection, request_ids: Iterable[str]
-) -> dict[str, tuple[Feedback, ...]]:
+def feedback_for(connection: Database, request_ids: Iterable[str]) -> dict[str, tuple[Feedback, ...]]:
     """Return the judgements of requests, by source; requests that nobody judged are left out."""
     found: dict[str, list[Feedback]] = {}
     for ids in _batches(request_ids):
@@ -149,7 +147,7 @@ def feedback_for(
 
 
 def decided_page(
-    connection: sqlite3.Connection,
+    connection: Database,
     since_s: float | None,
     until_s: float | None,
     after: tuple[float, int] | None,
@@ -188,9 +186,7 @@ def decided_page(
     ]
 
 
-def _later_attempts(
-    connection: sqlite3.Connection, request_ids: Iterable[str]
-) -> dict[str, list[Settlement]]:
+def _later_attempts(connection: Database, request_ids: Iterable[str]) -> dict[str, list[Settlement]]:
     found: dict[str, list[Settlement]] = {}
     for ids in _batches(request_ids):
         rows = connection.execute(
@@ -203,7 +199,7 @@ def _later_attempts(
     return found
 
 
-def _broken_off(connection: sqlite3.Connection, request_ids: Iterable[str]) -> set[str]:
+def _broken_off(connection: Database, request_ids: Iterable[str]) -> set[str]:
     """Requests one of whose attempts was interrupted: nobody knows what that one cost."""
     found: set[str] = set()
     for ids in _batches(request_ids):

@@ -27,6 +27,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Self, TypeVar
+from uuid import uuid4
 
 from router.clock import Clock
 from router.errors import LedgerUnavailable
@@ -34,11 +35,13 @@ from router.feedback import Feedback, Receipt
 from router.ledger import codec
 from router.ledger.codec import IntentRecord, SettlementRecord, WarmRecord
 from router.ledger.groups import Filter
-from router.ledger.journal import Journal
+from router.ledger.journal import Journal, sync_directory
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
 from router.ledger.past import DAY_S, Past, whole_days
+from router.ledger.place import DATABASE, Server, driver
 from router.ledger.queries import Interrupted, LedgerReader
+from router.ledger.readers import Readers
 from router.ledger.recent import LastCall, Turn
 from router.ledger.recovery import Recovery, recover
 from router.ledger.sqlite import SqliteStore
@@ -52,8 +55,9 @@ from router.warm_verdict import WarmVerdict
 _LOG = logging.getLogger("router.ledger")
 _T = TypeVar("_T")
 
-DATABASE = "ledger.sqlite3"
 JOURNAL = "journal"
+OWNER = "owner"
+"""File beside the journal that names it to a server which several routers share."""
 
 
 class LedgerLocked(Exception):
@@ -131,6 +135,7 @@ class Ledger:
         self,
         directory: Path,
         *,
+        readers: Readers,
         lock_fd: int,
         journal: Journal,
         writer: Writer,
@@ -139,6 +144,7 @@ class Ledger:
         remove: bool,
     ) -> None:
         self._directory = directory
+        self._readers = readers
         self._lock_fd = lock_fd
         self._journal = journal
         self._writer = writer
@@ -161,6 +167,7 @@ class Ledger:
         clock: Clock,
         settings: LedgerSettings | None = None,
         store: LedgerStore | None = None,
+        server: Server | None = None,
         remove: bool = False,
     ) -> Self:
         """Open the ledger in a directory, making it if need be, and replay what a dead process left.
@@ -168,16 +175,16 @@ class Ledger:
         Blocks for as long as the replay takes (about a second per 20,000 calls).
 
         Args:
-            path: A directory of the ledger's own, on a local disk.
+            path: A directory of the ledger's own, on a local disk; the journal is here in any case.
             clock: Time for what was found interrupted.
             settings: None for the defaults.
-            store: Where records go, closed with the ledger; None for SQLite in the directory, which is
-                also where the ledger's own queries look.
+            store: Where records go, closed with the ledger; None for the one of the place.
+            server: Where the database is, and where the ledger's own queries look; None for SQLite in the directory.
             remove: Delete the directory on closing.
 
         Raises:
             LedgerLocked: Another process, or this one, has it open.
-            StoreError: The database cannot be opened.
+            StoreError: The database cannot be opened, or its server is away.
             SchemaTooNew: A newer release made it.
             OSError: The directory cannot be used.
         """
@@ -188,7 +195,8 @@ class Ledger:
         lock_fd = _lock(directory)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, lock_fd)
-            store = store or SqliteStore(directory / DATABASE, clock.now())
+            if store is None:
+                store = _store(directory, server, clock.now())
             undo.callback(store.close)
             recovery = recover(store, journal_directory, clock.now())
             journal = Journal(
@@ -208,6 +216,7 @@ class Ledger:
         writer.start()
         return cls(
             directory,
+            readers=Readers(server or directory / DATABASE),
             lock_fd=lock_fd,
             journal=journal,
             writer=writer,
@@ -415,6 +424,7 @@ class Ledger:
         failure = stopped.exception()
         self._writer.join()
         durable = self._writer.close_store() and failure is None
+        self._readers.close()
         self._journal.close(remove=durable)
         os.close(self._lock_fd)
         if self._remove:
@@ -516,11 +526,7 @@ class Ledger:
     async def _read(self, query: Callable[[LedgerReader], _T]) -> _T:
         """Run a query in a thread on a connection of its own, after everything noted so far is committed."""
         await self.flush()
-        return await asyncio.to_thread(self._query, query)
-
-    def _query(self, query: Callable[[LedgerReader], _T]) -> _T:
-        with LedgerReader.open(self._directory / DATABASE) as reader:
-            return query(reader)
+        return await asyncio.to_thread(self._readers.ask, query)
 
     def _rotate(self) -> None:
         """Begin a new journal segment when it is time; the writer ends the old one."""
@@ -531,6 +537,27 @@ class Ledger:
 
 def _name(settlement: Settlement) -> str:
     return f"{settlement.intent.request_id}/{settlement.intent.attempt}"
+
+
+def _store(directory: Path, server: Server | None, now_s: float) -> LedgerStore:
+    """Open the store of a place."""
+    if server is None:
+        return SqliteStore(directory / DATABASE, now_s)
+    store: LedgerStore = driver().PostgresStore(server, owner_of(directory), now_s)
+    return store
+
+
+def owner_of(directory: Path) -> str:
+    """Return the id of the journal in a directory, drawn when it is asked for the first time."""
+    path = directory / OWNER
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="ascii").strip()
+    owner = uuid4().hex
+    part = path.with_name(f".{OWNER}.part")
+    part.write_text(owner, encoding="ascii")
+    os.replace(part, path)
+    sync_directory(directory)
+    return owner
 
 
 def _lock(directory: Path) -> int:

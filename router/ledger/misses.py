@@ -8,10 +8,10 @@ judge (see `router.doctor`).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions, expressions
 
 _MISS_GROUPS = {
@@ -124,9 +124,7 @@ _MISS_SUMS = (
 )
 
 
-def caching(
-    connection: sqlite3.Connection, group_by: Sequence[str], where: Filter | None
-) -> list[CachingRow]:
+def caching(connection: Database, group_by: Sequence[str], where: Filter | None) -> list[CachingRow]:
     """Return one row per group of the calls on Opus, by the groups' values; see `LedgerReader.caching`."""
     keys, values = expressions(group_by, CALL_GROUPS)
     condition, bound = conditions(where, CALL_GROUPS)
@@ -138,7 +136,7 @@ def caching(
     return [_caching_row(tuple(group_by), row) for row in connection.execute(sql, (*values, *bound))]
 
 
-def misses(connection: sqlite3.Connection, group_by: Sequence[str], where: Filter | None) -> list[MissRow]:
+def misses(connection: Database, group_by: Sequence[str], where: Filter | None) -> list[MissRow]:
     """Return one row per group of misses, by the groups' values; see `LedgerReader.misses`."""
     keys, values = expressions(group_by, _MISS_GROUPS)
     condition, bound = conditions(where, _MISS_GROUPS)
@@ -160,7 +158,7 @@ def misses(connection: sqlite3.Connection, group_by: Sequence[str], where: Filte
 
 
 def dearest(
-    connection: sqlite3.Connection, group_by: Sequence[str], where: Filter | None, limit: int
+    connection: Database, group_by: Sequence[str], where: Filter | None, limit: int
 ) -> list[DearMiss]:
     """Return the `limit` dearest misses of each group, dearest first; see `LedgerReader.dearest_misses`."""
     keys, values = expressions(group_by, _MISS_GROUPS)
@@ -173,7 +171,7 @@ def dearest(
         " missed_tokens DESC NULLS LAST, started_time_s, request_id, attempt, rank) AS place"
         f" FROM (SELECT {grouped + ', ' if grouped else ''}request_id, attempt, started_time_s,"
         " misses.cause AS cause, misses.layer AS layer, missed_tokens, lost_nano_usd, rank"
-        f" FROM {_FROM} WHERE {condition})) WHERE place <= ? ORDER BY {', '.join([*names, 'place'])}"
+        f" FROM {_FROM} WHERE {condition}) AS found) AS ranked WHERE place <= ? ORDER BY {', '.join([*names, 'place'])}"
     )
     count = len(keys)
     return [

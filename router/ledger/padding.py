@@ -8,9 +8,9 @@ interrupted) is one of unknown cost in any case and is left to that count.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Filter, conditions
 
 
@@ -31,7 +31,7 @@ class Padding:
     unknown_calls: int
 
 
-def padding(connection: sqlite3.Connection, where: Filter | None = None) -> Padding:
+def padding(connection: Database, where: Filter | None = None) -> Padding:
     """Sum the filler of the calls that answered users."""
     condition, bound = conditions(where, CALL_GROUPS)
     row = connection.execute(

@@ -9,10 +9,10 @@ sessions, labels and single calls are gone, and a question by these cannot be an
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
 from router.ledger.sums import NAMES, SUMS, CostRow, cost_row
 
@@ -75,7 +75,7 @@ def whole_days(before_s: float) -> float:
     return float(before_s // DAY_S * DAY_S)
 
 
-def prune(connection: sqlite3.Connection, before_s: float, limit: int) -> int:
+def prune(connection: Database, before_s: float, limit: int) -> int:
     """Move about `limit` of the oldest calls that began before into the sums, inside the caller's transaction.
 
     Args:
@@ -108,14 +108,14 @@ def prune(connection: sqlite3.Connection, before_s: float, limit: int) -> int:
     return int(count)
 
 
-def pruned(connection: sqlite3.Connection) -> Pruned | None:
+def pruned(connection: Database) -> Pruned | None:
     """Return what has been taken away, None when nothing was."""
     row = connection.execute("SELECT before_time_s, calls FROM pruned WHERE id = 1").fetchone()
     return None if row is None else Pruned(*row)
 
 
 def past_costs(
-    connection: sqlite3.Connection, group_by: Sequence[str] = (), where: Filter | None = None
+    connection: Database, group_by: Sequence[str] = (), where: Filter | None = None
 ) -> list[CostRow]:
     """Return the sums of calls that are not kept, one row per group, by the groups' values.
 
@@ -141,7 +141,7 @@ def past_costs(
     return [cost_row(tuple(group_by), row) for row in rows]
 
 
-def past_of(connection: sqlite3.Connection, where: Filter | None = None) -> Past | None:
+def past_of(connection: Database, where: Filter | None = None) -> Past | None:
     """Return what a question about kept calls leaves out, None for nothing."""
     gone = pruned(connection)
     if gone is None or (where is not None and where.since_s is not None and where.since_s >= gone.before_s):

@@ -21,10 +21,12 @@ from typing import Self, TypeVar
 
 from router.feedback import Feedback
 from router.ledger import codec, judged, misses, warms
+from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
 from router.ledger.past import SINCE, Past, past_of
+from router.ledger.place import Place, Server, driver
 from router.ledger.recent import LastCall, Turn, last_calls, last_turns
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE
 from router.ledger.sqlite import as_store_error
@@ -54,28 +56,20 @@ class LedgerReader:
     Every question raises `StoreError` when the database fails, e.g. on a damaged page or a failing disk.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Database) -> None:
         self._connection = connection
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the database file at `path` for reading.
+    def open(cls, place: Place) -> Self:
+        """Open a database for reading: SQLite's file, or one on a server.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such file.
             StoreError: It cannot be read, is no ledger's, or a newer release made it.
         """
-        if not path.exists():
-            raise FileNotFoundError(f"there is no ledger database at {path}")
-        uri = f"{path.absolute().as_uri()}?mode=ro"
+        connection = driver().reading(place) if isinstance(place, Server) else _reading(place)
         try:
-            connection = sqlite3.connect(
-                uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
-            )
-        except sqlite3.Error as error:
-            raise StoreError(f"the ledger's database {path} cannot be opened: {error}") from error
-        try:
-            _check_version(connection, path)
+            _check_version(connection, place)
         except BaseException:
             connection.close()
             raise
@@ -88,6 +82,11 @@ class LedgerReader:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing more can be asked: the connection to a server is lost, or a transaction was left open."""
+        return self._connection.in_transaction or bool(getattr(self._connection, "closed", False))
 
     def close(self) -> None:
         """Close the connection."""
@@ -271,7 +270,7 @@ class LedgerReader:
         return judged.decided_page(self._connection, since_s, until_s, after, limit)
 
     @as_store_error()
-    def ask(self, question: Callable[[sqlite3.Connection], _T], *, version: int = 4) -> _T:
+    def ask(self, question: Callable[[Database], _T], *, version: int = 4) -> _T:
         """Answer a question of another module, which reads and changes nothing but its own temporary tables.
 
         Raises:
@@ -323,15 +322,26 @@ class LedgerReader:
         return list(self._connection.execute("SELECT request_id, attempt, reason FROM aside ORDER BY id"))
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _reading(path: Path) -> Database:
+    """Open SQLite's file for reading."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no ledger database at {path}")
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreError(f"the ledger's database {path} cannot be opened: {error}") from error
+
+
+def _check_version(connection: Database, place: Place) -> None:
     """Refuse what is no ledger's database and what a newer release made; an older one answers what it can."""
     try:
         (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read as a ledger's database: {error}") from error
+    except (sqlite3.Error, StoreError) as error:
+        raise StoreError(f"{place} cannot be read as a ledger's database: {error}") from error
     if version < 1:
-        raise StoreError(f"{path} is a ledger's database without tables; open it once with the service")
+        raise StoreError(f"{place} is a ledger's database without tables; open it once with the service")
     if version > len(MIGRATIONS):
         raise StoreError(
-            f"{path} has schema version {version}, this release knows {len(MIGRATIONS)}; run a newer release"
+            f"{place} has schema version {version}, this release knows {len(MIGRATIONS)}; run a newer release"
         )

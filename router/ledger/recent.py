@@ -6,28 +6,29 @@ large the ledger: only so many of the newest rows are looked at, and columns are
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from router.ledger.database import Database
 
 ROWS_LOOKED_AT = 10_000
 """Newest calls of any route that are looked at."""
 
 _SQL = """
 WITH newest AS (SELECT id FROM calls WHERE started_time_s >= ? ORDER BY started_time_s DESC LIMIT ?),
-last AS (
-    SELECT id, max(started_time_s) AS started_time_s FROM calls
-    WHERE id IN newest AND kind = 'settled' AND route = ? AND purpose = 'user' AND session <> ''
+ranked AS (
+    SELECT id, started_time_s,
+        row_number() OVER (PARTITION BY tenant, session ORDER BY started_time_s DESC, id DESC) AS place
+    FROM calls
+    WHERE id IN (SELECT id FROM newest) AND kind = 'settled' AND route = ? AND purpose = 'user' AND session <> ''
         AND input_tokens IS NOT NULL
-    GROUP BY tenant, session ORDER BY 2 DESC LIMIT ?
-)
+),
+last AS (SELECT id FROM ranked WHERE place = 1 ORDER BY started_time_s DESC LIMIT ?)
 SELECT tenant, session, model, calls.started_time_s, input_tokens,
        cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens,
        coalesce(json_extract(CAST(record AS TEXT), '$.response_id'), '')
 FROM last JOIN calls USING (id) ORDER BY 4 DESC
 """
-# SQLite takes the bare columns of a group from the row that max() came from
-# (https://www.sqlite.org/lang_select.html#bareagg, read 2026-11).
 
 
 _TURNS = """
@@ -76,13 +77,13 @@ class LastCall:
     response_id: str
 
 
-def last_calls(connection: sqlite3.Connection, route: str, since_s: float, limit: int) -> list[LastCall]:
+def last_calls(connection: Database, route: str, since_s: float, limit: int) -> list[LastCall]:
     """Return the last call on `route` of at most `limit` sessions that called since `since_s`, newest first."""
     rows = connection.execute(_SQL, (since_s, ROWS_LOOKED_AT, route, limit))
     return [LastCall(*row) for row in rows]
 
 
-def last_turns(connection: sqlite3.Connection, since_s: float, limit: int) -> list[Turn]:
+def last_turns(connection: Database, since_s: float, limit: int) -> list[Turn]:
     """Return the last `limit` answered turns of sessions since `since_s`, oldest first."""
     rows = connection.execute(_TURNS, (since_s, limit)).fetchall()
     return [Turn._make(row) for row in reversed(rows)]

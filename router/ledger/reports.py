@@ -10,12 +10,12 @@ nothing and lays nothing out.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from router.ledger.database import Database, Rows
 from router.ledger.groups import CALL_GROUPS, Comparison, Filter, conditions
 
 PERCENTS = (50, 90, 99)
@@ -41,9 +41,9 @@ FROM calls WHERE
 _MONEY = (
     "count(*)",
     "coalesce(sum(cost), 0)",
-    "coalesce(sum(unknown), 0)",
+    "count(*) FILTER (WHERE unknown)",
     "coalesce(sum(bound) FILTER (WHERE unknown), 0)",
-    "coalesce(sum(floor), 0)",
+    "count(*) FILTER (WHERE floor)",
     "coalesce(sum(bound - cost) FILTER (WHERE floor AND bound >= cost), 0)",
     "count(*) FILTER (WHERE (unknown AND bound IS NULL) OR (floor AND (bound IS NULL OR bound < cost)))",
 )
@@ -167,7 +167,7 @@ class Seen:
         bound: Values bound in it.
     """
 
-    def __init__(self, connection: sqlite3.Connection, source: str, bound: tuple[str | float, ...]) -> None:
+    def __init__(self, connection: Database, source: str, bound: tuple[str | float, ...]) -> None:
         self._connection = connection
         self._source = source
         self._bound = bound
@@ -199,7 +199,7 @@ class Seen:
             )
         ]
 
-    def groups(self, names: Sequence[str], limit: int, where: str = "1") -> list[Group]:
+    def groups(self, names: Sequence[str], limit: int, where: str = "TRUE") -> list[Group]:
         """Return the `limit` dearest groups by columns of the table, dearest first, and by name where equal."""
         keys = ", ".join(names)
         rows = self._ask(
@@ -260,25 +260,21 @@ class Seen:
         ((brier,),) = self._ask("SELECT avg((p_hit - held) * (p_hit - held))", f"WHERE {tested}")
         return self._bins("p_hit", CHANCE_BINS, "''", "avg(held)", tested), brier
 
-    def judged(self) -> Judged | None:
-        """Return how scores did against feedback; None when this ledger keeps no feedback.
+    def judged(self) -> Judged:
+        """Return how scores did against feedback.
 
         Whether Opus was needed is what "opus_needed" and "flash_sufficed" say of any answer, "bad" and "good" of an
         answer of Flash. Sources that disagree count by their share.
         """
-        if not self._connection.execute(
-            "SELECT 1 FROM main.sqlite_master WHERE name = 'feedback'"
-        ).fetchone():
-            return None
         self._connection.execute("DROP TABLE IF EXISTS temp.judged")
         self._connection.execute(
-            "CREATE TEMP TABLE judged AS SELECT score, avg(CASE WHEN verdict = 'opus_needed' THEN 1.0"
+            "CREATE TEMP TABLE judged AS SELECT max(score) AS score, avg(CASE WHEN verdict = 'opus_needed' THEN 1.0"
             " WHEN verdict = 'flash_sufficed' THEN 0.0 WHEN route = 'flash' AND verdict = 'bad' THEN 1.0"
             " WHEN route = 'flash' AND verdict = 'good' THEN 0.0 END) AS needed FROM"
-            " (SELECT seen.request_id AS request_id, seen.score AS score, route, verdict FROM main.feedback AS said"
+            " (SELECT seen.request_id AS request_id, seen.score AS score, route, verdict FROM feedback AS said"
             # Crossed, so that the few judgements look up their calls and not every call its judgements.
             f" CROSS JOIN {self._source} WHERE seen.request_id = said.request_id"
-            " AND seen.role = 'answer' AND seen.score IS NOT NULL) GROUP BY request_id",
+            " AND seen.role = 'answer' AND seen.score IS NOT NULL) AS found GROUP BY request_id",
             self._bound,
         )
         rows = self._connection.execute(
@@ -298,25 +294,31 @@ class Seen:
         )
         return [Bin(number=n, route=r, count=c, mean=m, came_true=t) for n, r, c, m, t in rows]
 
-    def _ask(self, select: str, rest: str = "", bound: tuple[str | float, ...] = ()) -> sqlite3.Cursor:
+    def _ask(self, select: str, rest: str = "", bound: tuple[str | float, ...] = ()) -> Rows:
         """Put a question to the calls of the window; `bound` goes into `rest`."""
         return self._connection.execute(f"{select} FROM {self._source} {rest}", (*self._bound, *bound))
 
 
 @contextmanager
-def seen(connection: sqlite3.Connection, where: Filter | None = None) -> Iterator[Seen]:
+def seen(connection: Database, where: Filter | None = None) -> Iterator[Seen]:
     """Look at the calls of `where`; what was kept to do so goes when the block ends."""
     condition, bound = conditions(where, CALL_GROUPS)
-    connection.execute("DROP TABLE IF EXISTS temp.seen")
+    outer = connection.in_transaction
+    if not outer:
+        connection.execute("BEGIN")
     try:
+        connection.execute("DROP TABLE IF EXISTS temp.seen")
         if where is None or not where.equal:
             yield Seen(connection, f"({_SLIM}{condition}) AS seen", bound)
         else:
             connection.execute(f"CREATE TEMP TABLE seen AS {_SLIM}{condition}", bound)
             yield Seen(connection, "temp.seen AS seen", ())
-    finally:
         connection.execute("DROP TABLE IF EXISTS temp.judged")
         connection.execute("DROP TABLE IF EXISTS temp.seen")
+    finally:
+        # After an error what was kept goes with the transaction, at the latest with the next page.
+        if not outer and connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _comparison(baseline: str) -> list[str]:

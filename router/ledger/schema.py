@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 from router.ledger import told
+from router.ledger.database import Database
 
 VERSION_1 = """
 CREATE TABLE calls (
@@ -225,7 +226,7 @@ CREATE TABLE pruned (
 
 MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6)
 """Statements that lead from version i to i + 1; released ones are never changed, only added to."""
-FIRST: Mapping[int, Callable[[sqlite3.Connection], None]] = {4: told.fill}
+FIRST: Mapping[int, Callable[[Database], None]] = {4: told.fill}
 """What is done before the statements that lead to a version, in transactions of its own; doing it again is harmless."""
 WARMS_SINCE = MIGRATIONS.index(VERSION_5) + 1
 """Version from which there are verdicts on warms."""
@@ -233,6 +234,11 @@ WARMS_SINCE = MIGRATIONS.index(VERSION_5) + 1
 
 class SchemaTooNew(Exception):
     """The database was made by a newer release than this one."""
+
+
+def too_new(found: int, known: int) -> str:
+    """Say that a database is ahead of this release."""
+    return f"the ledger has schema version {found}, this release knows {known}; run a newer release"
 
 
 def migrate(connection: sqlite3.Connection, now_s: float, migrations: Sequence[str] = MIGRATIONS) -> int:
@@ -252,10 +258,7 @@ def migrate(connection: sqlite3.Connection, now_s: float, migrations: Sequence[s
     )
     (current,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     if current > len(migrations):
-        raise SchemaTooNew(
-            f"the ledger has schema version {current}, this release knows {len(migrations)};"
-            " run a newer release"
-        )
+        raise SchemaTooNew(too_new(current, len(migrations)))
     for version in range(current + 1, len(migrations) + 1):
         if version in FIRST:
             FIRST[version](connection)

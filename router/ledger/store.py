@@ -17,7 +17,11 @@ from router.warm_verdict import WarmVerdict
 
 
 class StoreError(Exception):
-    """The store could not do it now (disk full, locked); the same request may work later."""
+    """The store could not do it now (disk full, locked, away); the same request may work later."""
+
+
+class Unstorable(StoreError):
+    """A value that no column takes; the same will never work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class LedgerStore(Protocol):
         ...
 
     def open_intents(self) -> list[IntentRecord]:
-        """Return the intents kept by `write` and not settled since."""
+        """Return the intents kept by `write` and not settled since, but for those of other processes that still run."""
         ...
 
     def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float) -> int:

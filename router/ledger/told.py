@@ -10,12 +10,12 @@ got, and the purpose for a call that no user asked for. All but the first are ov
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
+from router.ledger.database import Database
 from router.settlement import Purpose, Settlement
 
 _LOG = logging.getLogger("router.ledger")
@@ -32,7 +32,7 @@ TOLD = (
 )  # fmt: skip
 """The columns, in the order `told` gives them."""
 
-_ADD = """
+ADD = """
 ALTER TABLE calls ADD COLUMN discarded TEXT NOT NULL DEFAULT '';
 ALTER TABLE calls ADD COLUMN reason TEXT;
 ALTER TABLE calls ADD COLUMN score REAL;
@@ -120,7 +120,7 @@ def role_of(purpose: str, discarded: str) -> str:
     return DISCARDED if discarded else ANSWER
 
 
-def note_retried(connection: sqlite3.Connection, request_ids: Iterable[str]) -> None:
+def note_retried(connection: Database, request_ids: Iterable[str]) -> None:
     """Give the tries of these requests that another followed their role, in whatever order tries were stored."""
     again = [
         request_id
@@ -138,15 +138,15 @@ def note_retried(connection: sqlite3.Connection, request_ids: Iterable[str]) -> 
         )
 
 
-def fill(connection: sqlite3.Connection) -> None:
+def fill(connection: Database) -> None:
     """Add the columns and fill them for the calls that are there; what was done before is not done again.
 
     Raises:
-        sqlite3.Error: It failed; what was filled by then stays.
+        sqlite3.Error, StoreError: It failed; what was filled by then stays.
     """
     if "role" not in {row[1] for row in connection.execute("PRAGMA table_info(calls)")}:
         with _transaction(connection):
-            for statement in _ADD.split(";"):
+            for statement in ADD.split(";"):
                 if statement.strip():
                     connection.execute(statement)
     (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()
@@ -190,7 +190,7 @@ def _marks(ids: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def _transaction(connection: Database) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield

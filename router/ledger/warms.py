@@ -8,11 +8,11 @@ that were open when a process died have none either: what they cost is in `calls
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cache.regret import Estimate, Moments, Owner, Result, estimate_of
+from router.ledger.database import Database
 from router.ledger.groups import Filter
 from router.warm_verdict import WarmVerdict
 
@@ -32,9 +32,9 @@ _GROUPS = {
     "policy": "policy",
     "result": "result",
     "foresight": "foresight",
-    "hour": "strftime('%Y-%m-%dT%H:00Z', decided_time_s, 'unixepoch')",
-    "day": "strftime('%Y-%m-%d', decided_time_s, 'unixepoch')",
-    "month": "strftime('%Y-%m', decided_time_s, 'unixepoch')",
+    "hour": "strftime('%Y-%m-%dT%H:00Z', CAST(decided_time_s AS INTEGER), 'unixepoch')",
+    "day": "strftime('%Y-%m-%d', CAST(decided_time_s AS INTEGER), 'unixepoch')",
+    "month": "strftime('%Y-%m', CAST(decided_time_s AS INTEGER), 'unixepoch')",
 }
 WARM_GROUPS = frozenset(_GROUPS)
 """What decisions to warm can be grouped and filtered by; hours, days and months are UTC."""
@@ -148,7 +148,7 @@ _SUMS = (
 )
 
 
-def warms(connection: sqlite3.Connection, group_by: Sequence[str], where: Filter | None) -> list[WarmRow]:
+def warms(connection: Database, group_by: Sequence[str], where: Filter | None) -> list[WarmRow]:
     """Return one row per group of settled decisions, by the groups' values; see `LedgerReader.warms`."""
     keys = [_expression(name) for name in group_by]
     condition, bound = _condition(where)
@@ -158,11 +158,11 @@ def warms(connection: sqlite3.Connection, group_by: Sequence[str], where: Filter
     return [_row(tuple(group_by), row) for row in connection.execute(sql, bound)]
 
 
-def last_warms(connection: sqlite3.Connection, limit: int) -> list[PastWarm]:
+def last_warms(connection: Database, limit: int) -> list[PastWarm]:
     """Return the last `limit` decisions that were settled, in that order."""
     rows = connection.execute(
         "SELECT tenant, application, trigger_name, decided_time_s, settled_time_s, result, came, benefit_nano_usd,"
-        " benefit_s FROM (SELECT * FROM warms ORDER BY id DESC LIMIT ?) ORDER BY id",
+        " benefit_s FROM (SELECT * FROM warms ORDER BY id DESC LIMIT ?) AS latest ORDER BY id",
         (limit,),
     )
     return [

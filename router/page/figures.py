@@ -6,12 +6,12 @@ is read, and what ends the list of the dearest is decided by name where costs ar
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from router.ledger import Comparison, Filter, LedgerReader, MissRow
+from router.ledger.database import Database
 from router.ledger.padding import Padding
 from router.ledger.past import SINCE, Past, past_of
 from router.ledger.reports import Bin, Cell, Group, Judged, Money, Quantiles, Seen, Spans, seen
@@ -83,7 +83,6 @@ class Figures:
         misses: By cause, dearest first.
         first_byte, duration: Percentiles by route.
         beliefs: Chances that prefixes are warm, and `belief_brier` their mean squared error.
-        judged: None when this ledger keeps no feedback.
         unknown: Calls of unknown cost or with a floor by (kind, outcome, route).
         warms: What decisions to warm came to, by tenant and application, dearest first.
         past: What the window has lost to sums by day; in no other figure.
@@ -103,7 +102,7 @@ class Figures:
     scores: tuple[Bin, ...]
     beliefs: tuple[Bin, ...]
     belief_brier: float | None
-    judged: Judged | None
+    judged: Judged
     first_byte: tuple[Quantiles, ...]
     duration: tuple[Quantiles, ...]
     applications: tuple[Group, ...]
@@ -156,7 +155,7 @@ def _warms(reader: LedgerReader, where: Filter) -> tuple[WarmRow, ...]:
     return tuple(sorted(rows, key=lambda row: -row.cost_nano_usd))
 
 
-def _read(connection: sqlite3.Connection, where: Filter, misses: list[MissRow]) -> Figures | None:
+def _read(connection: Database, where: Filter, misses: list[MissRow]) -> Figures | None:
     with seen(connection, where) as found:
         extent = found.extent()
         return (

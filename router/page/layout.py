@@ -439,8 +439,6 @@ def _calibration(found: Figures) -> str:
         title="Classifier calibration",
         detail="Share of judged requests that needed Opus, by tenth of the score; on the dashed line scores are true.",
     )
-    if judged is None:
-        return _said(frame, "This ledger keeps no feedback, so whether scores come true cannot be told.")
     if not judged.requests or judged.brier is None:
         silent = (
             f" {_count(judged.silent, 'judged request')} did not have that said." if judged.silent else ""

@@ -1,6 +1,6 @@
 """A process that journals and settles until it is killed, and says what it was promised.
 
-Run as `python ledger_crash.py DIRECTORY PREFIX`. Each promise is one line on standard output: "I id" once
+Run as `python ledger_crash.py DIRECTORY PREFIX [URL]`. Each promise is one line on standard output: "I id" once
 `journal_intent` has returned, "S id" once `settle` has, "F id" once feedback has been answered, "W id" once a verdict
 on a warm has been noted. Every third call stays open while others come and go; some calls are judged once they are
 settled, some while they are open.
@@ -10,7 +10,7 @@ import os
 import sys
 
 from router.feedback import Feedback, Verdict
-from router.ledger import Ledger, LedgerSettings
+from router.ledger import Ledger, LedgerSettings, Server
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 
 
@@ -23,10 +23,11 @@ def judge(ledger, request_id):
     os.write(1, f"F {request_id}\n".encode())
 
 
-def main(directory, prefix):
+def main(directory, prefix, url=""):
     """Make calls without end."""
     settings = LedgerSettings(interval_s=0.002, retry_s=0.001, segment_bytes=20_000)
-    ledger = Ledger.open(directory, clock=StillClock(), settings=settings)
+    server = Server(url) if url else None
+    ledger = Ledger.open(directory, clock=StillClock(), settings=settings, server=server)
     waiting = []
     number = 0
     while True:
@@ -51,4 +52,4 @@ def main(directory, prefix):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

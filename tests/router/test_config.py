@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from router.app import cascades_of
 from router.config import Config, ConfigError, Secrets, load_config, load_secrets, show_config
 from router.escalation import Cascade, Signal
+from router.ledger import Server
+from router.ledger_place import ledger_place, ledger_server
 
 
 def write(path: Path, text: str) -> Path:
@@ -108,6 +110,48 @@ def test_a_key_file_that_is_not_there_is_named(tmp_path: Path):
     config = load_config(None, {"HYBRID_ROUTER__FLASH__API_KEY_FILE": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match=r"flash\.api_key_file"):
         load_secrets(config, {})
+
+
+PASSWORD = "s3cret-w0rd"
+
+
+def test_the_ledger_s_password_is_kept_out_of_files_and_shown_nowhere(tmp_path: Path):
+    """A settings file may not hold it; the environment may, and `config show` does not repeat it."""
+    for url in (f"postgresql://u:{PASSWORD}@db/x", f"postgresql://u@db/x?password={PASSWORD}"):
+        file = write(tmp_path, f'[ledger]\nurl = "{url}"')
+        with pytest.raises(ConfigError, match=r"ledger\.url: holds a password.*password_file") as caught:
+            load_config(file, {})
+        assert PASSWORD not in str(caught.value)
+        config = load_config(None, {"HYBRID_ROUTER__LEDGER__URL": url})
+        assert config.ledger.url == url
+        assert PASSWORD not in show_config(config)
+    plain = load_config(write(tmp_path, '[ledger]\nurl = "postgresql://u@db/x"'), {})
+    assert json.loads(show_config(plain))["ledger"]["url"] == "postgresql://u@db/x"
+
+
+def test_the_ledger_s_password_comes_from_its_file(tmp_path: Path):
+    """And is part of the server the ledger is on, which does not show it."""
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    environ = {
+        "HYBRID_ROUTER__LEDGER__URL": "postgresql://u@db/x",
+        "HYBRID_ROUTER__LEDGER__PASSWORD_FILE": str(tmp_path / "password"),
+    }
+    server = ledger_server(load_config(None, environ))
+    assert server == Server("postgresql://u@db/x", PASSWORD)
+    assert PASSWORD not in repr(server)
+    missing = load_config(None, environ | {"HYBRID_ROUTER__LEDGER__PASSWORD_FILE": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match=r"ledger\.password_file"):
+        ledger_place(missing)
+    assert ledger_place(Config()) == Path("var/ledger/ledger.sqlite3")
+    assert ledger_server(Config()) is None
+
+
+@pytest.mark.parametrize("url", ["mysql://u@db/x", "var/ledger", f"postgresql://u:{PASSWORD}@[db/x"])
+def test_another_database_s_url_is_refused_unread(url: str):
+    """It may hold a password, so it is not repeated."""
+    with pytest.raises(ConfigError, match=r"ledger\.url: is no URL of a PostgreSQL database") as caught:
+        load_config(None, {"HYBRID_ROUTER__LEDGER__URL": url})
+    assert PASSWORD not in str(caught.value)
 
 
 def test_the_shown_tree_reads_back():

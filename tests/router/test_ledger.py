@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from router.errors import LedgerUnavailable
-from router.ledger import Ledger, LedgerLocked, LedgerReader, LedgerSettings, StoreError
+from router.ledger import Ledger, LedgerLocked, LedgerSettings, StoreError
 from router.ledger.journal import segments
 from router.ledger.ledger import DATABASE, JOURNAL
 from router.ledger.schema import MIGRATIONS, SchemaTooNew, migrate
-from router.ledger.sqlite import SqliteStore
+from tests.router.ledger_homes import SqliteHome
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 
 QUICK = LedgerSettings(interval_s=0.001, retry_s=0.001, sync=False)
@@ -26,15 +26,15 @@ def clock():
 
 
 @pytest.fixture
-def ledger(tmp_path, clock):
-    ledger = Ledger.open(tmp_path / "ledger", clock=clock, settings=QUICK)
+def ledger(home, tmp_path, clock):
+    ledger = opened(home, tmp_path / "ledger", clock)
     yield ledger
     ledger.close_blocking()
 
 
-def opened(path, clock, **changes):
+def opened(home, path, clock, store=None, **changes):
     """Open the ledger at `path` with quick settings."""
-    return Ledger.open(path, clock=clock, settings=replace(QUICK, **changes))
+    return home.open(path, clock=clock, settings=replace(QUICK, **changes), store=store)
 
 
 def break_journal(ledger, monkeypatch):
@@ -46,11 +46,11 @@ def break_journal(ledger, monkeypatch):
     monkeypatch.setattr(ledger._journal, "append", full)
 
 
-class TroubledStore(SqliteStore):
+class Troubled:
     """The real store behind a gate: it fails while `troubled`, and `write` waits while `gate` is closed."""
 
-    def __init__(self, path, now_s):
-        super().__init__(path, now_s)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.troubled = False
         self.gate = threading.Event()
         self.gate.set()
@@ -63,16 +63,14 @@ class TroubledStore(SqliteStore):
 
 
 @pytest.fixture
-def store(tmp_path):
-    return TroubledStore(tmp_path / "troubled.sqlite3", START_S)
+def store(home, tmp_path):
+    return home.store(tmp_path / "ledger", Troubled)
 
 
 @pytest.fixture
-def troubled(tmp_path, clock, store):
+def troubled(home, tmp_path, clock, store):
     """A ledger on the troubled store, at most 10 records pending."""
-    ledger = Ledger.open(
-        tmp_path / "ledger", clock=clock, settings=replace(QUICK, max_pending=10), store=store
-    )
+    ledger = opened(home, tmp_path / "ledger", clock, store, max_pending=10)
     yield ledger
     store.troubled = False
     store.gate.set()
@@ -100,7 +98,7 @@ async def test_settling_the_same_again_does_nothing(ledger):
     assert (stats.stored, stats.repeated, stats.conflicting) == (1, 2, 0)
 
 
-async def test_settling_otherwise_is_kept_aside(ledger, tmp_path, caplog):
+async def test_settling_otherwise_is_kept_aside(home, ledger, tmp_path, caplog):
     """A contradiction never changes the bill and never disappears: the first wins, the other is kept."""
     ledger.settle(a_settlement())
     ledger.settle(a_settlement(duration_s=9.0))
@@ -108,7 +106,7 @@ async def test_settling_otherwise_is_kept_aside(ledger, tmp_path, caplog):
     assert [s.duration_s async for s in ledger.settlements()] == [2.5]
     assert ledger.stats().conflicting == 1
     assert "contradict" in caplog.text
-    with LedgerReader.open(tmp_path / "ledger" / DATABASE) as reader:
+    with home.read(tmp_path / "ledger") as reader:
         assert reader.aside() == [("r1", 1, "settled before, differently")]
 
 
@@ -129,13 +127,13 @@ async def test_a_contradiction_does_not_hold_up_its_batch(ledger):
     assert (await ledger.totals()).calls == 6
 
 
-async def test_a_record_that_cannot_be_stored_does_not_hold_up_the_rest(ledger, tmp_path):
+async def test_a_record_that_cannot_be_stored_does_not_hold_up_the_rest(home, ledger, tmp_path):
     """A record that the database will never take is put aside; the ones behind it get through."""
     ledger.settle(a_settlement(an_intent(request_id="broken"), usage="none"))
     ledger.settle(a_settlement(an_intent(request_id="fine")))
     assert (await ledger.totals()).calls == 1
     assert ledger.stats().conflicting == 1
-    with LedgerReader.open(tmp_path / "ledger" / DATABASE) as reader:
+    with home.read(tmp_path / "ledger") as reader:
         assert reader.aside() == [("broken", 1, "cannot be stored: AttributeError")]
 
 
@@ -200,11 +198,9 @@ def test_intents_are_refused_when_too_much_waits(troubled, store):
     assert troubled.stats().stored == before.settlements + 1
 
 
-def test_settlements_beyond_memory_come_back_from_the_journal(tmp_path, clock, store, caplog):
+def test_settlements_beyond_memory_come_back_from_the_journal(home, tmp_path, clock, store, caplog):
     """Memory is bounded: what does not fit is in the journal and is replayed by the next opening."""
-    ledger = Ledger.open(
-        tmp_path / "ledger", clock=clock, settings=replace(QUICK, max_pending=2), store=store
-    )
+    ledger = opened(home, tmp_path / "ledger", clock, store, max_pending=2)
     store.gate.clear()
     for number in range(40):
         ledger.settle(a_settlement(an_intent(request_id=f"r{number}")))
@@ -215,46 +211,46 @@ def test_settlements_beyond_memory_come_back_from_the_journal(tmp_path, clock, s
     shutil.copytree(tmp_path / "ledger" / JOURNAL, crashed / JOURNAL)
     store.gate.set()
     ledger.close_blocking()
-    again = opened(crashed, clock)
+    again = opened(home, crashed, clock)
     assert again.recovery.settlements == 40
     again.close_blocking()
 
 
-def test_one_writer_at_a_time(ledger, tmp_path, clock):
+def test_one_writer_at_a_time(home, ledger, tmp_path, clock):
     """A second opening is refused and names the process that has the ledger."""
     with pytest.raises(LedgerLocked, match=r"open in process \d+"):
-        opened(tmp_path / "ledger", clock)
+        opened(home, tmp_path / "ledger", clock)
     ledger.close_blocking()
-    opened(tmp_path / "ledger", clock).close_blocking()
+    opened(home, tmp_path / "ledger", clock).close_blocking()
 
 
 def test_a_failed_opening_gives_the_lock_back(tmp_path, clock):
     """What cannot be opened can be opened once it is repaired, without a restart."""
     (tmp_path / DATABASE).write_bytes(b"this is not a database, it is a text of some length" * 100)
     with pytest.raises(StoreError):
-        opened(tmp_path, clock)
+        opened(SqliteHome(), tmp_path, clock)
     (tmp_path / DATABASE).unlink()
-    opened(tmp_path, clock).close_blocking()
+    opened(SqliteHome(), tmp_path, clock).close_blocking()
 
 
-async def test_closing_in_order_leaves_no_journal(ledger, tmp_path, clock):
+async def test_closing_in_order_leaves_no_journal(home, ledger, tmp_path, clock):
     """A clean shutdown moves everything into the store; the next opening has nothing to replay."""
     ledger.journal_intent(an_intent())
     ledger.settle(a_settlement())
     await ledger.close()
     assert segments(tmp_path / "ledger" / JOURNAL) == []
-    again = opened(tmp_path / "ledger", clock)
+    again = opened(home, tmp_path / "ledger", clock)
     assert (again.recovery.segments, again.recovery.interrupted) == (0, 0)
     assert (await again.totals()).calls == 1
     await again.close()
 
 
-async def test_a_call_open_at_closing_shows_as_interrupted(ledger, tmp_path, clock):
+async def test_a_call_open_at_closing_shows_as_interrupted(home, ledger, tmp_path, clock):
     """A shutdown that cuts a call off leaves its intent, which the next opening lists with its bound."""
     ledger.journal_intent(an_intent())
     await ledger.close()
     clock.now_s += 60
-    again = opened(tmp_path / "ledger", clock)
+    again = opened(home, tmp_path / "ledger", clock)
     (found,) = await again.interrupted()
     assert (found.intent, found.found_time_s) == (an_intent(), START_S + 60)
     totals = await again.totals()
@@ -269,9 +265,9 @@ async def test_a_call_in_progress_is_not_interrupted(ledger):
     assert (await ledger.totals()).calls == 0
 
 
-async def test_an_intent_outlives_its_segment(tmp_path, clock):
+async def test_an_intent_outlives_its_segment(home, tmp_path, clock):
     """Segments go while a slow call is open; its intent is kept by the store until it is settled."""
-    ledger = opened(tmp_path, clock, segment_bytes=2_000)
+    ledger = opened(home, tmp_path, clock, segment_bytes=2_000)
     slow = an_intent(request_id="slow")
     lost = an_intent(request_id="lost")
     ledger.journal_intent(slow)
@@ -283,28 +279,27 @@ async def test_an_intent_outlives_its_segment(tmp_path, clock):
     assert len(segments(tmp_path / JOURNAL)) <= 2
     ledger.settle(a_settlement(slow))
     await ledger.flush()
-    with sqlite3.connect(tmp_path / DATABASE) as connection:
-        kept = connection.execute("SELECT request_id FROM intents").fetchall()
-    connection.close()
+    with home.read(tmp_path) as reader:
+        kept = reader.ask(lambda database: database.execute("SELECT request_id FROM intents").fetchall())
     assert kept == [("lost",)]
     await ledger.close()
-    again = opened(tmp_path, clock)
+    again = opened(home, tmp_path, clock)
     assert [found.intent for found in await again.interrupted()] == [lost]
     assert (await again.totals()).calls == 52
     await again.close()
 
 
-async def test_a_segment_stays_until_the_store_has_it_durably(tmp_path, clock):
+async def test_a_segment_stays_until_the_store_has_it_durably(home, tmp_path, clock):
     """A power cut must find every record in the journal or on the disk of the store."""
 
-    class Hesitant(SqliteStore):
+    class Hesitant:
         durable = False
 
         def make_durable(self):
             return super().make_durable() and self.durable
 
-    store = Hesitant(tmp_path / DATABASE, START_S)
-    ledger = Ledger.open(tmp_path, clock=clock, settings=replace(QUICK, segment_bytes=2_000), store=store)
+    store = home.store(tmp_path, Hesitant)
+    ledger = home.open(tmp_path, clock=clock, settings=replace(QUICK, segment_bytes=2_000), store=store)
     for number in range(6):
         ledger.settle(a_settlement(an_intent(request_id=f"r{number}")))
     await ledger.flush()
@@ -344,15 +339,15 @@ async def test_a_cancelled_flush_harms_no_one(troubled, store):
     assert troubled.stats().stored == 1
 
 
-async def test_closing_while_the_store_fails_keeps_the_journal(tmp_path, clock, store, caplog):
+async def test_closing_while_the_store_fails_keeps_the_journal(home, tmp_path, clock, store, caplog):
     """What the store did not take is there for the next opening."""
-    ledger = Ledger.open(tmp_path / "ledger", clock=clock, settings=QUICK, store=store)
+    ledger = opened(home, tmp_path / "ledger", clock, store)
     store.troubled = True
     ledger.journal_intent(an_intent())
     ledger.settle(a_settlement())
     await ledger.close()
     assert "the journal has the rest" in caplog.text
-    again = opened(tmp_path / "ledger", clock)
+    again = opened(home, tmp_path / "ledger", clock)
     assert (again.recovery.settlements, again.recovery.interrupted) == (1, 0)
     await again.close()
 
@@ -384,12 +379,12 @@ async def test_threads_may_share_the_ledger(ledger):
 
 def test_a_ledger_of_a_newer_release_is_refused(tmp_path, clock):
     """An older release does not guess at tables it does not know."""
-    opened(tmp_path, clock).close_blocking()
+    opened(SqliteHome(), tmp_path, clock).close_blocking()
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         connection.execute("INSERT INTO schema_version VALUES (?, 0)", (len(MIGRATIONS) + 1,))
     connection.close()
     with pytest.raises(SchemaTooNew, match="newer release"):
-        opened(tmp_path, clock)
+        opened(SqliteHome(), tmp_path, clock)
 
 
 def test_migrations_run_once_and_whole(tmp_path):
@@ -408,9 +403,9 @@ def test_migrations_run_once_and_whole(tmp_path):
     connection.close()
 
 
-async def test_lag_is_the_age_of_the_oldest_settlement_the_store_lacks(tmp_path, clock):
+async def test_lag_is_the_age_of_the_oldest_settlement_the_store_lacks(home, tmp_path, clock):
     """An operator sees how far the database is behind the journal; nothing waiting is no lag."""
-    ledger = opened(tmp_path / "ledger", clock, interval_s=3600.0)
+    ledger = opened(home, tmp_path / "ledger", clock, interval_s=3600.0)
     assert ledger.lag_s() == 0.0
     ledger.journal_intent(an_intent())
     ledger.settle(a_settlement())

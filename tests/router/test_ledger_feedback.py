@@ -1,20 +1,17 @@
 """Feedback in the ledger: kept once per source with the request it is about, whatever comes when and dies where."""
 
 import asyncio
-import sqlite3
 from dataclasses import replace
 
 import msgspec.structs
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.errors import LedgerUnavailable
 from router.feedback import MAX_SOURCES, Feedback, Received, Verdict
 from router.ledger import Ledger, LedgerReader, LedgerSettings, StoreError
 from router.ledger.ledger import DATABASE
-from router.ledger.schema import migrate
-from router.ledger.sqlite import SqliteStore
 from router.settlement import Outcome, Purpose
 from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
@@ -32,8 +29,8 @@ def judgement(**changes):
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger.open(tmp_path / "ledger", clock=StillClock(START_S + 60), settings=QUICK)
+def ledger(home, tmp_path):
+    ledger = home.open(tmp_path / "ledger", clock=StillClock(START_S + 60), settings=QUICK)
     yield ledger
     ledger.close_blocking()
 
@@ -103,10 +100,10 @@ async def test_a_request_in_progress_is_its_tenants_alone(ledger):
     assert (await ledger.feedback(judgement(tenant="other"))).received is Received.UNKNOWN
 
 
-async def test_an_old_request_is_past_being_judged(tmp_path):
+async def test_an_old_request_is_past_being_judged(home, tmp_path):
     """Judging ends a stated time after the request's start."""
     clock = StillClock(START_S + 100)
-    ledger = Ledger.open(tmp_path, clock=clock, settings=replace(QUICK, judged_within_s=100))
+    ledger = home.open(tmp_path, clock=clock, settings=replace(QUICK, judged_within_s=100))
     try:
         ledger.settle(a_settlement())
         assert (await ledger.feedback(judgement())).received is Received.RECORDED
@@ -143,10 +140,10 @@ async def test_of_many_at_once_one_is_first(ledger):
     assert sorted(each.received for each in receipts) == [Received.RECORDED] + [Received.REPEATED] * 39
 
 
-async def test_a_failing_store_refuses_and_keeps_it_all_the_same(tmp_path):
+async def test_a_failing_store_refuses_and_keeps_it_all_the_same(home, tmp_path):
     """The caller is told that nobody knows yet; the journalled judgement is kept once the store works again."""
 
-    class Troubled(SqliteStore):
+    class Troubled:
         troubled = True
 
         def keep_feedback(self, feedback, open_requests, oldest_s):
@@ -154,9 +151,8 @@ async def test_a_failing_store_refuses_and_keeps_it_all_the_same(tmp_path):
                 raise StoreError("disk is full")
             return super().keep_feedback(feedback, open_requests, oldest_s)
 
-    (tmp_path / "ledger").mkdir()
-    store = Troubled(tmp_path / "ledger" / DATABASE, START_S)
-    ledger = Ledger.open(tmp_path / "ledger", clock=StillClock(), settings=QUICK, store=store)
+    store = home.store(tmp_path / "ledger", Troubled)
+    ledger = home.open(tmp_path / "ledger", clock=StillClock(), settings=QUICK, store=store)
     try:
         ledger.settle(a_settlement())
         with pytest.raises(LedgerUnavailable, match="disk is full"):
@@ -170,17 +166,17 @@ async def test_a_failing_store_refuses_and_keeps_it_all_the_same(tmp_path):
         await ledger.close()
 
 
-async def test_feedback_to_a_closed_ledger_is_refused(tmp_path):
+async def test_feedback_to_a_closed_ledger_is_refused(home, tmp_path):
     """Nothing is promised that cannot be kept."""
-    ledger = Ledger.open(tmp_path, clock=StillClock(), settings=QUICK)
+    ledger = home.open(tmp_path, clock=StillClock(), settings=QUICK)
     await ledger.close()
     with pytest.raises(LedgerUnavailable, match="closed"):
         await ledger.feedback(judgement())
 
 
-async def test_a_caller_that_left_does_not_hold_up_the_writer(tmp_path):
+async def test_a_caller_that_left_does_not_hold_up_the_writer(home, tmp_path):
     """A cancelled wait neither fails the batch nor loses the judgement."""
-    ledger = Ledger.open(tmp_path, clock=StillClock(), settings=replace(QUICK, interval_s=3600))
+    ledger = home.open(tmp_path, clock=StillClock(), settings=replace(QUICK, interval_s=3600))
     try:
         ledger.settle(a_settlement())
         with pytest.raises(TimeoutError):
@@ -190,10 +186,10 @@ async def test_a_caller_that_left_does_not_hold_up_the_writer(tmp_path):
         await ledger.close()
 
 
-def test_a_kill_before_the_commit_loses_no_journalled_feedback(tmp_path):
+def test_a_kill_before_the_commit_loses_no_journalled_feedback(home, tmp_path):
     """Replayed from the journal: of settled, of interrupted, and not of unknown requests; twice is as once."""
     live = tmp_path / "live"
-    ledger = opened(live)
+    ledger = opened(home, live)
     for number in range(2):
         ledger.journal_intent(an_intent(request_id=f"r{number}"))
     ledger.settle(a_settlement(an_intent(request_id="r0")))
@@ -202,25 +198,24 @@ def test_a_kill_before_the_commit_loses_no_journalled_feedback(tmp_path):
     for each in said:
         ledger._judge(each)
     dead = crash(ledger, live, tmp_path / "dead")
-    recovery, settled, interrupted, _ = report(dead)
+    recovery, settled, interrupted, _ = report(home, dead)
     assert (settled, interrupted, recovery.feedback, recovery.damaged_lines) == (["r0"], ["r1"], 3, 0)
-    with LedgerReader.open(dead / DATABASE) as reader:
+    with home.read(dead) as reader:
         assert reader.feedback_for(["r0", "r1", "never"]) == {"r0": (said[3],), "r1": (said[1],)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(
+    said=st.lists(
         st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(list(Verdict)), st.integers(0, 3)), max_size=8
     ),
-    st.integers(0, 8),
+    again_from=st.integers(0, 8),
 )
-def test_replaying_any_part_again_changes_nothing(said, again_from):
+def test_replaying_any_part_again_changes_nothing(home, tmp_path, said, again_from):
     """Whatever a crash lets be replayed, from any point to the end, the judgements that stand are the same."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(connection, START_S)
-    store = SqliteStore.__new__(SqliteStore)
-    store._connection, store._kept = connection, set()
+    store = home.store(tmp_path / "ledger")
+    connection = store._connection
+    connection.execute("DELETE FROM feedback")
     time_s, judgements = START_S, []
     for source, verdict, later_s in said:
         time_s += later_s
@@ -230,7 +225,7 @@ def test_replaying_any_part_again_changes_nothing(said, again_from):
     first = connection.execute("SELECT source, verdict FROM feedback ORDER BY source").fetchall()
     store.keep_feedback(judgements[again_from:], open_requests, 0)
     assert connection.execute("SELECT source, verdict FROM feedback ORDER BY source").fetchall() == first
-    connection.close()
+    store.close()
 
 
 async def test_a_request_is_one_row_whatever_its_attempts(ledger):

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from router.ledger import DATABASE, Filter, LedgerReader, StoreError, codec, told
 from router.ledger.codec import IntentRecord, SettlementRecord
-from router.ledger.sqlite import _COLUMNS, SqliteStore
+from router.ledger.rows import COLUMNS
+from router.ledger.sqlite import SqliteStore
 from router.overhead import MEANINGS, overhead_of
 from router.page import figures_of, page
 from router.settlement import CacheRecord, Purpose
@@ -45,7 +46,7 @@ def kept(settlement):
 def rows(path):
     """What the columns say, by call."""
     connection = sqlite3.connect(path)
-    asked = [name for name in _COLUMNS if name != "settled_time_s"]
+    asked = [name for name in COLUMNS if name != "settled_time_s"]
     found = sorted(connection.execute(f"SELECT {', '.join(asked)} FROM calls"), key=lambda row: row[:2])
     connection.close()
     return found
@@ -79,7 +80,7 @@ def test_an_older_ledger_ends_up_as_if_booked_now(tmp_path, monkeypatch, version
     booked_now(tmp_path / "now")
     old, now = rows(tmp_path / "old"), rows(tmp_path / "now")
     if version == 1:  # padding is older than its columns: 0 for all
-        padding = [_COLUMNS.index(name) - 1 for name in ("padding_tokens", "padding_nano_usd")]
+        padding = [COLUMNS.index(name) - 1 for name in ("padding_tokens", "padding_nano_usd")]
         old, now = (
             [[v for i, v in enumerate(row) if i not in padding] for row in each] for each in (old, now)
         )

@@ -4,13 +4,13 @@ import json
 import sqlite3
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cache.regret import Result, Settled, estimate
 from router.cli import app
-from router.ledger import DATABASE, Filter, Ledger, LedgerReader, LedgerSettings, StoreError
+from router.ledger import DATABASE, Filter, LedgerReader, LedgerSettings, StoreError
 from router.ledger.journal import segments
 from router.ledger.ledger import JOURNAL
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE, migrate
@@ -24,8 +24,8 @@ QUICK = LedgerSettings(interval_s=0.001, retry_s=0.001, sync=False)
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger.open(tmp_path / "ledger", clock=StillClock(START_S + 600), settings=QUICK)
+def ledger(home, tmp_path):
+    ledger = home.open(tmp_path / "ledger", clock=StillClock(START_S + 600), settings=QUICK)
     yield ledger
     ledger.close_blocking()
 
@@ -124,17 +124,17 @@ SETTLED = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(decisions=st.lists(SETTLED, max_size=30, unique_by=lambda each: each.name))
-def test_the_table_says_what_the_decisions_say(tmp_path_factory, decisions):
+def test_the_table_says_what_the_decisions_say(home, tmp_path, decisions):
     """Counts and sums are exact, and the estimate from the table's sums is that of the decisions themselves."""
-    directory = tmp_path_factory.mktemp("ledger")
-    store = SqliteStore(directory / DATABASE, START_S)
+    store = home.store(tmp_path)
+    store._connection.execute("DELETE FROM warms")
     verdicts = [verdict_of(each, "auto") for each in decisions]
     assert store.keep_warms(verdicts) == len(verdicts)
     assert store.keep_warms(verdicts) == 0
     store.close()
-    with LedgerReader.open(directory / DATABASE) as reader:
+    with home.read(tmp_path) as reader:
         (row,) = reader.warms()
         last = reader.last_warms(5)
     sent = [each for each in verdicts if each.result is not Result.HELD_OUT]
@@ -151,16 +151,19 @@ def test_the_table_says_what_the_decisions_say(tmp_path_factory, decisions):
     ]
 
 
-async def test_a_verdict_in_a_dead_journal_is_brought_home(tmp_path):
+@pytest.mark.parametrize(
+    "home", ["sqlite"], indirect=True
+)  # a copy of what died needs a copy of its database
+async def test_a_verdict_in_a_dead_journal_is_brought_home(home, tmp_path):
     """What the store lacked is kept at the next opening, what it had stays one; then the journal is empty."""
     first, second, third = (tmp_path / name for name in ("live", "dead", "dead again"))
-    ledger = opened(first)
+    ledger = opened(home, first)
     ledger.warm(a_verdict())
     ledger.warm(a_verdict(warm_id="warm-2"))
-    again = opened(crash(ledger, first, second))
+    again = opened(home, crash(ledger, first, second))
     assert (again.recovery.warms, again.recovery.damaged_lines) == (2, 0)
     again.warm(a_verdict())
-    last = opened(crash(again, second, third))
+    last = opened(home, crash(again, second, third))
     assert last.recovery.warms == 0
     await last.flush()
     (row,) = await last.warms()
@@ -179,7 +182,7 @@ async def test_a_verdict_that_cannot_be_stored_holds_up_nothing(ledger, caplog):
     assert "the verdict on w2 cannot be stored" in caplog.text
 
 
-def test_a_verdict_without_a_journal_is_in_memory_only(ledger, monkeypatch, caplog):
+def test_a_verdict_without_a_journal_is_in_memory_only(home, ledger, monkeypatch, caplog):
     """A full disk loses no warm's verdict while the process lives, and raises nothing; nor does a closed ledger."""
 
     def full(kind, body):
@@ -189,7 +192,7 @@ def test_a_verdict_without_a_journal_is_in_memory_only(ledger, monkeypatch, capl
     ledger.warm(a_verdict())
     ledger.flush_blocking()
     assert "in memory only" in caplog.text
-    with LedgerReader.open(ledger._directory / DATABASE) as reader:
+    with home.read(ledger._directory) as reader:
         assert reader.warms()[0].used == 1
     ledger.close_blocking()
     ledger.warm(a_verdict(warm_id="late"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sqlite3
 import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -225,15 +224,6 @@ def test_calibration_is_of_what_feedback_says(feedback):
     assert only.came_true == pytest.approx((1 + 0.5 + 1) / 3)
     assert judged.brier == pytest.approx((0.04 + 0.09 + 0.04) / 3)
     assert "3 requests, Brier score 0.057" in page(figures(directory))
-
-
-def test_a_ledger_that_keeps_no_feedback_says_so(booked):
-    """One of schema version 2 has no such table; a reader cannot bring it up to date."""
-    with sqlite3.connect(booked / DATABASE) as connection:
-        connection.execute("DROP TABLE feedback")
-    connection.close()
-    assert figures(booked).judged is None
-    assert "This ledger keeps no feedback" in page(figures(booked))
 
 
 def test_calibration_without_feedback_is_said(feedback):

@@ -38,7 +38,21 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Run the shipped workload end to end on the built-in sandbox and print the bill.
 	@$(BIN)/hybrid-router demo
 
-test: $(READY) ## Run the whole test suite.
+# Tests of the ledger start a PostgreSQL server of their own. A root user of a fresh machine gets its programs, and no
+# cluster of the system's; whoever cannot have them has those tests skipped, which they say.
+.PHONY: postgresql
+postgresql:
+	@if ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+		&& [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "PostgreSQL is missing: installing its programs for the tests of the ledger"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null \
+			&& { grep -qs '^create_main_cluster' /etc/postgresql-common/createcluster.conf \
+				|| echo 'create_main_cluster = false' >>/etc/postgresql-common/createcluster.conf; } \
+			&& apt-get install -y -qq --no-install-recommends postgresql >/dev/null; } \
+		|| echo "it could not be installed: those tests will be skipped" >&2; fi
+
+test: $(READY) postgresql ## Run the whole test suite.
 	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile $(PYTEST_ARGS)
 
 unit: $(READY) ## Run the fast tests only.

@@ -1,9 +1,11 @@
 """CPU cost of money per request: price, cost, intent, settlement, and the writer's thread behind them.
 
-Run: `python -m tests.benchmarks.bench_ledger [--json] [--directory DIR]`. CPU time, best of several rounds.
+Run: `python -m tests.benchmarks.bench_ledger [--json] [--directory DIR] [--url URL]`. CPU time, best of several rounds.
 "Loop" is what the calling thread spends; "all" adds the writer's thread, journal sync and commits included.
 Paced rounds spread requests over time as traffic does, so that every batch pays for its own commit; an
-equally paced loop without a ledger is subtracted. Exit code 1 when intent + settlement take more than 60 us
+equally paced loop without a ledger is subtracted. "Rows a second" is wall time until all of a burst is committed. With
+--url the ledger is on that PostgreSQL server, each burst in a schema of its own that is dropped again, and "all" leaves
+out what the server itself spends. Exit code 1 when intent + settlement take more than 60 us
 of the loop.
 """
 
@@ -13,15 +15,18 @@ import gc
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time, thread_time
+from uuid import uuid4
 
+import psycopg
 from msgspec.structs import replace
 
 from router.clock import SystemClock
 from router.cost import cost, counterfactuals
-from router.ledger import Ledger
+from router.ledger import Ledger, Server
 from router.pricing import PriceTable
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
 from router.usage import Usage
@@ -104,25 +109,47 @@ def per_call_us(function: Callable[[], object], rounds: int = 5, calls: int = 20
     return best / calls * 1e6
 
 
-def burst(directory: Path, batch: Sequence[tuple[Intent, Settlement]]) -> tuple[float, float]:
-    """Journal and settle without a pause; return microseconds of CPU per request, loop and all."""
-    ledger = Ledger.open(directory, clock=SystemClock())
-    all_start, loop_start = process_time(), thread_time()
+@contextmanager
+def opened(directory: Path, url: str) -> Iterator[Ledger]:
+    """A new ledger in a directory, with its database there, or in a new schema on a server."""
+    if not url:
+        ledger = Ledger.open(directory, clock=SystemClock())
+        yield ledger
+        ledger.close_blocking()
+        return
+    schema = f"bench_{uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+        options = f"{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
+        ledger = Ledger.open(directory, clock=SystemClock(), server=Server(url + options))
+        yield ledger
+        ledger.close_blocking()
+        connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+
+
+def burst(
+    directory: Path, batch: Sequence[tuple[Intent, Settlement]], url: str
+) -> tuple[float, float, float]:
+    """Journal and settle without a pause; return microseconds of CPU per request, loop and all, and rows a second."""
+    with opened(directory, url) as ledger:
+        return _burst(ledger, batch)
+
+
+def _burst(ledger: Ledger, batch: Sequence[tuple[Intent, Settlement]]) -> tuple[float, float, float]:
+    all_start, loop_start, start = process_time(), thread_time(), perf_counter()
     for intent, settlement in batch:
         ledger.journal_intent(intent)
         ledger.settle(settlement)
     loop_s = thread_time() - loop_start
     ledger.flush_blocking()
-    all_s = process_time() - all_start
-    ledger.close_blocking()
-    return loop_s / len(batch) * 1e6, all_s / len(batch) * 1e6
+    all_s, wall_s = process_time() - all_start, perf_counter() - start
+    return loop_s / len(batch) * 1e6, all_s / len(batch) * 1e6, len(batch) / wall_s
 
 
 async def paced(
-    directory: Path | None, batch: Sequence[tuple[Intent, Settlement]], rate: float
+    ledger: Ledger | None, batch: Sequence[tuple[Intent, Settlement]], rate: float
 ) -> tuple[float, float]:
-    """Journal and settle `rate` requests a second; without a directory only keep the pace."""
-    ledger = Ledger.open(directory, clock=SystemClock()) if directory is not None else None
+    """Journal and settle `rate` requests a second; without a ledger only keep the pace."""
     start = perf_counter()
     all_start, loop_start = process_time(), thread_time()
     for number, (intent, settlement) in enumerate(batch):
@@ -134,13 +161,11 @@ async def paced(
     if ledger is not None:
         await ledger.flush()
     all_s = process_time() - all_start
-    if ledger is not None:
-        await ledger.close()
     return loop_s / len(batch) * 1e6, all_s / len(batch) * 1e6
 
 
-def measure(directory: Path) -> dict[str, float]:
-    """Return every figure, microseconds of CPU per request."""
+def measure(directory: Path, url: str) -> dict[str, float]:
+    """Return every figure, microseconds of CPU per request but for the rows a second."""
     table = PriceTable()
     price = table.price("claude-opus-5-5", AT_S)
     other = table.price("gemini-3.8-flash", AT_S)
@@ -153,13 +178,15 @@ def measure(directory: Path) -> dict[str, float]:
             lambda: counterfactuals(USAGE, price, answered_by_opus=True, other=ON_FLASH, other_price=other)
         ),
     }
-    bursts = [burst(directory / f"burst-{i}", pairs(10_000, table)) for i in range(3)]
-    figures["burst_loop"] = min(loop for loop, _ in bursts)
-    figures["burst_all"] = min(both for _, both in bursts)
+    bursts = [burst(directory / f"burst-{i}", pairs(10_000, table), url) for i in range(3)]
+    figures["burst_loop"] = min(loop for loop, _, _ in bursts)
+    figures["burst_all"] = min(both for _, both, _ in bursts)
+    figures["burst_rows_per_s"] = max(rows for _, _, rows in bursts)
     for rate in (50, 400):
         batch = pairs(rate * 3, table)
         idle = asyncio.run(paced(None, batch, rate))
-        busy = asyncio.run(paced(directory / f"paced-{rate}", batch, rate))
+        with opened(directory / f"paced-{rate}", url) as ledger:
+            busy = asyncio.run(paced(ledger, batch, rate))
         figures[f"paced_{rate}_loop"] = busy[0] - idle[0]
         figures[f"paced_{rate}_all"] = busy[1] - idle[1]
     return figures
@@ -170,15 +197,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--directory", type=Path, help="where to make the ledgers (default: a temporary one)")
+    parser.add_argument("--url", default="", help="keep the ledgers on this PostgreSQL server")
     options = parser.parse_args(arguments)
     gc.disable()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        figures = measure(Path(directory))
+        figures = measure(Path(directory), options.url)
     if options.json:
         print(json.dumps({name: round(us, 3) for name, us in figures.items()}))
     else:
         for name, us in figures.items():
-            print(f"{name:<18}{us:9.2f} us")
+            print(f"{name:<18}{us:9.2f} {'' if name.endswith('_per_s') else 'us'}")
     return 0 if figures["burst_loop"] <= TARGET_LOOP_US else 1
 
 

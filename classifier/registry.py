@@ -13,6 +13,8 @@ and refused. An artifact never changes once it is in.
 No champion means: the model that serves without a registry, the one that ships unless settings name another. The way
 back ends there; in messages it is called the shipped model.
 
+`Shelf` holds artifacts of any kind; `Registry` is the classifiers' (foresights have a shelf below it).
+
 It does not know the clock (times are passed in), nor whether a candidate deserves to be promoted: that is `gate`. It
 guards against damage and accidents, not against someone who may write the directory. `flock` does not work over every
 network file system; keep the registry on a local disk of the host that changes it.
@@ -25,12 +27,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -105,12 +107,37 @@ class Entry:
     changes: tuple[Change, ...]
 
 
-class Registry:
-    """A directory of models with one champion; safe to use from several threads and processes at once."""
+class _Manifest(Protocol):
+    """What every kind of artifact says of itself."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Name the directory; it is made by the first `add`."""
+    @property
+    def arrays_name(self) -> str: ...
+
+
+class Proved(Protocol):
+    """An artifact of any kind, proved."""
+
+    @property
+    def manifest(self) -> _Manifest: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+P = TypeVar("P", bound=Proved)
+
+
+class Shelf(Generic[P]):
+    """A directory of artifacts of one kind with one champion; for several threads and processes at once."""
+
+    def __init__(self, path: Path | str, prove: Callable[[Path], P]) -> None:
+        """Name the directory; it is made by the first `add`.
+
+        Args:
+            prove: Reads and proves the artifact in a directory, or raises `ArtifactError`.
+        """
         self.path = Path(path)
+        self._prove = prove
 
     def champion(self) -> Path | None:
         """Directory of the artifact that serves; None: the shipped model does.
@@ -149,31 +176,6 @@ class Registry:
         _replay(changes, str(path))
         return changes
 
-    def entries(self) -> tuple[Entry, ...]:
-        """Every model, unusable ones included; those that served last first, then by time of training."""
-        history = self.history()
-        current = history[-1].digest if history else ""
-        found = []
-        for directory in self._directories():
-            manifest, fault = None, ""
-            try:
-                manifest = self.load(directory.name).manifest
-            except ArtifactError as error:
-                fault = str(error)
-            found.append(
-                Entry(
-                    digest=directory.name,
-                    directory=directory,
-                    manifest=manifest,
-                    fault=fault,
-                    champion=directory.name == current,
-                    changes=tuple(change for change in history if change.digest == directory.name),
-                )
-            )
-        found.sort(key=lambda entry: entry.manifest.created_time if entry.manifest else "", reverse=True)
-        found.sort(key=lambda entry: entry.changes[-1].time_s if entry.changes else 0.0, reverse=True)
-        return tuple(sorted(found, key=lambda entry: not entry.champion))
-
     def resolve(self, prefix: str) -> str:
         """The full digest of the only model whose digest begins with `prefix`.
 
@@ -191,14 +193,14 @@ class Registry:
             case _:
                 raise RegistryError(f"{prefix!r} is the beginning of {', '.join(found)}; give more of it")
 
-    def load(self, digest: str) -> Artifact:
+    def load(self, digest: str) -> P:
         """Read and prove the artifact of `digest`.
 
         Raises:
             ArtifactError: It is missing, damaged, of another version, or not the one its directory is named after.
         """
         directory = self.path / digest
-        artifact = artifacts.load(directory)
+        artifact = self._prove(directory)
         if artifact.digest != digest:
             raise ArtifactError(
                 f"{directory} holds the artifact {artifact.digest}: its manifest was changed or belongs elsewhere"
@@ -214,16 +216,17 @@ class Registry:
             ArtifactError: The artifact cannot be used, or the one already there was damaged since.
             OSError: The registry cannot be written.
         """
-        digest = artifacts.load(directory).digest
+        proved = self._prove(directory)
+        digest = proved.digest
         with self._locked():
             target = self.path / digest
             if target.exists():
                 return self.load(digest).digest
             incoming = Path(tempfile.mkdtemp(prefix=".incoming-", dir=self.path))
             try:
-                _copy(directory, incoming)
+                _copy(directory, incoming, proved.manifest.arrays_name)
                 # Proved again: what was copied is what will be loaded, and the source may have changed meanwhile.
-                if artifacts.load(incoming).digest != digest:
+                if self._prove(incoming).digest != digest:
                     raise ArtifactError(f"{directory} changed while it was copied")
                 incoming.chmod(0o755)
                 os.replace(incoming, target)
@@ -327,6 +330,39 @@ class Registry:
             os.close(descriptor)
 
 
+class Registry(Shelf[Artifact]):
+    """The registry of classifiers."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Name the directory; it is made by the first `add`."""
+        super().__init__(path, artifacts.load)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every model, unusable ones included; those that served last first, then by time of training."""
+        history = self.history()
+        current = history[-1].digest if history else ""
+        found = []
+        for directory in self._directories():
+            manifest, fault = None, ""
+            try:
+                manifest = self.load(directory.name).manifest
+            except ArtifactError as error:
+                fault = str(error)
+            found.append(
+                Entry(
+                    digest=directory.name,
+                    directory=directory,
+                    manifest=manifest,
+                    fault=fault,
+                    champion=directory.name == current,
+                    changes=tuple(change for change in history if change.digest == directory.name),
+                )
+            )
+        found.sort(key=lambda entry: entry.manifest.created_time if entry.manifest else "", reverse=True)
+        found.sort(key=lambda entry: entry.changes[-1].time_s if entry.changes else 0.0, reverse=True)
+        return tuple(sorted(found, key=lambda entry: not entry.champion))
+
+
 def _replay(changes: Sequence[Change], where: str) -> list[str]:
     """The champions a series of rollbacks would go through, the current one last; [] when the shipped model serves.
 
@@ -351,10 +387,9 @@ def _replay(changes: Sequence[Change], where: str) -> list[str]:
     return reigns
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, arrays_name: str) -> None:
     """Copy the files of an artifact, and nothing else that lies beside them."""
-    manifest = artifacts.load(source).manifest
-    for name in (manifest.arrays_name, artifacts.MANIFEST_NAME, *_COMPANIONS):
+    for name in (arrays_name, artifacts.MANIFEST_NAME, *_COMPANIONS):
         path = source / name
         if name not in _COMPANIONS or path.is_file():
             _write_synced(target / name, path.read_bytes())

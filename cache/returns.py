@@ -8,13 +8,19 @@ turns, the most general to the prior, which stands below any break-even: nothing
 A window counts when it CLOSES, for those who came back in it and those who did not alike: quick returns are known long
 before slow ones, and counted as they come they would make every hazard start too high. Time is passed in; memory is
 bounded.
+
+Somebody may foresee a turn's hazards (`quiet`). They are then weighed against what is learnt here, by which of the two
+had called the windows of the application that closed (`cache.blend`), the first window apart from the later ones: what
+is foreseen wrongly washes out, and without it nothing changes.
 """
 
+from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cache.blend import Trust
 from cache.economics import ping_spacing_s
 from cache.hazard import FORGETTING, PSEUDO_COUNT, Path
 from cache.rules import TTL_5M_S
@@ -40,8 +46,8 @@ class ReturnModel(Protocol):
     def version(self) -> int:
         """Grows when hazards have changed enough to be asked again."""
 
-    def quiet(self, key: bytes, path: Path, started: float) -> None:
-        """Begin to wait for the turn after `key`."""
+    def quiet(self, key: bytes, path: Path, started: float, foreseen: Sequence[float] = ()) -> None:
+        """Begin to wait for the turn after `key`, of which somebody else foresees hazards too, or () for nobody."""
 
     def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
         """The conversation of `key` went on then."""
@@ -49,8 +55,8 @@ class ReturnModel(Protocol):
     def close(self, now: float) -> None:
         """Learn what has become known by `now`."""
 
-    def hazards(self, path: Path, first: int = 0) -> Sequence[float]:
-        """Chance of a return in each window from `first` on, given none before it."""
+    def hazards(self, path: Path, first: int = 0, foreseen: Sequence[float] = ()) -> Sequence[float]:
+        """Chance of a return in each window from `first` on, given none before it; what is foreseen weighed in."""
         ...
 
 
@@ -72,6 +78,7 @@ class _Quiet:
     path: Path
     gap_s: float | None = None
     reused: bool = True
+    foreseen: Sequence[float] = ()
 
 
 class Returns:
@@ -87,6 +94,7 @@ class Returns:
         self._closing: list[deque[_Quiet]] = [deque() for _ in range(WINDOWS)]
         self._waiting = 0
         self._counted = 0
+        self._trust = Trust()
 
     @property
     def version(self) -> int:
@@ -99,14 +107,38 @@ class Returns:
         """Turns whose windows are open."""
         return self._waiting
 
-    def quiet(self, key: bytes, path: Path, started: float) -> None:
-        """Begin to wait for the turn after the one known as `key`, which started then."""
+    def quiet(self, key: bytes, path: Path, started: float, foreseen: Sequence[float] = ()) -> None:
+        """Begin to wait for the turn after the one known as `key`, which started then.
+
+        Args:
+            foreseen: Chance in [0, 1] of a return in each of the `WINDOWS`, given none before it; () for none.
+        """
         self.close(started)
         if self._waiting >= self._max_waiting:
             return
-        turn = self._quiet[key] = _Quiet(started, path)
+        turn = self._quiet[key] = _Quiet(started, path, foreseen=_kept(foreseen))
         self._closing[0].append(turn)
         self._waiting += 1
+
+    def foresee(self, key: bytes, foreseen: Sequence[float]) -> None:
+        """Put other hazards in the place of those foreseen for `key`; nothing for an unknown key."""
+        turn = self._quiet.get(key)
+        if turn is not None:
+            turn.foreseen = _kept(foreseen)
+
+    def started_s(self, key: bytes) -> float | None:
+        """When the turn known as `key` started, None unless it is waited for."""
+        turn = self._quiet.get(key)
+        return None if turn is None else turn.started
+
+    def foreseen(self, key: bytes) -> Sequence[float]:
+        """What is foreseen for `key`, () for nothing."""
+        turn = self._quiet.get(key)
+        return () if turn is None else turn.foreseen
+
+    def trust(self, path: Path) -> float:
+        """How far what is foreseen of such turns is trusted, in (0, 1), for windows after the first."""
+        return self._trust.weight(_owner(path), True)
 
     def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
         """Note that the turn after `key` started then; nothing for an unknown key.
@@ -127,6 +159,9 @@ class Returns:
                 turn = closing.popleft()
                 self._counted += 1
                 ended = turn.gap_s is not None and turn.gap_s < end_s
+                if turn.foreseen:
+                    learnt, returned = self._learnt(turn.path, window), ended and turn.reused
+                    self._trust.learn(_owner(turn.path), window > 0, turn.foreseen[window], learnt, returned)
                 for cell in self._of(turn.path):
                     cell.count(window, ended and turn.reused)
                 if ended or window + 1 == WINDOWS:
@@ -136,8 +171,12 @@ class Returns:
         if len(self._quiet) > self._waiting:
             self._forget()
 
-    def hazards(self, path: Path, first: int = 0) -> Sequence[float]:
-        """Chance of a return in each window from `first` on, given none before it."""
+    def hazards(self, path: Path, first: int = 0, foreseen: Sequence[float] = ()) -> Sequence[float]:
+        """Chance of a return in each window from `first` on, given none before it.
+
+        Args:
+            foreseen: As for `quiet`: weighed against what was learnt; () for that alone.
+        """
         found = list(_PRIORS)
         for key in path:
             cell = self._cells.get(key)
@@ -147,7 +186,21 @@ class Returns:
                 found[window] = (cell.returned[window] + PSEUDO_COUNT * found[window]) / (
                     cell.quiet[window] + PSEUDO_COUNT
                 )
+        if foreseen:
+            owner, trust = _owner(path), self._trust
+            for window in range(first, WINDOWS):
+                found[window] = trust.blended(owner, window > 0, foreseen[window], found[window])
         return found[first:]
+
+    def _learnt(self, path: Path, window: int) -> float:
+        """The hazard of one window as learnt here."""
+        found = _PRIORS[window]
+        for key in path:
+            cell = self._cells.get(key)
+            if cell is None:
+                break
+            found = (cell.returned[window] + PSEUDO_COUNT * found) / (cell.quiet[window] + PSEUDO_COUNT)
+        return found
 
     def _of(self, path: Path) -> list[_Cell]:
         cells = []
@@ -164,3 +217,13 @@ class Returns:
         """Drop the keys of turns whose last window has closed."""
         waiting = {id(turn) for closing in self._closing for turn in closing}
         self._quiet = {key: turn for key, turn in self._quiet.items() if id(turn) in waiting}
+
+
+def _owner(path: Path) -> Hashable:
+    """Whose foresight is weighed together: an application's turns, whatever their kind."""
+    return path[-1][0] if path else ""
+
+
+def _kept(foreseen: Sequence[float]) -> Sequence[float]:
+    """The same in a quarter of the memory: there are tens of thousands of them."""
+    return array("f", foreseen) if foreseen else ()

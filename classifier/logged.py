@@ -43,6 +43,10 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         opus_leaves_nano_usd: Expected value of the cache that Opus would leave warm when deciding (economics: G).
         shadow_score, shadow_digest: Of the shadow model, None and "" without one.
         label, weight, quality, evidence: As in `classifier.outcomes.Outcome`.
+        answered_opus: Whether Opus answered in the end, None when not told.
+        finish: Why the answer ended, "" when not told.
+        input_tokens, output_tokens: Of the attempt that answered, None unknown; the input with its cached part.
+        duration_s: Seconds that attempt took, None unknown.
     """
 
     request_id: str
@@ -70,6 +74,11 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     weight: float = 0.0
     quality: float | None = None
     evidence: str = ""
+    answered_opus: bool | None = None
+    finish: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    duration_s: float | None = None
 
     @property
     def firm(self) -> bool:

@@ -55,6 +55,8 @@ class TraceRow(NamedTuple):
         tools_tokens: 0 where not recorded.
         system_tokens: 0 where not recorded.
         layers: Ends of the prompt's blocks, ascending, the last at `whole_blocks`; empty where not known.
+        stop: Why the answer ended, as the provider spelled it; "" where not recorded.
+        answered_s: Seconds the answer took, None where not recorded.
     """
 
     namespace: str
@@ -71,6 +73,8 @@ class TraceRow(NamedTuple):
     tools_tokens: int = 0
     system_tokens: int = 0
     layers: tuple[LayerEnd, ...] = ()
+    stop: str = ""
+    answered_s: float | None = None
 
     @property
     def whole_blocks(self) -> int:
@@ -136,6 +140,8 @@ def _row(source: str, number: int, line: str) -> TraceRow:
             added=tuple(found.get("new") or ()),
             tools_tokens=int(found.get("tools_tok") or 0),
             system_tokens=int(found.get("system_tok") or 0),
+            stop=found.get("stop") or "",
+            answered_s=None if found.get("api_s") is None else float(found["api_s"]),
         )
     except KeyError as error:
         raise WorkloadError(source, number, "missing", field=str(error.args[0])) from None

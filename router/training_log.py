@@ -105,6 +105,11 @@ def logged(request: DecidedRequest) -> LoggedRequest:
         weight=outcome.weight,
         quality=outcome.quality,
         evidence=outcome.evidence,
+        answered_opus=request.answered_route == Route.OPUS,
+        finish=request.finish_reason,
+        input_tokens=request.attempts[-1].input_tokens,
+        output_tokens=request.attempts[-1].output_tokens,
+        duration_s=request.attempts[-1].duration_s,
     )
 
 

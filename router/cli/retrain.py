@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,8 @@ from classifier.model import Model
 from classifier.registry import How, Registry
 from router.cli.instant import epoch_s
 from router.cli.place import LedgerOption, place_asked
+from router.cli.retrain_foresight import Turns, only_foresight, retrain_foresight, traced
+from router.cli.retrain_foresight import show as show_foresight
 from router.cli.train import SEED_LABELS
 from router.config import ConfigError, load_config
 from router.training_log import from_ledger, from_parquet, write_parquet
@@ -35,7 +38,17 @@ REFUSED = 3
 TOO_FEW = 4
 """Exit code when the log has too few outcomes to make one."""
 
+PRODUCTION = "production"
+"""What a foresight's card calls the sessions of a log."""
+
 DEFAULT_REGISTRY = Path("var/models")
+
+
+class Part(StrEnum):
+    """What may be retrained by itself."""
+
+    CLASSIFIER = "classifier"
+    FORESIGHT = "foresight"
 
 
 def retrain(
@@ -98,20 +111,52 @@ def retrain(
             metavar="MODULE:FACTORY", help="Text encoder; default: the settings' classifier.encoder."
         ),
     ] = "",
+    only: Annotated[
+        Part | None, typer.Option(help="Retrain this alone; default: the classifier and the foresight.")
+    ] = None,
+    trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="Fit the foresight on this recorded trace instead of a log; repeatable."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings, TOML: ledger and classifier.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fit a candidate on what came of requests, judge it against the champion, keep it in the registry.
 
+    A foresight (who comes back when, for warming) is fitted on the sessions of the same requests, and kept beside.
+
     Exit code 0: it passed the gate (and was promoted if asked). 3: the gate refused it; it is in the registry all the
-    same. 4: the log has too few outcomes. 2: not done as asked.
+    same. 4: the log has too few outcomes. 2: not done as asked. With both, it is the classifier's.
 
     Example: hybrid-router retrain --ledger var/ledger --registry var/models --promote
+
+    Example: hybrid-router retrain --only foresight --trace sessions.jsonl.gz --registry var/models
     """
+    if trace and only is not Part.FORESIGHT:
+        raise ConfigError("a trace has no outcomes to fit a classifier on: add --only foresight")
+    if trace:
+        sources, names = traced(trace), [file.name for file in trace]
+        code = only_foresight(
+            sources, names, open_registry(registry, config), promote=promote, seed=seed, as_json=as_json
+        )
+        raise typer.Exit(TOO_FEW if code is None else code)
     rows = _rows(ledger, parquet or [], config, epoch_s("--since", since), epoch_s("--until", until))
     if export is not None:
         print(f"wrote {write_parquet(export, rows)} rows to {export}")
         return
+    turns = Turns(max_rows)
+    if only is Part.FORESIGHT:
+        code = only_foresight(
+            [turns.drained(rows).sessions()],
+            [PRODUCTION],
+            open_registry(registry, config),
+            promote=promote,
+            seed=seed,
+            as_json=as_json,
+        )
+        raise typer.Exit(TOO_FEW if code is None else code)
+    if only is None:
+        rows = turns.tapped(rows)
     # scikit-learn takes a second and 100 MB to load.
     from classifier.gate import GateSettings
     from classifier.retraining import RetrainingSettings, TooFewOutcomes
@@ -136,17 +181,34 @@ def retrain(
         found = _run(rows, champion, base, settings, distributed, max_rows, as_json, embedder)
     except TooFewOutcomes as error:
         typer.echo(f"hybrid-router: {error}", err=True)
+        foresight = None if only is Part.CLASSIFIER else _foresight(turns, models, promote, seed)
+        if foresight is not None and "skipped" not in foresight and not as_json:
+            show_foresight(foresight, models.path)
         raise typer.Exit(TOO_FEW) from None
     with tempfile.TemporaryDirectory(prefix="hybrid-router-") as work:
         found.save(Path(work))
         digest = models.add(Path(work))
     promoted = _promoted(models, digest, found, promote, force)
+    foresight = None if only is Part.CLASSIFIER else _foresight(turns, models, promote, seed)
     if as_json:
-        print(json.dumps(found.report | {"registry": str(models.path), "promoted": promoted}))
+        told = {"registry": str(models.path), "promoted": promoted, "foresight": foresight}
+        print(json.dumps(found.report | told))
     else:
         _show(found, promoted, models.path)
+        if foresight is not None and "skipped" not in foresight:
+            show_foresight(foresight, models.path)
     if not found.verdict.passed and not promoted:
         raise typer.Exit(REFUSED)
+
+
+def _foresight(turns: Turns, models: Registry, promote: bool, seed: int) -> dict[str, Any]:
+    """The foresight's report, or why there is none: it needs no outcomes, and its lack stops nobody."""
+    from classifier.foresight.retraining import TooFewTurns
+
+    try:
+        return retrain_foresight([turns.sessions()], [PRODUCTION], models, promote=promote, seed=seed)[1]
+    except TooFewTurns as error:
+        return {"skipped": str(error)}
 
 
 def open_registry(registry: Path | None, config: Path | None) -> Registry:

@@ -40,6 +40,8 @@ class DecidedAttempt(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         discarded: Failure for which its answer was not handed on, "" when it was.
         cost_nano_usd: None when unknown; 0 for a refused one.
+        input_tokens, output_tokens: None without usage.
+        duration_s: Seconds from its start to its end.
     """
 
     attempt: int
@@ -49,6 +51,9 @@ class DecidedAttempt(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str
     discarded: str
     cost_nano_usd: int | None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    duration_s: float | None = None
 
 
 class DecidedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -227,6 +232,9 @@ def _request(
             each.finish_reason,
             each.discarded,
             _cost(each),
+            None if each.usage is None else each.usage.input_tokens,
+            None if each.usage is None else each.usage.output_tokens,
+            each.duration_s,
         )
         for each in settlements
     )

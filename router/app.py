@@ -48,6 +48,7 @@ from router.facts_file import applying
 from router.feedback import Feedback, Receipt
 from router.feedback_service import FeedbackService, Learn
 from router.flights import Flights, FlightSettings, LoopTimer, Timer
+from router.foresight import Foreseer, Foresights
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
@@ -214,13 +215,17 @@ async def running(
         timer = LoopTimer() if timer is None else timer
         preparation = _preparation(config, state, upstreams, telemetry, settler, learning)
         flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
-        warming = _warming(config, state, preparation, settler, flights, timer, draw)
+        foresights = None
+        if config.warming.policy != Policy.OFF.value:
+            foresights = Foresights(config.warming.foresight, registry=config.classifier.registry)
+        foreseer = None if foresights is None else foresights.foreseer
+        warming = _warming(config, state, preparation, settler, flights, timer, draw, foreseer)
         if config.warming.policy != Policy.OFF.value:
             telemetry.watch_warms(
                 lambda: warming.regret.open_count, lambda: warming.regret.switched_off(clock.now())
             )
             await recall(warming, ledger, clock)
-        await stack.enter_async_context(_warmed(warming))
+        await stack.enter_async_context(_warmed(warming, foresights, config.classifier.watch_s, sleep))
         encodings = _encodings(config, state, telemetry)
         if encodings is not None:
             stack.callback(encodings.close)
@@ -546,6 +551,7 @@ def _warming(
     flights: Flights | None,
     timer: Timer,
     draw: Callable[[], float],
+    foreseer: Foreseer | None,
 ) -> Warming:
     warming, unlearnt = config.warming, prior_of(state.beliefs.facts)
     return Warming(
@@ -568,14 +574,32 @@ def _warming(
         prices=state.prices,
         first_byte=(lambda _: unlearnt) if flights is None else flights.first_byte,
         draw=draw,
+        foreseer=foreseer,
     )
 
 
 @asynccontextmanager
-async def _warmed(warming: Warming) -> AsyncIterator[None]:
-    """Warm in the background; a warm that is on its way at the end is broken off and booked."""
+async def _warmed(
+    warming: Warming,
+    foresights: Foresights | None,
+    every_s: float,
+    sleep: Callable[[float], Awaitable[None]],
+) -> AsyncIterator[None]:
+    """Warm in the background; a warm that is on its way at the end is broken off and booked.
+
+    Args:
+        every_s: How often to look for another champion of the foresights, seconds; 0 for never.
+    """
+
+    async def follow(foresights: Foresights) -> None:
+        while True:
+            await sleep(every_s)
+            await foresights.follow()
+
     async with Tasks() as tasks:
         tasks.start(warming.warmer.run(), "warm prefixes")
+        if foresights is not None and foresights.changes and every_s > 0:
+            tasks.start(follow(foresights), "follow the registry of foresights")
         try:
             yield
         finally:

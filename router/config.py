@@ -217,6 +217,10 @@ class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Share of warms that pay but are not sent, at random, so that what the others bring can be told from chance."""
     actions: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
     """Users' actions (SessionService.ReportAction) taken to precede a request on Opus until it is seen otherwise."""
+    foresight: Annotated[str, Meta(min_length=1)] = "default"
+    """What foresees a session's next request beside what is learnt online: "default" is the champion that `retrain` put
+    into the registry (classifier.registry), nothing without one; "off" is nothing; else the directory of an artifact.
+    What is foreseen wrongly washes out per application, so the default is safe to leave."""
     recipe_bytes_limit: Annotated[int, Meta(ge=1 << 20, le=1 << 36)] = 128 << 20
     """Bytes of requests kept in memory to be warmed again; the longest unused are given up first."""
 

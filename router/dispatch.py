@@ -115,7 +115,7 @@ class Dispatch:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Keep references; `draw` gives a number in [0, 1) for jitter. Without `flights` nobody waits for another;
-        `answered` is told of every request that Opus answered.
+        `answered` is told of every request that was answered.
         """
         self._preparation = preparation
         self._settler = settler
@@ -123,7 +123,7 @@ class Dispatch:
         self._hedging = hedging
         self._cascades = cascades
         self._flights = flights
-        self._opus_answered = answered
+        self._tell_answered = answered
         self._draw = draw
         self._sleep = sleep
 
@@ -315,11 +315,10 @@ class Dispatch:
                 if step.next is Next.GIVE_UP:
                     raise
             else:
-                if life.route is Route.OPUS:
-                    if self._flights is not None:
-                        self._flights.learn(ended.settlement)
-                    if self._opus_answered is not None:
-                        self._opus_answered(life.prepared, ended.settlement)
+                if self._flights is not None and life.route is Route.OPUS:
+                    self._flights.learn(ended.settlement)
+                if self._tell_answered is not None:
+                    self._tell_answered(life.prepared, ended.settlement)
                 return ended
             finally:
                 if flight is not None:

@@ -5,7 +5,8 @@ in a thread, before anything is served; a start without it serves as well and le
 
     verdicts    -> who may be warmed (`cache.regret`): sums of every owner, and until when it is switched off
                 -> how often an opened session is followed by a request (`cache.chances`), of those that were decided on
-    turns       -> who comes back when (`cache.returns`), by kind of turn
+    turns       -> who comes back when (`cache.returns`), by kind of turn, and what foresight reads of each session,
+                   but for sizes and durations
     spending    -> what is left of the hour's dollars and the minute's warms (`cache.pace`)
 
 What the ledger does not hold cannot be rebuilt: the requests that prefixes are warmed with, hence what is watched
@@ -22,6 +23,7 @@ from typing import Final
 
 from cache.regret import Past
 from cache.schedule import Trigger
+from classifier.foresight.history import Turn as Seen
 from classifier.route import Route
 from router.call import FinishReason
 from router.clock import Clock
@@ -96,7 +98,11 @@ def _replay_turns(warming: Warming, turns: Iterable[Turn], now_s: float) -> None
         if request_id != turn.request_id:  # another attempt of one request is no turn of its own
             count += 1
         asked[whose] = turn.request_id, count, turn.finish_reason == FinishReason.TOOL_CALL.value
-        if turn.route != Route.OPUS.value or not turn.cached_tokens:
+        opus = turn.route == Route.OPUS.value
+        warming.foreseer.noted(
+            whose, Seen(turn.started_s, opus, turn.finish_reason, application=turn.application)
+        )
+        if not opus or not turn.cached_tokens:
             continue
         before = waiting.get(whose)
         if before is not None:

@@ -38,11 +38,14 @@ from cache.schedule import (
     order,
     shared_upkeep,
 )
+from classifier.foresight.history import Turn
+from classifier.foresight.model import Forecast
 from classifier.route import Route
 from router import errors
 from router.applications import Application, Applications
 from router.beliefs import CacheView
 from router.call import Call, Effort, Identity, Message, Role, ToolChoice, ToolResult
+from router.foresight import Foreseer, turn_of
 from router.held_session import Held
 from router.preparation import Prepared
 from router.pricing import PriceTable, UnknownPrice
@@ -141,8 +144,9 @@ class Warming:
         prices: PriceTable,
         first_byte: Callable[[str], FirstByte],
         draw: Callable[[], float],
+        foreseer: Foreseer | None = None,
     ) -> None:
-        """Keep references; `draw` gives a number in [0, 1)."""
+        """Keep references; `draw` gives a number in [0, 1); without a `foreseer` nothing is foreseen."""
         self._parts = parts
         self._settings = settings
         self._applications = applications
@@ -151,6 +155,7 @@ class Warming:
         self._draw = draw
         self._schedule = Schedule()
         self._returns = Returns()
+        self._foreseer = Foreseer(None) if foreseer is None else foreseer
         self._chances = Chances(within_s=TTL_5M_S)
         self._recipes = Recipes(settings.recipe_bytes_limit)
         self._known = _Known()
@@ -160,23 +165,44 @@ class Warming:
     # --- what users' requests leave
 
     def answered(self, prepared: Prepared, settlement: Settlement) -> None:
-        """Note a user's request that Opus answered: what it left warm, and who came back. Never fails it."""
+        """Note a user's request that was answered: what it left warm, and who came back. Never fails it."""
+        opus = settlement.intent.route == Route.OPUS.value
         usage, regret = settlement.usage, self.regret
-        if usage is None:
-            return
-        if regret.open_count:
+        if opus and usage is not None and regret.open_count:
             digests = prepared.views[Route.OPUS].digests
             self._tell(regret.used(digests, usage.cache_read_tokens, settlement.intent.started_time_s))
         if self._settings.policy is Policy.OFF:
             return
         try:
-            self._note(prepared, settlement, usage)
+            forecast = self._foreseen(prepared, settlement)
+            if opus and usage is not None:
+                self._note(prepared, settlement, usage, forecast)
         except Exception as error:
             logger.error(
                 "what request %s left was not noted\n%s", settlement.intent.request_id, stack_of(error)
             )
 
-    def _note(self, prepared: Prepared, settlement: Settlement, usage: Usage) -> None:
+    def _foreseen(self, prepared: Prepared, settlement: Settlement) -> Forecast | None:
+        """Extend the session's history; None where nothing is foreseen or no session was named.
+
+        A turn on Flash leaves nothing warm, but it changes what is foreseen of the prefix that the session has on Opus.
+        """
+        identity = prepared.request.call.identity
+        if not identity.session:
+            return None
+        whose = (identity.tenant, identity.session)
+        forecast = self._foreseer.answered(whose, _turn(prepared, settlement))
+        if forecast is not None and settlement.intent.route != Route.OPUS.value:
+            key = self._known.last.get(whose)
+            used_s = None if key is None else self._returns.started_s(key)
+            if key is not None and used_s is not None:
+                ahead_s = max(0.0, settlement.intent.started_time_s - used_s)
+                self._returns.foresee(key, forecast.keep_alive_hazards(ahead_s))
+        return forecast
+
+    def _note(
+        self, prepared: Prepared, settlement: Settlement, usage: Usage, forecast: Forecast | None
+    ) -> None:
         policy = self._settings.policy
         view = prepared.views[Route.OPUS]
         call, now_s = prepared.request.call, settlement.intent.started_time_s
@@ -218,7 +244,8 @@ class Warming:
                 False,
                 max(0, view.plan.total_tokens - belief.tokens),
             )
-            self._note_private(prefix, owner, prepared.request, view, now_s, content_bytes)
+            turn = None if identity.session else _turn(prepared, settlement)
+            self._note_private(prefix, owner, prepared.request, view, now_s, content_bytes, forecast, turn)
         self.warmer.wake()
 
     def _note_private(
@@ -229,6 +256,8 @@ class Warming:
         view: CacheView,
         now_s: float,
         content_bytes: int,
+        forecast: Forecast | None,
+        turn: Turn | None,
     ) -> None:
         identity = request.call.identity
         whose = (identity.tenant, identity.session)
@@ -251,8 +280,12 @@ class Warming:
             last[whose] = prefix.key
             if len(last) > _SESSIONS:
                 last.popitem(last=False)
+        if turn is not None:
+            # Nobody named the session: its history goes by the prefix that its last turn left.
+            forecast = self._foreseer.answered(prefix.key, turn, before)
         path = _path(request.call)
-        self._returns.quiet(prefix.key, path, now_s)
+        foreseen = () if forecast is None else forecast.keep_alive_hazards()
+        self._returns.quiet(prefix.key, path, now_s, foreseen)
         points = tuple([point for point in view.plan.breakpoints if point.prefix_tokens <= prefix.tokens])
         points = points if points and points[-1].digest == prefix.key else view.plan.breakpoints
         self._recipes.keep(recipe_of(request, points, content_bytes, self._output_tokens))
@@ -289,7 +322,14 @@ class Warming:
                 self.warmer.note_unwarmable(watch.owner[1], trigger.value, objected)
                 self._schedule.forget(watch.prefix.key)
                 continue
-            name, kept_back = self._drawn(found, watch.owner, from_s, until_s, watch.prefix.private_tokens)
+            name, kept_back = self._drawn(
+                found,
+                watch.owner,
+                from_s,
+                until_s,
+                watch.prefix.private_tokens,
+                foreseen=bool(self._returns.foreseen(watch.prefix.key)),
+            )
             if kept_back:
                 self._schedule.forget(watch.prefix.key)
                 continue
@@ -310,7 +350,8 @@ class Warming:
     def _upkeep(self, watch: Watch, now_s: float) -> Verdict:
         policy, prefix, worth = self._settings.policy, watch.prefix, self._worth(now_s)
         if not prefix.shared:
-            hazards = self._returns.hazards(watch.path, watch.idle_windows)
+            foreseen = self._returns.foreseen(prefix.key)
+            hazards = self._returns.hazards(watch.path, watch.idle_windows, foreseen)
             return keep_alive(policy, prefix, worth, hazards, watch.pings)
         beliefs = self._parts.settler.beliefs
         scope = beliefs.opus_scope(self._parts.settler.upstreams[Route.OPUS].model)
@@ -352,6 +393,10 @@ class Warming:
         policy, now_s = self._settings.policy, self._parts.settler.clock.now()
         if not allowed(policy, trigger):
             return Answer(False, f"warming.policy is {policy.value!r}")
+        foreseen = self._foreseer.opus_within(whose, float(TTL_5M_S), now_s)
+        if foreseen is not None:
+            # An action that the operator listed says more than the session's past; any other may say nothing.
+            prior = max(prior, foreseen) if kind[0] in self._settings.actions else foreseen
         p_use = self._chances.of(kind, prior)
         self._chances.signal(kind, whose, now_s)
         listed = kind[0] in self._settings.actions
@@ -373,12 +418,17 @@ class Warming:
         )
         worth = self._worth(now_s)
         verdict = self._judged(policy, prefix, worth, p_use, prepared, points)
+        if foreseen is not None:
+            said = f"foresight {self._foreseer.digest}: {foreseen:.3f}"
+            verdict = verdict._replace(reason=f"{verdict.reason}; {said}")
         found = order(prefix, trigger, verdict, now_s, worth)
         if not verdict.fires:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
         owner = (whose[0], prepared.request.application.name)
         cold_tokens = max(1, prefix.tokens - view.plan.full_read_tokens)
-        name, kept_back = self._drawn(found, owner, now_s, now_s + TTL_5M_S, cold_tokens)
+        name, kept_back = self._drawn(
+            found, owner, now_s, now_s + TTL_5M_S, cold_tokens, foreseen=foreseen is not None
+        )
         if kept_back:
             return Answer(False, kept_back, found.cost_usd, found.value_usd)
         queued = self._put(found, owner, request, points, lambda sent: self._book(prefix.key, sent), name)
@@ -410,11 +460,21 @@ class Warming:
         return request, prepared, points
 
     def _drawn(
-        self, found: WarmOrder, owner: tuple[str, str], from_s: float, until_s: float, lost_tokens: int
+        self,
+        found: WarmOrder,
+        owner: tuple[str, str],
+        from_s: float,
+        until_s: float,
+        lost_tokens: int,
+        *,
+        foreseen: bool,
     ) -> tuple[str, str]:
         """Name of the decision, and why an order that pays is not sent all the same, "" when it is.
 
         Either way it is judged by what comes, but for an owner that is switched off.
+
+        Args:
+            foreseen: Whether it rests on what was foreseen.
         """
         now_s = self._parts.settler.clock.now()
         self._tell(self.regret.close(now_s))
@@ -437,6 +497,7 @@ class Warming:
             gain_usd=saved_units * worth.token_usd,
             gain_s=worth.kappa_s * lost_tokens,
             name=new_name(),
+            foresight=self._foreseer.digest if foreseen else "",
         )
         self._tell(self.regret.tried(prefix.key, tried, now_s))
         why = "held out at random, so that what the others bring can be told" if held_out else ""
@@ -464,6 +525,11 @@ class Warming:
     def returns(self) -> Returns:
         """Who comes back when; for what tells it of an earlier process."""
         return self._returns
+
+    @property
+    def foreseer(self) -> Foreseer:
+        """What is remembered of sessions; likewise."""
+        return self._foreseer
 
     @property
     def chances(self) -> Chances:
@@ -645,6 +711,10 @@ class Warming:
 
 def _bare_request(application: Application, call: Call) -> Request:
     return Request(call=call, application=application, demands=Demands())
+
+
+def _turn(prepared: Prepared, settlement: Settlement) -> Turn:
+    return turn_of(settlement, None if prepared.score is None else prepared.score.value)
 
 
 def _manner(call: Call) -> Manner:

@@ -10,6 +10,7 @@ from cache.chances import Chances
 from cache.pace import Pace
 from cache.regret import REPROBE_S, Regret, Result, Tried
 from cache.returns import WINDOW_S, WINDOWS, Returns
+from router.foresight import Foreseer
 from router.ledger import PastWarm, Turn
 from router.settlement import Purpose
 from router.warm_recall import TURN_LIMIT, WARM_LIMIT, recall, replay
@@ -28,6 +29,7 @@ class Learner:
         self.returns = Returns()
         self.chances = Chances(within_s=300)
         self.pace = Pace(usd_per_hour=1.0, requests_per_minute=10)
+        self.foreseer = Foreseer(None)
         self.left: dict[tuple[str, str], bytes] = {}
 
     def left_by(self, tenant: str, session: str, key: bytes) -> None:

@@ -1,0 +1,80 @@
+"""Foresight over real gRPC: what is foreseen is believed once it came true, and verdicts name who foresaw."""
+
+from pathlib import Path
+
+from classifier.foresight import artifact as artifacts
+from classifier.foresight.windows import COUNT
+from router.ledger import Ledger
+from tests.classifier.foresights import arrays_of, artifact_of
+from tests.e2e.builders import FLASH, START_TIME_S, assistant, generate, prose, user
+from tests.e2e.service import WatchedClock
+from tests.e2e.test_warm_restart import living
+from tests.e2e.test_warming import SAY, ask, costs, done, opened, passing, reported, turn, warms
+
+COMES_LATE = (0.01, 0.01, *(0.99,) * (COUNT - 2))
+NEVER = (0.001,) * COUNT
+
+
+def kept(directory: Path, hazards: tuple[float, ...]) -> str:
+    """A foresight on disk that says the same of every session; gives its digest."""
+    artifact = artifact_of(arrays_of(hazards))
+    artifacts.save(directory, artifact)
+    return artifact.digest
+
+
+async def kept_after_one_return(ledger: Ledger, foresight: str) -> tuple[int, int]:
+    """Keep-alives that a first conversation gets, and a second one after the first came back ten minutes later."""
+    question = user(f"{prose('The first case', 800)} {SAY}")
+    async with living(ledger, policy="auto", foresight=foresight) as service:
+        await done(service, service.generate(ask(question, session="first")))
+        await passing(service, 600)
+        again = ask(question, assistant("Three."), user(f"And before? {SAY}"), session="first")
+        await done(service, service.generate(again))
+        before = len(warms(service))
+        await passing(service, 280)
+        await done(
+            service, service.generate(ask(user(f"{prose('The second case', 800)} {SAY}"), session="second"))
+        )
+        await passing(service, 600)
+        await costs(service)  # which settles what has ended
+        return before, len(warms(service)) - before
+
+
+async def test_what_was_foreseen_and_came_true_is_kept_alive(tmp_path) -> None:
+    """Late returns foreseen: nothing is spent on the word of it, and one return makes it believed. Else: nothing."""
+    digest = kept(tmp_path / "late", COMES_LATE)
+    kept(tmp_path / "never", NEVER)
+    ledger = Ledger.temporary(clock=WatchedClock(START_TIME_S))
+    try:
+        before, after = await kept_after_one_return(ledger, str(tmp_path / "late"))
+        assert (before, after > 0) == (0, True)
+        await ledger.flush()
+        assert [row.group["foresight"] for row in await ledger.warms(("foresight",))] == [digest]
+    finally:
+        await ledger.close()
+    for foresight in ("default", str(tmp_path / "never")):
+        ledger = Ledger.temporary(clock=WatchedClock(START_TIME_S))
+        try:
+            assert await kept_after_one_return(ledger, foresight) == (0, 0)
+        finally:
+            await ledger.close()
+
+
+async def test_an_action_is_weighed_by_what_is_foreseen_of_its_session(tmp_path) -> None:
+    """A session that has talked before: the verdict on an action says what was foreseen, and by whom."""
+    digest = kept(tmp_path, COMES_LATE)
+    ledger = Ledger.temporary(clock=WatchedClock(START_TIME_S))
+    try:
+        async with living(ledger, policy="auto", foresight=str(tmp_path), second_usd=0.1) as service:
+            await opened(service, "held")
+            assert "foresight" not in (await reported(service, "looked")).reason
+            await done(service, service.generate(turn("And now?")))
+            await passing(service, 700)
+            verdict = await reported(service, "looked")
+            assert f"foresight {digest}: 0.99" in verdict.reason
+            # A turn on Flash is a turn of the session as well.
+            thanks = generate(user(f"Thanks {SAY}"), session="held", application="", route=FLASH)
+            await done(service, service.generate(thanks))
+            assert f"foresight {digest}: 0.2" in (await reported(service, "looked")).reason
+    finally:
+        await ledger.close()

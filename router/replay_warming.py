@@ -26,6 +26,9 @@ from cache.regret import Regret, Tried
 from cache.returns import ReturnModel, Returns
 from cache.rules import TTL_1H_S, TTL_5M_S
 from cache.schedule import Policy, Prefix, Schedule, Trigger, Watch, Worth, allowed
+from classifier.foresight.model import Foresight
+from router.foresight import Foreseer
+from router.foresight_log import turn_of_row
 from router.replay_trace import TracePrompt, TraceRow
 
 
@@ -39,6 +42,7 @@ class WarmSettings:
         upgrades: Whether the upgrade ping may be sent: the world in which open fact A2 holds and was measured.
         call_units: What a warming call costs besides its input, in units (`Worth.call_units`).
         seed: Of the hold-out.
+        foresight: Foresees who comes back, beside what is learnt from the trace; None for that alone.
     """
 
     policy: Policy = Policy.OFF
@@ -47,6 +51,7 @@ class WarmSettings:
     upgrades: bool = False
     call_units: float = 0.0
     seed: int = 0
+    foresight: Foresight | None = None
 
 
 class Ping(NamedTuple):
@@ -116,6 +121,7 @@ class KeepAlives:
     demand: Demand
     tell: Callable[[Ping], None]
     returns: ReturnModel = field(default_factory=lambda: Returns(max_waiting=200_000))
+    foreseer: Foreseer = field(init=False)
     regret: Regret = field(default_factory=Regret)
     _schedule: Schedule = field(default_factory=lambda: Schedule(max_watches=200_000))
     _kept: dict[bytes, _Kept] = field(default_factory=dict)
@@ -123,6 +129,7 @@ class KeepAlives:
     _sharing: dict[bytes, _Sharing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.foreseer = Foreseer(self.settings.foresight, max_sessions=200_000)
         if self.settings.policy is Policy.AUTO:
             self.demand.keep_by(KeptByKind(lambda: self.worth, self.returns))
 
@@ -159,7 +166,9 @@ class KeepAlives:
         key = (row.namespace, row.session, row.stream)
         self._forget(left.key)
         self._last[key] = left.key
-        self.returns.quiet(left.key, left.path, now_s)
+        forecast = self.foreseer.answered(key, turn_of_row(row, now_s))
+        foreseen = () if forecast is None else forecast.keep_alive_hazards()
+        self.returns.quiet(left.key, left.path, now_s, foreseen)
         owner = _owner(row)
         if self.settings.judged and not self.regret.allowed(owner, now_s):
             return 0
@@ -167,9 +176,8 @@ class KeepAlives:
         private = max(1, left.blocks - max(others, left.base_blocks)) * size
         prefix = Prefix(left.key, left.blocks * size, private, left.ttl_s, False)
         answer = row.output_tokens if self.settings.upgrades else None
-        found_plan = idle_plan(
-            self.settings.policy, prefix, self.worth, self.returns.hazards(left.path), answer_tokens=answer
-        )
+        hazards = self.returns.hazards(left.path, 0, foreseen)
+        found_plan = idle_plan(self.settings.policy, prefix, self.worth, hazards, answer_tokens=answer)
         pings, upgrades = found_plan.pings, found_plan.upgrades
         if not pings and not upgrades:
             return 0

@@ -33,6 +33,7 @@ from router.cli import (
     tune,
 )
 from router.cli.fault import reported
+from router.roomy import with_room
 
 app = typer.Typer(
     name="hybrid-router",
@@ -71,4 +72,4 @@ app.add_typer(ledger.app, name="ledger")
 def main() -> None:
     """Run the command; errors the user can act on are one line on standard error and exit code 2."""
     with reported():
-        app()
+        with_room(app)

@@ -931,30 +931,33 @@ def usages(draw):
 
 @st.composite
 def settlements(draw):
+    """Half of them with an answer and all figures, as most settlements are."""
+    plain = draw(st.booleans())
+    unknown = st.nothing() if plain else st.none()
     miss = MissRecord(cause="evicted", layer="tools", missed_tokens=7, lost_nano_usd=draw(KNOWN))
     intent_changes = {
         "route": draw(st.sampled_from(["opus", "flash"])),
         "application": draw(st.sampled_from(["assistant", "unheard of"])),
         "tenant": draw(st.sampled_from(["acme", ""])),
         "labels": draw(st.sampled_from([{}, {"team": "search"}, {"team": "other"}])),
-        "purpose": draw(st.sampled_from([Purpose.USER, Purpose.USER, Purpose.WARM])),
+        "purpose": Purpose.USER if plain else draw(st.sampled_from(Purpose)),
         "stream": draw(st.booleans()),
     }
     return settlement(
         intent_changes,
-        outcome=draw(st.sampled_from([Outcome.OK, Outcome.OK, Outcome.INTERRUPTED])),
-        usage=draw(st.one_of(st.none(), usages())),
-        cost=draw(st.one_of(st.none(), st.builds(Cost, **dict.fromkeys(Cost.__struct_fields__, AMOUNTS)))),
+        outcome=Outcome.OK if plain else draw(st.sampled_from(Outcome)),
+        usage=draw(st.one_of(unknown, usages())),
+        cost=draw(st.one_of(unknown, st.builds(Cost, **dict.fromkeys(Cost.__struct_fields__, AMOUNTS)))),
         counterfactuals=draw(
             st.one_of(
-                st.none(),
+                unknown,
                 st.builds(Counterfactuals, **dict.fromkeys(Counterfactuals.__struct_fields__, KNOWN)),
             )
         ),
-        discarded=draw(st.sampled_from(["", "", "refusal"])),
+        discarded="" if plain else draw(st.sampled_from(["", "refusal"])),
         cache=draw(
             st.one_of(
-                st.none(),
+                unknown,
                 st.builds(
                     CacheRecord,
                     strategy=st.just("auto"),

@@ -9,6 +9,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -16,10 +17,11 @@ from urllib.request import urlopen
 import grpc
 import pytest
 
-from router.clock import SystemClock
+from router.config import load_config
 from router.invoices import Line as InvoiceLine
 from router.invoices import read_invoice
-from router.ledger import Interrupted, Ledger
+from router.ledger import Interrupted, LedgerReader
+from router.ledger_place import ledger_place
 from router.settlement import Outcome, Purpose, Settlement
 from tests.e2e.errands import HERD, Caller, Heard, Kind, Line, day
 from tests.e2e.process import sandbox_process, server_process, verb
@@ -36,6 +38,7 @@ SETTINGS = """
 listen = "127.0.0.1:0"
 [ledger]
 path = "{ledger}"
+url = "{url}"
 [cache]
 flight_limit_s = 60.0
 flight_second_usd = 0.0
@@ -107,7 +110,7 @@ async def spend_a_day(directory: Path, settings: str) -> tuple[list[Heard], Book
             "reconcile", url, "--config", str(config), "--accept-explained", "--json", cwd=directory
         )
         invoice = read_invoice((await asyncio.to_thread(_fetched, f"{url}/sandbox/invoice")).decode()).lines
-    return caller.heard, await _books(config, list(invoice)), (code, shown)
+    return caller.heard, _books(config, list(invoice)), (code, shown)
 
 
 def _fetched(url: str) -> bytes:
@@ -115,28 +118,31 @@ def _fetched(url: str) -> bytes:
         return answer.read()
 
 
-async def _books(config: Path, invoice: list[InvoiceLine]) -> Books:
-    ledger = Ledger.open(config.parent / "ledger", clock=SystemClock())
-    try:
-        totals = await ledger.totals()
+def _books(config: Path, invoice: list[InvoiceLine]) -> Books:
+    with LedgerReader.open(ledger_place(load_config(config))) as reader:
+        totals = reader.totals()
         return Books(
-            settled=[each async for each in ledger.settlements()],
-            interrupted=await ledger.interrupted(),
+            settled=list(reader.settlements()),
+            interrupted=reader.interrupted(),
             invoice=invoice,
             totals_nano_usd=totals.cost.total_nano_usd,
             unknown_bound_nano_usd=totals.unknown_bound_nano_usd,
         )
-    finally:
-        await ledger.close()
 
 
-@pytest.fixture(scope="module")
-def spent(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Heard], Books, tuple[int, str]]:
-    """The day, once for all that is asked of it."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def spent(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[list[Heard], Books, tuple[int, str]]]:
+    """The day, once for all that is asked of it, on either store."""
     directory = tmp_path_factory.mktemp("day")
     system = " ".join(f"Rule {number}: name the record for every figure you give." for number in range(220))
-    settings = SETTINGS.format(ledger=(directory / "ledger").as_posix(), system=system)
-    return asyncio.run(spend_a_day(directory, settings))
+    with ExitStack() as stack:
+        url = ""
+        if request.param == "postgresql":
+            url = stack.enter_context(request.getfixturevalue("postgres_server").database())
+        settings = SETTINGS.format(ledger=(directory / "ledger").as_posix(), url=url, system=system)
+        yield asyncio.run(spend_a_day(directory, settings))
 
 
 def errand_of(request_id: str) -> str:

@@ -67,7 +67,7 @@ async def test_sums_are_by_group_and_time_of_the_decision(ledger):
         await ledger.warms(("color",))
 
 
-async def test_costs_say_what_warms_came_to(ledger):
+async def test_costs_say_what_warms_came_to(home, ledger):
     """Counts, spending, what they brought by prediction and against the hold-out; by tenant; not where it cannot be."""
     ledger.settle(a_settlement())
     for number in range(8):
@@ -81,7 +81,7 @@ async def test_costs_say_what_warms_came_to(ledger):
             )
         )
     await ledger.flush()
-    asked = ["costs", "--ledger", str(ledger._directory)]
+    asked = ["costs", "--ledger", home.url(ledger._directory) or str(ledger._directory)]
     shown = " ".join(CliRunner().invoke(app, asked).stdout.split())
     assert "Warms: 6 used, 0 wasted, 0 superfluous, 2 held out; they cost $0.024" in shown
     assert "brought $0.591" in shown

@@ -22,7 +22,7 @@ import grpc
 
 from router.v1 import operator_service_pb2, operator_service_pb2_grpc
 from tests.benchmarks.processes import BenchmarkError, running
-from tests.benchmarks.run import _free_port
+from tests.benchmarks.run import free_port
 from tests.benchmarks.traffic import endless, settings
 
 _METHOD = "/router.v1.RouterService/StreamGenerate"
@@ -68,7 +68,7 @@ async def measure(streams: int, rounds: int, route: str) -> list[dict[str, float
 def _router(stack: AsyncExitStack, provider_url: str) -> Any:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hybrid-router-bench-")))
     config = directory / "router.toml"
-    text = settings(directory=directory / "ledger", provider_url=provider_url, prometheus_port=_free_port())
+    text = settings(directory=directory / "ledger", provider_url=provider_url, prometheus_port=free_port())
     config.write_text(text.replace("[server]", "[server]\nin_flight_limit = 5000"), encoding="utf-8")
     keys = {"ANTHROPIC_API_KEY": "bench", "GEMINI_API_KEY": "bench"}
     command = ["router", "serve", "--config", str(config), "--log-level", "error"]

@@ -192,7 +192,7 @@ class Bench:
 
     def _router(self, stack: AsyncExitStack, cores: Cores, provider_url: str, sink: str) -> Any:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hybrid-router-bench-")))
-        self.facts.setdefault("prometheus_ports", []).append(port := _free_port())
+        self.facts.setdefault("prometheus_ports", []).append(port := free_port())
         config = directory / "router.toml"
         config.write_text(
             settings(directory=directory / "ledger", provider_url=provider_url, prometheus_port=port),
@@ -315,7 +315,8 @@ class Bench:
         return "\n\n".join(self.rounds.table(shown, stream=stream) for stream in (False, True))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

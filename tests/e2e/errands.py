@@ -134,14 +134,27 @@ class Line:
     """The way to whichever server lives at the moment; callers wait while none does."""
 
     server: ServerProcess | None = None
+    calls: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def lives(self) -> ServerProcess:
-        """Return the server, as soon as there is one."""
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[ServerProcess]:
+        """Call the server, as soon as there is one; it is not hung up on meanwhile."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.server is not None)
+            self.calls += 1
         assert self.server is not None
-        return self.server
+        try:
+            yield self.server
+        finally:
+            async with self.changed:
+                self.calls -= 1
+                self.changed.notify_all()
+
+    async def silent(self) -> None:
+        """Return when nobody is calling: a channel closed under a call would cancel its caller."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: not self.calls)
 
     @asynccontextmanager
     async def through(self, server: ServerProcess) -> AsyncIterator[None]:
@@ -213,15 +226,15 @@ class Caller:
     async def _warmed(self, errand: Errand, draw: random.Random) -> None:
         """A session the server holds, warmed as it opens, and two turns in it."""
         tenant, session = draw.choice(TENANTS), f"held {errand.number}"
-        server = await self._line.lives()
         opening = session_service_pb2.OpenSessionRequest(
             session=session,
             application=APPLICATION,
             tenant=tenant,
             user_context=[prose(f"Case {errand.number}", 30)],
         )
-        with suppress(grpc.aio.AioRpcError):  # then its turns are refused
-            await SessionServiceStub(server.channel).OpenSession(opening, timeout=TIMEOUT_S)
+        async with self._line.taken() as server:
+            with suppress(grpc.aio.AioRpcError):  # then its turns are refused
+                await SessionServiceStub(server.channel).OpenSession(opening, timeout=TIMEOUT_S)
         for turn in range(2):
             request = generate(
                 user(f"Turn {turn} of case {errand.number}?"),
@@ -270,45 +283,48 @@ class Caller:
     ):
         """Send it; return what was said as the conversation's next message, None when nothing was."""
         heard = self._begun(errand, part)
-        server = await self._line.lives()
-        try:
-            response = await server.router.Generate(
-                request, timeout=timeout_s, metadata=(("x-request-id", heard.name),)
-            )
-        except grpc.aio.AioRpcError as error:
-            heard.code, heard.details = error.code(), error.details() or ""
-            return None
-        heard.request_id, heard.content = response.request_id, True
-        heard.end(response.answer, response.accounting)
-        if errand.number % 5 == 0:
-            await self._judge(server, response.request_id, request.caller.tenant)
+        async with self._line.taken() as server:
+            try:
+                response = await server.router.Generate(
+                    request, timeout=timeout_s, metadata=(("x-request-id", heard.name),)
+                )
+            except grpc.aio.AioRpcError as error:
+                heard.code, heard.details = error.code(), error.details() or ""
+                return None
+            heard.request_id, heard.content = response.request_id, True
+            heard.end(response.answer, response.accounting)
+            if errand.number % 5 == 0:
+                await self._judge(server, response.request_id, request.caller.tenant)
         text = "".join(part.text.text for part in response.answer.parts if part.HasField("text"))
         return assistant(text or "(nothing)")
 
     async def _stream(self, errand: Errand, request: pb.GenerateRequest, *, leave_after: int = 0) -> None:
         """Read it to its end, or so many events of it."""
         heard = self._begun(errand, 0)
-        server = await self._line.lives()
-        call = server.router.StreamGenerate(
-            as_stream(request), timeout=TIMEOUT_S, metadata=(("x-request-id", heard.name),)
-        )
+        async with self._line.taken() as server:
+            call = server.router.StreamGenerate(
+                as_stream(request), timeout=TIMEOUT_S, metadata=(("x-request-id", heard.name),)
+            )
+            try:
+                await self._read(call, heard, leave_after)
+            except grpc.aio.AioRpcError as error:
+                heard.code, heard.details = error.code(), error.details() or ""
+
+    async def _read(self, call: grpc.aio.UnaryStreamCall, heard: Heard, leave_after: int) -> None:
         count = 0
-        try:
-            async for event in call:
-                count += 1
-                match event.WhichOneof("event"):
-                    case "decided":
-                        heard.request_id = event.decided.request_id
-                    case "finished":
-                        heard.end(event.finished.answer, event.finished.accounting)
-                    case _:
-                        heard.content = True
-                if count == leave_after:
-                    heard.code = None
-                    call.cancel()
-                    return
-        except grpc.aio.AioRpcError as error:
-            heard.code, heard.details = error.code(), error.details() or ""
+        async for event in call:
+            count += 1
+            match event.WhichOneof("event"):
+                case "decided":
+                    heard.request_id = event.decided.request_id
+                case "finished":
+                    heard.end(event.finished.answer, event.finished.accounting)
+                case _:
+                    heard.content = True
+            if count == leave_after:
+                heard.code = None
+                call.cancel()
+                return
 
     async def _judge(self, server: ServerProcess, request_id: str, tenant: str) -> None:
         request = feedback_service_pb2.SubmitFeedbackRequest(

@@ -55,14 +55,8 @@ TREE_LEAVES: Final = 8
 ALWAYS_LEFT: Final = 1e300
 """Threshold of a node that decides nothing."""
 
-WORD_TABLES: Final = 3
-"""Tables of word weights one after another: for tasks answered freely, by one of few options, by one of many."""
-
-FEW_OPTIONS: Final = 5
-"""Most answer options that are few."""
-
 ARRAYS: Final[dict[str, int]] = {
-    "ngram_weights": WORD_TABLES * NGRAM_BUCKETS,
+    "ngram_weights": NGRAM_BUCKETS,
     "ngram_idf": NGRAM_BUCKETS,
     "name_weights": NAME_BUCKETS,
     "structure_weights": len(STRUCTURE_NAMES),
@@ -303,8 +297,6 @@ def _unpack(path: Path, packed: bytes, schema_version: int) -> dict[str, Array]:
         raise ArtifactError(f"{path} is not a file of plain arrays: {', '.join(strange)} is none")
     if schema_version == 2:
         arrays["encoder_weights"] = np.zeros(ENCODER_COLUMNS)
-        if arrays["ngram_weights"].shape == (NGRAM_BUCKETS,):
-            arrays["ngram_weights"] = np.tile(arrays["ngram_weights"], WORD_TABLES)
     return arrays
 
 

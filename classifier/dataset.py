@@ -13,11 +13,6 @@ One JSON object per line, plain or gzip-compressed (`.gz`). Fields:
     tools           tools offered: a list of schemas (counted, not read) or their count
     system          the system prompt (measured, not read)
     flash_quality, opus_quality   measured quality in [0, 1] of both routes' answers, where known
-    rank            (1 + benefit of Opus) / 2, so in [0, 1], that orders rows of one kind where more is known than one
-                    outcome; needs both qualities, and says nothing across kinds
-    subject         free word for what a row of its kind is about: rows that share it share what is known of their rank
-    own_share       share in [0, 1], default 1, of the row's own rank in what is trained on; the rest is its subject's
-                    mean: one answer of one model says less of a question than the subject does
     and every field of `classifier.sample.Sample` but `text`
 
 or, where a ledger kept no text, the same with `features` (what `Features.pack` wrote) instead of `text` and the fields
@@ -35,7 +30,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,17 +51,14 @@ MAX_NAME_CHARACTERS: Final = 256
 _OWN_FIELDS: Final = frozenset(
     {
         "id", "text", "prompt", "label", "weight", "target", "group", "kind", "tools", "system", "flash_quality",
-        "opus_quality", "rank", "subject", "own_share",
+        "opus_quality",
     }
 )  # fmt: skip
 
 
 _DESCRIBING: Final = frozenset(
-    {
-        "id", "label", "weight", "target", "group", "kind", "flash_quality", "opus_quality", "rank", "subject",
-        "own_share", "features",
-    }
-)  # fmt: skip
+    {"id", "label", "weight", "target", "group", "kind", "flash_quality", "opus_quality", "features"}
+)
 _LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
 
@@ -92,9 +83,6 @@ class LabelledSample:
     kind: str | None = None
     flash_quality: float | None = None
     opus_quality: float | None = None
-    rank: float | None = None
-    subject: str | None = None
-    own_share: float = 1.0
 
     def extracted(self) -> Features:
         """What the model sees of it."""
@@ -123,9 +111,6 @@ class LabelledFeatures:
     kind: str | None = None
     flash_quality: float | None = None
     opus_quality: float | None = None
-    rank: float | None = None
-    subject: str | None = None
-    own_share: float = 1.0
 
     def extracted(self) -> Features:
         """What the model sees of it."""
@@ -205,10 +190,9 @@ class Dataset:
 def _described(row: Labelled) -> dict[str, Any]:
     """What a row says beside its sample or features."""
     described: dict[str, Any] = {"id": row.id, "label": row.label, "group": row.group}
-    for name in ("weight", "own_share"):
-        if (value := getattr(row, name)) != 1.0:
-            described[name] = value
-    for name in ("target", "kind", "flash_quality", "opus_quality", "rank", "subject"):
+    if row.weight != 1.0:
+        described["weight"] = row.weight
+    for name in ("target", "kind", "flash_quality", "opus_quality"):
         if (value := getattr(row, name)) is not None:
             described[name] = value
     return described
@@ -223,7 +207,7 @@ def read(path: Path) -> Dataset:
     try:
         with _open(path) as file:
             return parse(_lines(file, str(path)), str(path))
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError) as error:
         raise DatasetError(str(path), None, f"cannot be read: {error}") from error
 
 
@@ -272,7 +256,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(_lines(file, str(path)), start=1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError) as error:
         raise DatasetError(str(path), None, f"cannot be read: {error}") from error
 
 
@@ -292,7 +276,7 @@ def _lines(file: BinaryIO, where: str) -> Iterator[bytes]:
 def _row(line: bytes) -> Labelled:
     try:
         row = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except msgspec.MsgspecError as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"must be a JSON object, got {type(row).__name__}")
@@ -312,9 +296,6 @@ def _row(line: bytes) -> Labelled:
         "kind": _name(row, "kind") if row.get("kind") is not None else None,
         "flash_quality": _quality(row, "flash_quality"),
         "opus_quality": _quality(row, "opus_quality"),
-        "rank": _quality(row, "rank"),
-        "subject": _name(row, "subject") if row.get("subject") is not None else None,
-        "own_share": 1.0 if (share := _quality(row, "own_share")) is None else share,
     }
     if "features" in row:
         return LabelledFeatures(features=_features(row), **described)

@@ -43,8 +43,8 @@ FEATURE_VERSION: Final = 3
 it fits."""
 
 READABLE_VERSIONS: Final = (2, 3)
-"""Versions whose rows and models are understood. Version 3 appended columns to version 2's, which are unchanged: of a
-row of version 2 the session's history is not known, and a model of version 2 weighs the new columns nothing."""
+"""Versions whose rows and models are understood. Version 3 appended columns to version 2's, which are unchanged: a row
+of version 2 has zeros there, which is "not known", and a model of version 2 weighs them nothing."""
 
 NGRAM_BUCKETS: Final = 1 << 16
 """Buckets of words: ten thousand labels hold some 10^4-10^5 distinct ones."""
@@ -72,14 +72,14 @@ STRUCTURE_NAMES: Final = (
     "previous_reason_words",
     "options", "option_characters_log", "stem_characters_log", "numeric_option_share", "numbers_log",
     "number_digits", "long_word_share", "indent_log", "brackets_log",
-    "free_length", *HISTORY_NAMES,
+    *HISTORY_NAMES,
 )  # fmt: skip
 """Column names of the structure block, in order. Only ever appended to, so that what was stored stays readable."""
 
 COLUMNS_OF_VERSION_2: Final = 64
 """How many of them version 2 had."""
 
-DETAIL_NAMES: Final = STRUCTURE_NAMES[55:65]
+DETAIL_NAMES: Final = STRUCTURE_NAMES[55:64]
 """Columns of how a task is laid out, which only `difficulty` reads: what they say depends on what else the request is.
 """
 
@@ -138,7 +138,7 @@ class Features:
         _require_readable(version)
         ngrams, names, structure = frozenset(row["ngrams"]), tuple(row["names"]), tuple(row["structure"])
         if version == 2 and len(structure) == COLUMNS_OF_VERSION_2:
-            structure = _completed(structure)
+            structure += _NOT_IN_VERSION_2
         if any(not 0 <= bucket < NGRAM_BUCKETS for bucket in ngrams):
             raise ValueError(f"ngrams holds a bucket outside [0, {NGRAM_BUCKETS})")
         if any(not 0 <= bucket < NAME_BUCKETS for bucket in names):
@@ -226,9 +226,7 @@ def _unpacked(text: str) -> Features:
     if bits >> columns or len(raw) != names_end + len(embedding):
         raise ValueError("packed features do not have the length their head tells")
     numbers = iter(np.frombuffer(raw, "<f8", held, form.size).tolist())
-    structure = tuple(next(numbers) if bits >> place & 1 else 0.0 for place in range(columns))
-    if version == 2:
-        structure = _completed(structure)
+    structure = tuple(next(numbers) if bits >> place & 1 else 0.0 for place in range(len(STRUCTURE_NAMES)))
     ngrams = np.frombuffer(raw, "<u2", ngram_count, numbers_end).tolist()
     names = np.frombuffer(raw, "<u2", name_count, ngrams_end).tolist()
     whole = all(map(isfinite, structure)) and (not embedding or is_embedding(embedding))
@@ -243,18 +241,7 @@ def _require_readable(version: object) -> None:
         raise ValueError(f"feature_version {version!r} is not the supported {known}")
 
 
-_MIDDLE_LENGTH: Final = log1p(400)
-"""A length of text in the middle, from which `free_length` counts."""
-
-
-def free_length(text_characters_log: float, options: float) -> float:
-    """How long a text without answer options is, from `_MIDDLE_LENGTH`; 0 with options, or without text."""
-    return 0.0 if options or not text_characters_log else text_characters_log - _MIDDLE_LENGTH
-
-
-def _completed(structure: tuple[float, ...]) -> tuple[float, ...]:
-    """A structure of version 2 with the columns it lacks: one follows from the others, the history is unknown."""
-    return (*structure, free_length(structure[0], structure[55]), *((0.0,) * len(HISTORY_NAMES)))
+_NOT_IN_VERSION_2: Final = (0.0,) * (len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2)
 
 
 def extract(sample: Sample) -> Features:
@@ -386,9 +373,9 @@ def _structure(sample: Sample, reading: Reading, distinct: Set[bytes]) -> tuple[
         1.0 if short and self_ else 0.0,
     )
     # Sums of tuples copy in one go; unpacking into one display appends item by item (0.4 us more).
-    detail = _detail(text, reading)
-    free = (free_length(about[0], detail[0]),)
-    return about + opener + asked + _context(sample, count) + detail + free + sample.history.columns()
+    return (
+        about + opener + asked + _context(sample, count) + _detail(text, reading) + sample.history.columns()
+    )
 
 
 def _detail(text: str, reading: Reading) -> tuple[float, ...]:

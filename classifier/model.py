@@ -22,17 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier import artifact as artifacts
-from classifier.artifact import (
-    FEW_OPTIONS,
-    TREE_LEAVES,
-    TREE_NODES,
-    TREES,
-    WORD_TABLES,
-    Array,
-    Artifact,
-    ArtifactError,
-    Manifest,
-)
+from classifier.artifact import TREE_LEAVES, TREE_NODES, TREES, Array, Artifact, ArtifactError, Manifest
 from classifier.encoder import Embedder, numbers, require
 from classifier.features import (
     STRUCTURE_NAMES,
@@ -57,8 +47,6 @@ TREES_NAME: Final = "task_layout"
 
 ENCODER_NAME: Final = "text_encoder"
 """Name of the embedding's part in an explanation."""
-
-_OPTIONS: Final = STRUCTURE_NAMES.index("options")
 
 _TREE_STARTS: Final = np.arange(TREES, dtype=np.int64) * TREE_LEAVES
 _TREE_BITS: Final = TREE_NODES + 1
@@ -130,10 +118,8 @@ class Model:
         self.artifact = artifact
         self.digest = artifact.digest
         idf = arrays["ngram_idf"]
-        # One gather for both sums: real part weight x idf, imaginary part idf squared; a table for each layout of task.
-        self._ngrams: list[npt.NDArray[np.complex128]] = [
-            table * idf + 1j * (idf * idf) for table in np.split(arrays["ngram_weights"], WORD_TABLES)
-        ]
+        # One gather for both sums: real part weight x idf, imaginary part idf squared.
+        self._ngrams: npt.NDArray[np.complex128] = arrays["ngram_weights"] * idf + 1j * (idf * idf)
         self._name_weights: list[float] = arrays["name_weights"].tolist()
         self._structure_weights: list[float] = arrays["structure_weights"].tolist()
         self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
@@ -210,7 +196,7 @@ class Model:
         """The score from distinct buckets in ascending order: the order of a sum shows in its last digits."""
         raw = self._start + sum(map(mul, self._structure_weights, structure))
         if len(buckets):
-            summed = complex(np.add.reduce(self._table(structure).take(buckets)))
+            summed = self._ngram_sum(buckets)
             raw += summed.real / sqrt(summed.imag)
         for bucket in names:
             raw += self._name_weights[bucket]
@@ -236,10 +222,9 @@ class Model:
             return 0.0
         return float(numbers(embedding) @ self._encoder_weights)
 
-    def _table(self, structure: tuple[float, ...]) -> npt.NDArray[np.complex128]:
-        """(weight x idf) + i idf^2 per bucket, for the layout of this task."""
-        options = structure[_OPTIONS]
-        return self._ngrams[0 if not options else 1 if options <= FEW_OPTIONS else 2]
+    def _ngram_sum(self, buckets: Buckets) -> complex:
+        """Sum of (weight x idf) + i idf^2 over distinct buckets."""
+        return complex(np.add.reduce(self._ngrams.take(buckets)))
 
     def explain(
         self, sample: Sample, top_count: int = 10, embedding: bytes | None = None
@@ -266,15 +251,14 @@ class Model:
             value = features.structure[index] - float(means[index])
             values[name] = (value, value * self._structure_weights[index])
         own_text: dict[str, tuple[str, ...]] = {}
-        table = self._table(features.structure)
         if features.ngrams:
-            length = sqrt(sum(table.item(bucket).imag for bucket in features.ngrams))
+            length = sqrt(sum(self._ngrams.item(bucket).imag for bucket in features.ngrams))
             surfaces = ngram_surfaces(sample.text)
             for bucket in features.ngrams:
                 name = f"ngram#{bucket}"
                 values[name] = (
                     float(arrays["ngram_idf"][bucket]) / length,
-                    table.item(bucket).real / length,
+                    self._ngrams.item(bucket).real / length,
                 )
                 own_text[name] = tuple(surfaces.get(bucket, ()))
         if self._tree_leaves is not None:

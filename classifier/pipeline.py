@@ -11,7 +11,7 @@ It does not know files, splits or reports. Import it in training only: serving m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,7 @@ from sklearn.linear_model import LogisticRegression
 
 from classifier import encoder
 from classifier.artifact import Array
-from classifier.difficulty import (
-    LAYOUTS,
-    LEAST_SOURCE_ROWS,
-    Difficulty,
-    drawn,
-    served_trees,
-    slice_means,
-)
+from classifier.difficulty import LEAST_SOURCE_ROWS, Difficulty, served_trees, slice_means
 from classifier.features import DETAIL_NAMES, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
 
 LINEAR_NAMES: Final = tuple(name for name in STRUCTURE_NAMES if name not in DETAIL_NAMES)
@@ -50,22 +43,6 @@ def column_names() -> list[str]:
         *LINEAR_NAMES,
         *(f"encoder#{place}" for place in range(encoder.COLUMNS)),
     ]
-
-
-class Task(NamedTuple):
-    """What is known of a sample's difficulty.
-
-    Attributes:
-        source: What its rank may be compared within.
-        rank: (1 + benefit of Opus) / 2, in [0, 1].
-        subject: What it is about, or None.
-        own_share: Share of its own rank in what is fitted; the rest is its subject's mean.
-    """
-
-    source: str
-    rank: float
-    subject: str | None = None
-    own_share: float = 1.0
 
 
 class FeatureColumns(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -135,7 +112,7 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         C: Inverse strength of the L2 penalty, > 0.
         ngram_scale, name_scale, scale_floor, encoder_scale: As in `FeatureColumns`.
         max_iter: Bound on the solver's steps.
-        tree_scale, layout_scale, word_scale, length_weight, free_length_weight, shared_share: As in `Difficulty`.
+        tree_scale, layout_scale, word_scale, length_weight: As in `Difficulty`.
         between_share: Share of the source's mean in the regression's targets, in [0, 1].
 
     Attributes:
@@ -154,13 +131,11 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         scale_floor: float = 0.3,
         max_iter: int = 200,
         tree_scale: float = 5.0,
-        layout_scale: float = 5.0,
-        word_scale: float = 15.0,
-        length_weight: float = 0.3,
-        between_share: float = 0.85,
+        layout_scale: float = 7.0,
+        word_scale: float = 5.0,
+        length_weight: float = 0.2,
+        between_share: float = 0.7,
         encoder_scale: float = 1.0,
-        shared_share: float = 0.5,
-        free_length_weight: float = 0.3,
     ) -> None:
         self.C = C
         self.ngram_scale = ngram_scale
@@ -173,15 +148,13 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.length_weight = length_weight
         self.between_share = between_share
         self.encoder_scale = encoder_scale
-        self.shared_share = shared_share
-        self.free_length_weight = free_length_weight
 
     def fit(
         self,
         X: Sequence[Features],  # noqa: N803
         y: Any,
         sample_weight: Any = None,
-        tasks: Sequence[Task | None] | None = None,
+        slices: Sequence[str | None] | None = None,
     ) -> Self:
         """Fit columns, weights and difficulty.
 
@@ -189,7 +162,8 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: Features of n samples.
             y: Chance per sample that Opus is needed, in [0, 1]; 0 and 1 are labels like any other.
             sample_weight: Weight per sample, or None for equal ones.
-            tasks: What orders a sample among those of its source, or None for one that says nothing of difficulty.
+            slices: What a sample's target may be compared within (its source), or None for a row that says nothing of
+                difficulty.
         """
         self.columns_ = FeatureColumns(
             ngram_scale=self.ngram_scale,
@@ -202,22 +176,14 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = np.ones(len(targets)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         offsets = np.zeros(len(targets))
         self.difficulty_ = None
-        found = [(index, task) for index, task in enumerate(tasks or ()) if task is not None]
-        if len(found) >= LEAST_SOURCE_ROWS:
-            rows, sources = [index for index, _ in found], [task.source for _, task in found]
-            benefits = drawn(
-                np.array([2.0 * task.rank - 1.0 for _, task in found]),
-                np.array([task.own_share for _, task in found]),
-                [task.subject for _, task in found],
-                sources,
-            )
+        rows = [index for index, name in enumerate(slices or ()) if name is not None]
+        if len(rows) >= LEAST_SOURCE_ROWS:
+            sources = [str((slices or ())[row]) for row in rows]
             self.difficulty_ = self._difficulty().fit(
-                _structure(X)[rows], self._words(columns)[rows], benefits, weights[rows], sources
+                _structure(X)[rows], self._words(columns)[rows], targets[rows], weights[rows], sources
             )
-            # How many of a source's rows need Opus is told by labels, which of them by benefits.
-            order = benefits - slice_means(benefits, weights[rows], sources)
-            share = slice_means(targets[rows], weights[rows], sources)
-            targets[rows] = np.clip(share + (1.0 - self.between_share) * order, 0.0, 1.0)
+            means = slice_means(targets[rows], weights[rows], sources)
+            targets[rows] += self.between_share * (means - targets[rows])
             # What the difficulty learned says of rows it was not fitted on is known before the regression is: commands
             # that look hard by their words are taken back. Within the sources it is centred, and flattered by the fit.
             # The prior stays out: that commands are short must not cost other kinds their length.
@@ -251,8 +217,6 @@ class RouteClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             word_scale=self.word_scale,
             length_weight=self.length_weight,
             scale_floor=self.scale_floor,
-            shared_share=self.shared_share,
-            free_length_weight=self.free_length_weight,
         )
 
     def _words(self, columns: Any) -> Any:
@@ -297,21 +261,21 @@ def fit_calibrated(
     targets: Sequence[float],
     weights: Sequence[float],
     folds: Sequence[tuple[Ints, Ints]],
-    tasks: Sequence[Task | None] | None = None,
+    slices: Sequence[str | None] | None = None,
 ) -> CalibratedRouteClassifier:
     """Fit `classifier` on everything and its sigmoid on scores of held-out folds.
 
     Each row is scored by a classifier that saw none of its group; the sigmoid is fitted on these scores, and
-    the classifier is then fitted on all rows. With few labels this wastes none on calibration. Only rows with a task
+    the classifier is then fitted on all rows. With few labels this wastes none on calibration. Only rows with a slice
     count for the sigmoid, if there are `LEAST_SOURCE_ROWS` of them.
 
     Args:
         targets: Chance per row that Opus is needed, in [0, 1].
         folds: (train, held-out) row indices; the held-out parts partition the rows, groups never span both.
-        tasks: As `RouteClassifier.fit`.
+        slices: As `RouteClassifier.fit`.
     """
     wanted, counted = np.asarray(targets, np.float64), np.asarray(weights, np.float64)
-    named: Sequence[Task | None] = [None] * len(features) if tasks is None else tasks
+    named: Sequence[str | None] = [None] * len(features) if slices is None else slices
     held = np.empty(len(features))
 
     def fitted(rows: Ints) -> RouteClassifier:
@@ -322,7 +286,7 @@ def fit_calibrated(
 
     for kept, left_out in folds:
         held[left_out] = fitted(kept).decision_function([features[row] for row in left_out])
-    measured = np.array([task is not None for task in named])
+    measured = np.array([name is not None for name in named])
     # Where outcomes were measured, a chance can be checked; assumed labels of other rows must not bend it.
     counts = measured if measured.sum() >= LEAST_SOURCE_ROWS else np.ones(len(named), dtype=np.bool_)
     yes, no = np.nonzero(counts & (wanted > 0.0))[0], np.nonzero(counts & (wanted < 1.0))[0]
@@ -346,7 +310,7 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
     columns, difficulty = classifier.columns_, classifier.difficulty_
     bounds = np.cumsum([NGRAM_BUCKETS, NAME_BUCKETS, len(LINEAR_NAMES)])
     ngram, name, linear, embedded = np.split(classifier.coef_, bounds)
-    words = np.tile(ngram * columns.ngram_scale, (LAYOUTS, 1))
+    words = ngram * columns.ngram_scale
     structure, means = np.zeros(len(STRUCTURE_NAMES)), np.zeros(len(STRUCTURE_NAMES))
     structure[_LINEAR] = linear / columns.scales_
     bias = classifier.intercept_
@@ -360,7 +324,7 @@ def served_arrays(calibrated: CalibratedRouteClassifier) -> tuple[dict[str, Arra
         # Both parts are centred, at different means: one set is served, the bias takes the rest.
         bias += difficulty.intercept_ + float(layout @ (means - difficulty.means_))
     arrays = {
-        "ngram_weights": words.ravel(),
+        "ngram_weights": words,
         "ngram_idf": columns.idf_,
         "name_weights": name * columns.name_scale,
         "structure_weights": structure,

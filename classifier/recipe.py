@@ -19,7 +19,7 @@ from classifier.answers import KIND_TARGETS, NEED_PAIRS, Answered, labelled_answ
 from classifier.artifact import Manifest
 from classifier.dataset import Dataset, Labelled
 
-SOURCE_WEIGHTS: Final = {"mmlu": 3.0, "gsm8k": 6.0, "crux": 4.0}
+SOURCE_WEIGHTS: Final = {"mmlu": 1.5, "gsm8k": 6.0, "crux": 4.0}
 """Source -> weight of its rows: a few hundred problems must not be read by the weights of thousands of others."""
 
 OWN_WEIGHT: Final = 3.0

@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from classifier import artifact as artifacts
 from classifier.artifact import Array, Artifact, Manifest
-from classifier.dataset import Dataset, Labelled, read
+from classifier.dataset import Dataset, read
 from classifier.encoder import EncoderEntry, tag
 from classifier.evaluation import Evaluation, evaluate
 from classifier.features import FEATURE_VERSION, Features, extract
@@ -32,7 +32,6 @@ from classifier.pipeline import (
     CalibratedRouteClassifier,
     Ints,
     RouteClassifier,
-    Task,
     fit_calibrated,
     served_arrays,
 )
@@ -64,9 +63,7 @@ class TrainingSettings:
         tree_scale, layout_scale, word_scale: Raw score per unit of target of the parts of `difficulty`, > 0; they need
             rows with both qualities.
         length_weight: Raw score per standard deviation of log length, > 0; a prior, there with the parts above.
-        free_length_weight: What is added to it for texts without answer options, > 0.
         between_share: Share of its source's mean in the target the logistic regression sees, in (0, 1].
-        shared_share: Share of what words say of difficulty that holds for all layouts of a task, in (0, 1].
         encoder_scale: Length of a text encoder's embedding, > 0; says nothing of rows without one.
         folds: Group folds for calibration and for the report, >= 2.
         waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
@@ -78,13 +75,11 @@ class TrainingSettings:
     name_scale: float = 1.0
     scale_floor: float = 0.3
     tree_scale: float = 5.0
-    layout_scale: float = 5.0
-    word_scale: float = 15.0
-    length_weight: float = 0.3
-    free_length_weight: float = 0.3
-    between_share: float = 0.85
+    layout_scale: float = 7.0
+    word_scale: float = 5.0
+    length_weight: float = 0.2
+    between_share: float = 0.7
     encoder_scale: float = 2.0
-    shared_share: float = 0.5
     folds: int = 5
     waste_per_miss: float = 1.0 / 3.0
 
@@ -98,17 +93,14 @@ class TrainingSettings:
             "layout_scale",
             "word_scale",
             "length_weight",
-            "free_length_weight",
             "between_share",
             "encoder_scale",
-            "shared_share",
             "waste_per_miss",
         ):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
-        for name in ("between_share", "shared_share"):
-            if getattr(self, name) > 1.0:
-                raise ValueError(f"{name} must be <= 1, got {getattr(self, name)!r}")
+        if self.between_share > 1.0:
+            raise ValueError(f"between_share must be <= 1, got {self.between_share!r}")
         if self.folds < 2:
             raise ValueError(f"folds must be >= 2, got {self.folds}")
 
@@ -355,13 +347,13 @@ def _fit(
         length_weight=settings.length_weight,
         between_share=settings.between_share,
         encoder_scale=settings.encoder_scale,
-        shared_share=settings.shared_share,
-        free_length_weight=settings.free_length_weight,
     )
     weights = [row.weight for row in dataset.rows]
     folds = _folds(dataset, settings.folds, seed)
     targets = [float(row.label) if row.target is None else row.target for row in dataset.rows]
-    calibrated = fit_calibrated(classifier, features, targets, weights, folds, list(map(_task, dataset.rows)))
+    # Both routes' answers are known: how hard the request was within its kind can be learned from it.
+    slices = [row.kind if row.flash_quality is not None else None for row in dataset.rows]
+    calibrated = fit_calibrated(classifier, features, targets, weights, folds, slices)
     slope = served_arrays(calibrated)[2]
     if not slope > 0.0:
         raise TrainingError(
@@ -371,15 +363,6 @@ def _fit(
     return TrainedModel(
         calibrated=calibrated, settings=settings, seed=seed, dataset=dataset, metrics=metrics, encoder=encoder
     )
-
-
-def _task(row: Labelled) -> Task | None:
-    """Both routes' answers are known: how hard the request was within its kind can be learned from it."""
-    if row.flash_quality is None or row.kind is None:
-        return None
-    chance = float(row.label) if row.target is None else row.target
-    rank = (1.0 + chance) / 2.0 if row.rank is None else row.rank
-    return Task(row.kind, rank, row.subject, row.own_share)
 
 
 def _require_groups(dataset: Dataset, folds: int) -> None:

@@ -8,17 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from classifier.difficulty import (
-    FREE_LENGTH_COLUMN,
-    LEAST_LAYOUT_ROWS,
-    LENGTH_COLUMN,
-    OPTIONS_COLUMN,
-    SUBJECT_PRIOR,
-    Difficulty,
-    drawn,
-    layouts,
-    slice_means,
-)
+from classifier.difficulty import LENGTH_COLUMN, Difficulty, slice_means
 from classifier.features import STRUCTURE_NAMES
 from classifier.pipeline import _logistic
 
@@ -31,22 +21,22 @@ def fitted(targets: np.ndarray, sources: list[str], structure: np.ndarray, **set
     return Difficulty(**settings).fit(structure, words, targets, np.ones(ROWS), sources)
 
 
-def a_structure() -> np.ndarray:
+def drawn() -> np.ndarray:
     return np.abs(np.random.default_rng(3).normal(3.0, 1.0, (ROWS, len(STRUCTURE_NAMES))))
 
 
 def test_what_only_tells_sources_apart_weighs_nothing() -> None:
     """One source always needs the strong model, the other never, and a column names the source: no difficulty."""
-    structure, sources = a_structure(), ["a", "b"] * (ROWS // 2)
+    structure, sources = drawn(), ["a", "b"] * (ROWS // 2)
     structure[:, BRACKETS] = np.arange(ROWS) % 2 * 3.0
-    found = fitted(np.arange(ROWS) % 2 * 1.0, sources, structure, length_weight=1e-9, free_length_weight=1e-9)
+    found = fitted(np.arange(ROWS) % 2 * 1.0, sources, structure, length_weight=1e-9)
     scores = found.decision_function(structure, sparse.csr_array(np.ones((ROWS, 1))))
     assert np.abs(scores).max() < 1e-6
 
 
 def test_what_makes_tasks_hard_within_their_source_is_found() -> None:
     """Harder with brackets in both sources: rows with more of them score higher, also in a source of its own."""
-    structure, sources = a_structure(), ["a", "b"] * (ROWS // 2)
+    structure, sources = drawn(), ["a", "b"] * (ROWS // 2)
     targets = (structure[:, BRACKETS] > 3.0) * 0.5 + (np.arange(ROWS) % 2) * 0.3
     found = fitted(targets, sources, structure)
     few, many = structure.copy(), structure.copy()
@@ -57,59 +47,13 @@ def test_what_makes_tasks_hard_within_their_source_is_found() -> None:
 
 def test_longer_is_harder_unless_answers_say_otherwise() -> None:
     """Targets that do not depend on anything leave exactly the prior: its weight per standard deviation of length."""
-    structure = a_structure()
-    found = fitted(np.full(ROWS, 0.2), ["a"] * ROWS, structure, length_weight=0.4, free_length_weight=0.2)
+    structure = drawn()
+    found = fitted(np.full(ROWS, 0.2), ["a"] * ROWS, structure, length_weight=0.4)
     longer = structure.copy()
     longer[:, LENGTH_COLUMN] += structure[:, LENGTH_COLUMN].std()
     words = sparse.csr_array(np.ones((ROWS, 1)))
     gained = found.decision_function(longer, words) - found.decision_function(structure, words)
     assert gained == pytest.approx(np.full(ROWS, 0.4), abs=1e-9)
-    longer[:, FREE_LENGTH_COLUMN] += structure[:, LENGTH_COLUMN].std()  # and without answer options
-    gained = found.decision_function(longer, words) - found.decision_function(structure, words)
-    assert gained == pytest.approx(np.full(ROWS, 0.6), abs=1e-9)
-
-
-def test_words_may_say_different_things_of_different_layouts() -> None:
-    """A word marks the hard questions with four options and the easy ones with ten: each layout has its own table, and
-    sharing everything tells neither."""
-    rows = 4 * LEAST_LAYOUT_ROWS
-    number = np.arange(rows)
-    structure = np.ones((rows, len(STRUCTURE_NAMES)))
-    structure[:, OPTIONS_COLUMN] = np.where(number % 2, 4.0, 10.0)
-    structure[-8:, OPTIONS_COLUMN] = 0.0
-    has = number // 2 % 2
-    words = sparse.csr_array(np.column_stack([has, 1 - has]).astype(np.float64))
-    benefits = np.where(number % 2, has, 1 - has) * 0.5
-    given = (structure, words, benefits, np.ones(rows), ["a"] * rows)
-    free, few, many = Difficulty().fit(*given).words_
-    assert few[0] - few[1] > 0.5
-    assert many[0] - many[1] < -0.5
-    assert not free.any()  # eight rows are too few for words
-    shared = Difficulty(shared_share=1.0).fit(*given).words_
-    assert np.ptp(shared[1:], axis=0) == pytest.approx([0.0, 0.0], abs=1e-9)
-
-
-@pytest.mark.parametrize(("options", "layout"), [(0.0, 0), (1.0, 1), (5.0, 1), (6.0, 2), (12.0, 2)])
-def test_layouts_are_told_by_the_number_of_options(options: float, layout: int) -> None:
-    """Free, one of few, one of many."""
-    structure = np.zeros((1, len(STRUCTURE_NAMES)))
-    structure[0, OPTIONS_COLUMN] = options
-    assert layouts(structure).tolist() == [layout]
-
-
-def test_ranks_are_drawn_to_their_subject_and_subjects_to_their_source() -> None:
-    """By the share that is not a row's own, and by a few rows' worth; a row without a subject keeps its own."""
-    ranks = np.array([1.0, 1.0, 0.0, 0.0, 0.6])
-    subjects = ["a", "a", "b", "b", None]
-    mean = float(ranks.mean())
-    top, low = (
-        (2.0 + SUBJECT_PRIOR * mean) / (2 + SUBJECT_PRIOR),
-        (SUBJECT_PRIOR * mean) / (2 + SUBJECT_PRIOR),
-    )
-    found = drawn(ranks, np.array([0.0, 1.0, 0.0, 0.5, 0.0]), subjects, ["s"] * 5)
-    assert found == pytest.approx([top, 1.0, low, low / 2, 0.6])
-    apart = drawn(ranks, np.zeros(5), ["a"] * 5, ["s", "t", "t", "t", "u"])
-    assert apart[0] > apart[1] == apart[2]
 
 
 @given(

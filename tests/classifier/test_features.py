@@ -29,7 +29,6 @@ from classifier.features import (
     name_surfaces,
     ngram_surfaces,
 )
-from classifier.history import HISTORY_NAMES
 from classifier.sample import Sample
 from classifier.words import words
 from tests.classifier.samples import samples
@@ -125,11 +124,7 @@ def test_layout_of_a_task_is_counted() -> None:
     assert code["indent_log"] == pytest.approx(np.log1p(8))
     assert code["brackets_log"] == pytest.approx(np.log1p(2))
     plain = named(Sample.bounded(text="thanks a lot"))
-    assert [plain[name] for name in DETAIL_NAMES if name not in ("stem_characters_log", "free_length")] == [
-        0.0
-    ] * 8
-    assert plain["free_length"] == pytest.approx(np.log1p(len("thanks a lot")) - np.log1p(400))
-    assert asked["free_length"] == 0.0
+    assert [plain[name] for name in DETAIL_NAMES if name != "stem_characters_log"] == [0.0] * 8
 
 
 def test_names_of_different_kinds_do_not_share_a_bucket() -> None:
@@ -191,9 +186,7 @@ class TestPacked:
         raw += struct.pack(f"<{bits.bit_count()}d", *[value for value in known if value])
         raw += struct.pack(f"<{len(ngrams) + len(names)}H", *ngrams, *names)
         read = Features.unpack(binascii.b2a_base64(raw, newline=False).decode())
-        # What follows from the known columns is worked out; the history alone is not known.
-        assert read.structure[: -len(HISTORY_NAMES)] == features.structure[: -len(HISTORY_NAMES)]
-        assert set(read.structure[-len(HISTORY_NAMES) :]) == {0.0}
+        assert read.structure == known + (0.0,) * (len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2)
         assert (read.ngrams, read.names) == (features.ngrams, names)
         row = features.to_row() | {"feature_version": 2, "structure": list(known)}
         assert Features.from_row(row) == read

@@ -27,7 +27,7 @@ forecasts come from; below its margin it does not spend on the private layers.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cache.economics import Rates, hour_threshold, hour_value, write_threshold
+from cache.economics import Rates, hour_threshold, write_threshold
 from cache.facts import Facts
 from cache.forecast import Forecast, Forecasts
 from cache.lookback import steps_back
@@ -115,7 +115,7 @@ def _candidates(
             if entry.position >= position and entry.p_warm > p_warm:
                 p_warm = entry.p_warm
         forecast = forecasts[layer]
-        ttl_s = _layer_ttl_s(forecast, rates, hour_from)
+        ttl_s = _layer_ttl_s(forecast, hour_from)
         if layer > CONTEXT:
             ttl_s = _conversation_ttl_s(ttl_s, warm, facts)
         if tokens < rules.minimum_tokens:
@@ -208,15 +208,13 @@ def _value(tokens: int, p_warm: float, ttl_s: int, forecast: Forecast, rates: Ra
     return tokens * (now + p_next * (write - rates.read))
 
 
-def _layer_ttl_s(forecast: Forecast, rates: Rates, hour_from: float) -> int:
+def _layer_ttl_s(forecast: Forecast, hour_from: float) -> int:
     p_5m, p_1h, kept = forecast.p_5m, forecast.p_1h, forecast.kept
+    if kept is not None:
+        return TTL_1H_S if kept.hour > kept.five else TTL_5M_S
     beyond = 1 - p_5m
     survives = (p_1h - p_5m) / beyond if beyond > 0 else 0.0
-    if kept is None:
-        return TTL_1H_S if survives > hour_from else TTL_5M_S
-    # An hour may have more than one ground: what became of runs of such turns, or of this kind of turn itself.
-    hour = max(kept.hour, hour_value(rates, survives))
-    return TTL_1H_S if hour > kept.five else TTL_5M_S
+    return TTL_1H_S if survives > hour_from else TTL_5M_S
 
 
 def _conversation_ttl_s(ttl_s: int, warm: Sequence[WarmEntry], facts: Facts) -> int:

@@ -114,11 +114,6 @@ class Demand:
         """Let forecasts of turns say what keep-alives change, because from now on they are sent."""
         self._kept = kept
 
-    def path_of(self, scope: CacheScope, digest: bytes) -> Path | None:
-        """Kind of the turn that is awaited under a digest; None for none."""
-        turn = self._waiting.get(scope, {}).get(digest)
-        return None if turn is None else turn.path
-
     def arrive(
         self,
         scope: CacheScope,
@@ -199,6 +194,11 @@ class Demand:
             turn = self._learnt(path, turn)
             if self._kept is not None:
                 turn = Forecast(turn.p_5m, turn.p_1h, self._kept(path))
+        # Whoever goes on from this turn uses the context before it, too: a document that only this conversation has is
+        # used again at least as often as the conversation goes on, though nobody has seen it before.
+        context = found[CONTEXT]
+        if context.p_5m < turn.p_5m or context.p_1h < turn.p_1h:
+            found[CONTEXT] = Forecast(max(context.p_5m, turn.p_5m), max(context.p_1h, turn.p_1h), turn.kept)
         return (*found, turn, turn)
 
     def use_within(

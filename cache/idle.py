@@ -2,8 +2,8 @@
 
 The rule: all of it is decided when a request has been answered, from the hazards of its kind of turn, by optimal
 stopping from the last window back. A window's keep-alive is a read of all of the prefix (r C); it saves the write of
-what would be lost. For the choice between 5 minutes and an hour both are held against a first gap of more than
-5 minutes, per token: for 5 minutes what keep-alives bring, for an hour what comes back within it, and after it by
+what would be lost. For the choice between 5 minutes and an hour both are held against a first gap of more than 5
+minutes, per token: for 5 minutes what keep-alives bring, for an hour what comes back within it, and after it by
 keep-alives an hour apart, less the dearer write, which is paid anew whenever the conversation was lost.
 
 It does not know who comes back when (`cache.returns` does), nor how anything is sent.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from cache.economics import hour_value
 from cache.forecast import Kept
 from cache.hazard import Path
-from cache.returns import WINDOW_S, ReturnModel
+from cache.returns import WINDOW_S, Returns
 from cache.rules import TTL_1H_S, TTL_5M_S
 from cache.schedule import (
     FIXED_PINGS,
@@ -54,6 +54,7 @@ def idle_plan(
     hazards: Sequence[float],
     *,
     answer_tokens: int | None = None,
+    hour_hazards: Sequence[float] = (),
 ) -> IdlePlan:
     """Keep-alives that a private prefix gets after its last use unless somebody comes.
 
@@ -66,6 +67,7 @@ def idle_plan(
         hazards: Chance of a return in each window of `WINDOW_S` after its use, from the first on.
         answer_tokens: Of the answer that the upgrade ping would write; None where it must not be sent, which is
             always but where `Facts.upgrade_ping_verified`.
+        hour_hazards: As `hazards`, for the hour that it buys; () for the same.
     """
     if policy is Policy.KEEP_ALIVE:
         return IdlePlan(FIXED_PINGS, False, 0.0)
@@ -76,7 +78,8 @@ def idle_plan(
         pinged = windows[place] * gain + (1 - windows[place]) * value - cost
         upgraded = -1.0
         if answer_tokens is not None and prefix.ttl_s < TTL_1H_S:
-            upgraded = _upgrade_units(prefix, worth, windows[place:], answer_tokens)
+            hour = (hour_hazards or hazards)[1 + place :]
+            upgraded = _upgrade_units(prefix, worth, hour, answer_tokens)
         if upgraded > 0 and upgraded >= pinged:
             value, pings, upgrades = upgraded, 0, True
         elif pinged > 0:
@@ -95,15 +98,22 @@ def _upgrade_units(prefix: Prefix, worth: Worth, windows: Sequence[float], answe
     return (1 - silent) * kept - MARGIN * (read_units(prefix, worth) + rates.write_1h * answer_tokens)
 
 
-def kept(worth: Worth, hazards: Sequence[float]) -> Kept:
+USUAL_ANSWER = 0.02
+"""Tokens of an answer for one of its prompt, where the choice of a TTL weighs the upgrade ping: agents' median."""
+
+
+def kept(worth: Worth, hazards: Sequence[float], *, upgrades: bool = False) -> Kept:
     """What a token of a conversation is worth at its first gap of more than 5 minutes, by the TTL it was written with.
 
     Args:
         hazards: As for `idle_plan`.
+        upgrades: Whether the upgrade ping may be sent.
     """
     rates, worth = worth.rates, worth._replace(call_units=0.0)
     lost = rates.write_5m - rates.read + worth.latency
-    five = idle_plan(Policy.AUTO, Prefix(b"", 1, 1, TTL_5M_S, False), worth, hazards).value_units
+    thousand = Prefix(b"", 1000, 1000, TTL_5M_S, False)
+    answer = round(USUAL_ANSWER * 1000) if upgrades else None
+    five = idle_plan(Policy.AUTO, thousand, worth, hazards, answer_tokens=answer).value_units / 1000
     hours = windows_of(hazards, TTL_1H_S)
     after = 0.0
     # The first of these windows is the hour that the write buys; each later one costs a keep-alive.
@@ -118,8 +128,11 @@ def kept(worth: Worth, hazards: Sequence[float]) -> Kept:
 class KeptByKind:
     """`kept` of every kind of turn, worked out anew only when enough has been learnt: it is asked at every request."""
 
-    def __init__(self, worth: Callable[[], Worth], returns: ReturnModel, max_kinds: int = 20_000) -> None:
-        """Ask `returns` for the hazards."""
+    def __init__(
+        self, worth: Callable[[], Worth], returns: Returns, *, upgrades: bool = False, max_kinds: int = 20_000
+    ) -> None:
+        """Ask `returns` for the hazards; `upgrades` as for `kept`."""
+        self._upgrades = upgrades
         self._worth = worth
         self._returns = returns
         self._max_kinds = max_kinds
@@ -133,6 +146,6 @@ class KeptByKind:
             return found[1]
         if len(self._values) >= self._max_kinds:
             self._values.clear()
-        value = kept(self._worth(), self._returns.hazards(path))
+        value = kept(self._worth(), self._returns.run_hazards(path), upgrades=self._upgrades)
         self._values[path] = version, value
         return value

@@ -14,9 +14,9 @@ what they lost. benefit = mean(predicted - actual - cost over the warmed) + mean
 which is unbiased whatever the prediction is worth, and as narrow as it is good. Without two of each it is not told.
 
 An owner (tenant and application) whose warms do not earn their keep is switched off: when, of `LEAST` or more, the
-lower end of what a warm brought is under zero. After `REPROBE_S` it may try again, judged anew. Whoever keeps what was
-settled gives it back at the next start (`restore`), and owners are judged as if there had been no end; decisions that
-were open then are lost. Time is passed in; bounded.
+lower end of what a warm brought lately is under zero. After `REPROBE_S` it may try again, judged anew. Whoever keeps
+what was settled gives it back at the next start (`restore`), and owners are judged as if there had been no end;
+decisions that were open then are lost. Time is passed in; bounded.
 """
 
 from collections import OrderedDict, deque
@@ -28,6 +28,8 @@ from typing import NamedTuple
 
 LEAST = 30
 """Warms of an owner below which it is not judged."""
+FORGETTING = 0.99
+"""Weight a warm keeps after the next one of its owner: the last hundred decide, not what once paid."""
 REPROBE_S = 6 * 3600.0
 _ONE_SIDED = 1.2816
 """Of a normal distribution 90 % lie above its mean less so many deviations."""
@@ -143,9 +145,10 @@ class Estimate(NamedTuple):
 
 @dataclass(slots=True)
 class _Record:
-    """Sums of an owner's warms since it was last allowed."""
+    """Sums of an owner's warms since it was last allowed, the older the less they weigh."""
 
-    count: int = 0
+    number: int = 0
+    count: float = 0.0
     total: float = 0.0
     squares: float = 0.0
     off_until_s: float = -inf
@@ -270,10 +273,11 @@ class Regret:
         if len(self._records) > self._max_owners:
             self._records.popitem(last=False)
         brought = settled.benefit_usd + self._second_usd * settled.benefit_s
-        record.count += 1
-        record.total += brought
-        record.squares += brought * brought
-        if record.count >= LEAST and record.low() < 0:
+        record.number += 1
+        record.count = record.count * FORGETTING + 1
+        record.total = record.total * FORGETTING + brought
+        record.squares = record.squares * FORGETTING + brought * brought
+        if record.number >= LEAST and record.low() < 0:
             self._records[settled.owner] = _Record(off_until_s=now + REPROBE_S)
 
 

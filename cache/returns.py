@@ -5,6 +5,10 @@ Per kind of turn (a path from the general to the special, as in `cache.hazard`) 
 when it began, and how many of them came back in it. A special kind's share is shrunk to its parent's by `PSEUDO_COUNT`
 turns, the most general to the prior, which stands below any break-even: nothing is spent before evidence.
 
+What a turn wrote is at stake in every longer gap after it, until one of more than an hour loses it. So windows past the
+first are also counted for every kind of turn of the conversation since then (`run_hazards`): by them the TTL of what a
+turn writes is chosen, while the hazards of the turn itself say how long to keep it now.
+
 A window counts when it CLOSES, for those who came back in it and those who did not alike: quick returns are known long
 before slow ones, and counted as they come they would make every hazard start too high. Time is passed in; memory is
 bounded.
@@ -18,12 +22,11 @@ from array import array
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from cache.blend import Trust
 from cache.economics import ping_spacing_s
-from cache.hazard import FORGETTING, PSEUDO_COUNT, Path
-from cache.rules import TTL_5M_S
+from cache.hazard import FORGETTING, PSEUDO_COUNT, Path, Run, extend_run
+from cache.rules import TTL_1H_S, TTL_5M_S
 
 WINDOW_S = ping_spacing_s(TTL_5M_S)
 WINDOWS = 24
@@ -32,32 +35,10 @@ VERSION_COUNTS = 32
 PRIOR_HAZARD = 0.03
 """Below the break-even of a ping at any rate but those under 0.04 (8.7 % at r = 0.1, 4.2 % at 0.05)."""
 _PRIOR_LATER = 0.002
-"""... and past the first hour, where one ping of a 1 hour entry buys twelve windows, below that one's (2.6 %)."""
-_PRIORS = [PRIOR_HAZARD if window < 12 else _PRIOR_LATER for window in range(WINDOWS)]
-
-
-class ReturnModel(Protocol):
-    """Who comes back when: chance that a conversation goes on, per window of `WINDOW_S` since its last request.
-
-    What decides about keep-alives asks this and nothing else; `Returns` is the one that counts.
-    """
-
-    @property
-    def version(self) -> int:
-        """Grows when hazards have changed enough to be asked again."""
-
-    def quiet(self, key: bytes, path: Path, started: float, foreseen: Sequence[float] = ()) -> None:
-        """Begin to wait for the turn after `key`, of which somebody else foresees hazards too, or () for nobody."""
-
-    def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
-        """The conversation of `key` went on then."""
-
-    def close(self, now: float) -> None:
-        """Learn what has become known by `now`."""
-
-    def hazards(self, path: Path, first: int = 0, foreseen: Sequence[float] = ()) -> Sequence[float]:
-        """Chance of a return in each window from `first` on, given none before it; what is foreseen weighed in."""
-        ...
+"""... and of a window where twelve are bought at once, by a ping of a 1 hour entry (break-even 2.6 % at 0.05) or by the
+upgrade ping of a 5 minute one (5.2 %)."""
+_PRIORS = (PRIOR_HAZARD,) * 12 + (_PRIOR_LATER,) * (WINDOWS - 12)
+_HOUR_PRIORS = (PRIOR_HAZARD,) * 2 + (_PRIOR_LATER,) * (WINDOWS - 2)
 
 
 @dataclass(slots=True)
@@ -76,6 +57,7 @@ class _Quiet:
 
     started: float
     path: Path
+    run: Run
     gap_s: float | None = None
     reused: bool = True
     foreseen: Sequence[float] = ()
@@ -87,6 +69,7 @@ class Returns:
     def __init__(self, *, max_cells: int = 5_000, max_waiting: int = 50_000) -> None:
         """Hold at most so many kinds (about 500 bytes each) and quiet turns; what comes beyond is not counted."""
         self._cells: dict[tuple[object, ...], _Cell] = {}
+        self._run_cells: dict[tuple[object, ...], _Cell] = {}
         self._max_cells = max_cells
         self._max_waiting = max_waiting
         self._quiet: dict[bytes, _Quiet] = {}
@@ -107,16 +90,19 @@ class Returns:
         """Turns whose windows are open."""
         return self._waiting
 
-    def quiet(self, key: bytes, path: Path, started: float, foreseen: Sequence[float] = ()) -> None:
+    def quiet(
+        self, key: bytes, path: Path, started: float, foreseen: Sequence[float] = (), *, run: Run = ()
+    ) -> None:
         """Begin to wait for the turn after the one known as `key`, which started then.
 
         Args:
             foreseen: Chance in [0, 1] of a return in each of the `WINDOWS`, given none before it; () for none.
+            run: Kinds of the turns before it since the conversation was last lost, as `returned` gave them.
         """
         self.close(started)
         if self._waiting >= self._max_waiting:
             return
-        turn = self._quiet[key] = _Quiet(started, path, foreseen=_kept(foreseen))
+        turn = self._quiet[key] = _Quiet(started, path, extend_run(run, path), foreseen=_kept(foreseen))
         self._closing[0].append(turn)
         self._waiting += 1
 
@@ -140,16 +126,21 @@ class Returns:
         """How far what is foreseen of such turns is trusted, in (0, 1), for windows after the first."""
         return self._trust.weight(_owner(path), True)
 
-    def returned(self, key: bytes, started: float, *, reused: bool = True) -> None:
+    def returned(self, key: bytes, started: float, *, reused: bool = True) -> Run:
         """Note that the turn after `key` started then; nothing for an unknown key.
 
         Args:
             reused: Whether it went on from what `key` names; a conversation that goes on from elsewhere ends the wait,
                 and nothing came of it.
+
+        Returns:
+            Kinds of the turns that share the new one's fate: those of `key`, unless more than an hour has passed.
         """
         turn = self._quiet.pop(key, None)
-        if turn is not None:
-            turn.gap_s, turn.reused = started - turn.started, reused
+        if turn is None:
+            return ()
+        turn.gap_s, turn.reused = started - turn.started, reused
+        return turn.run if turn.gap_s < TTL_1H_S and reused else ()
 
     def close(self, now: float) -> None:
         """Count the windows that have ended by `now`."""
@@ -162,8 +153,11 @@ class Returns:
                 if turn.foreseen:
                     learnt, returned = self._learnt(turn.path, window), ended and turn.reused
                     self._trust.learn(_owner(turn.path), window > 0, turn.foreseen[window], learnt, returned)
-                for cell in self._of(turn.path):
+                for cell in self._of(turn.path, self._cells):
                     cell.count(window, ended and turn.reused)
+                for path in turn.run if window else ():
+                    for cell in self._of(path, self._run_cells):
+                        cell.count(window, ended and turn.reused)
                 if ended or window + 1 == WINDOWS:
                     self._waiting -= 1
                 else:
@@ -177,20 +171,22 @@ class Returns:
         Args:
             foreseen: As for `quiet`: weighed against what was learnt; () for that alone.
         """
-        found = list(_PRIORS)
-        for key in path:
-            cell = self._cells.get(key)
-            if cell is None:
-                break
-            for window in range(WINDOWS):
-                found[window] = (cell.returned[window] + PSEUDO_COUNT * found[window]) / (
-                    cell.quiet[window] + PSEUDO_COUNT
-                )
+        found = _shrunk(self._cells, path, _PRIORS)
         if foreseen:
             owner, trust = _owner(path), self._trust
             for window in range(first, WINDOWS):
                 found[window] = trust.blended(owner, window > 0, foreseen[window], found[window])
         return found[first:]
+
+    def hour_hazards(self, path: Path) -> Sequence[float]:
+        """The same for what buys an hour at once: less is expected before evidence."""
+        return _shrunk(self._cells, path, _HOUR_PRIORS)
+
+    def run_hazards(self, path: Path) -> Sequence[float]:
+        """The same of the longer gaps after such a turn: none of them ends in the first window."""
+        found = _shrunk(self._run_cells, path, _HOUR_PRIORS)
+        found[0] = 0.0
+        return found
 
     def _learnt(self, path: Path, window: int) -> float:
         """The hazard of one window as learnt here."""
@@ -202,16 +198,16 @@ class Returns:
             found = (cell.returned[window] + PSEUDO_COUNT * found) / (cell.quiet[window] + PSEUDO_COUNT)
         return found
 
-    def _of(self, path: Path) -> list[_Cell]:
-        cells = []
+    def _of(self, path: Path, cells: dict[tuple[object, ...], _Cell]) -> list[_Cell]:
+        found = []
         for key in path:
-            cell = self._cells.get(key)
+            cell = cells.get(key)
             if cell is None:
-                if len(self._cells) >= self._max_cells:
+                if len(cells) >= self._max_cells:
                     break
-                cell = self._cells[key] = _Cell()
-            cells.append(cell)
-        return cells
+                cell = cells[key] = _Cell()
+            found.append(cell)
+        return found
 
     def _forget(self) -> None:
         """Drop the keys of turns whose last window has closed."""
@@ -227,3 +223,16 @@ def _owner(path: Path) -> Hashable:
 def _kept(foreseen: Sequence[float]) -> Sequence[float]:
     """The same in a quarter of the memory: there are tens of thousands of them."""
     return array("f", foreseen) if foreseen else ()
+
+
+def _shrunk(cells: dict[tuple[object, ...], _Cell], path: Path, priors: Sequence[float]) -> list[float]:
+    found = list(priors)
+    for key in path:
+        cell = cells.get(key)
+        if cell is None:
+            break
+        for window in range(WINDOWS):
+            found[window] = (cell.returned[window] + PSEUDO_COUNT * found[window]) / (
+                cell.quiet[window] + PSEUDO_COUNT
+            )
+    return found

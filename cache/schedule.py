@@ -379,6 +379,14 @@ class Schedule:
         if self._watches.get(watch.prefix.key) is watch:
             self._file(watch)
 
+    def touched(self, key: bytes, started_s: float) -> None:
+        """A warm of a longer prefix that started then read this one, too: it lives on, though nobody used it."""
+        watch = self._watches.get(key)
+        if watch is not None and started_s > watch.touched_s:
+            watch.touched_s = started_s
+            watch.due_s = started_s + ping_spacing_s(watch.prefix.ttl_s)
+            self._file(watch)
+
     def forget(self, key: bytes) -> None:
         """Stop watching: a longer prefix of the conversation has taken its place, or it lapses."""
         self._watches.pop(key, None)

@@ -67,10 +67,12 @@ class Sizes(NamedTuple):
 
 
 class Kind(StrEnum):
-    """Whose sizes a workload has."""
+    """Whose sizes a workload has; the last two are made to gain and to lose by keep-alives (`router.bursts`)."""
 
     SAAS = "saas"
     AGENTIC = "agentic"
+    WINNING = "winning"
+    LOSING = "losing"
 
 
 SIZES = {
@@ -95,7 +97,9 @@ class Workload(NamedTuple):
     users: int = 4000
 
 
-class _Session(NamedTuple):
+class Session(NamedTuple):
+    """A conversation; `turns` is 0 for a single API call."""
+
     number: int
     user: int
     turns: int
@@ -116,7 +120,7 @@ def month(workload: Workload) -> Iterator[TraceRow]:
     if any(tokens % BLOCK_TOKENS for tokens in workload.sizes[:5]):
         raise ValueError(f"sizes must be multiples of {BLOCK_TOKENS} tokens, not {workload.sizes}")
     random, end_s = Random(workload.seed), workload.days * _DAY_S
-    waiting: list[tuple[float, int, _Session]] = []
+    waiting: list[tuple[float, int, Session]] = []
     for start_s, session in _sessions(workload, random):
         while waiting and waiting[0][0] < start_s:
             yield _served(workload.sizes, waiting, random, end_s)
@@ -133,7 +137,7 @@ def deploys_before(time_s: float) -> int:
     return int(weeks) * len(DEPLOY_DAYS) + passed
 
 
-def _sessions(workload: Workload, random: Random) -> Iterator[tuple[float, _Session]]:
+def _sessions(workload: Workload, random: Random) -> Iterator[tuple[float, Session]]:
     """Sessions and their starts; the last one starts at the end and is only there to close the others."""
     weights = list(accumulate((rank + 1) ** -_USER_LAW for rank in range(workload.users)))
     week_mean = (5 + 2 * WEEKEND_LEVEL) / _WEEK_DAYS
@@ -147,7 +151,7 @@ def _sessions(workload: Workload, random: Random) -> Iterator[tuple[float, _Sess
             continue
         user = bisect_left(weights, random.random() * weights[-1])
         turns = 0 if random.random() < ONE_OFF_SHARE else _geometric(random)
-        yield now_s, _Session(number, user, turns)
+        yield now_s, Session(number, user, turns)
         number += 1
 
 
@@ -168,7 +172,7 @@ def _gap_s(random: Random) -> float:
 
 
 def _served(
-    sizes: Sizes, waiting: list[tuple[float, int, _Session]], random: Random, end_s: float
+    sizes: Sizes, waiting: list[tuple[float, int, Session]], random: Random, end_s: float
 ) -> TraceRow:
     """Take the earliest waiting turn; its session's next turn takes its place."""
     now_s, turn, session = heappop(waiting)
@@ -187,7 +191,7 @@ def _served(
         input_tokens=blocks * BLOCK_TOKENS,
         output_tokens=sizes.output,
         block_tokens=BLOCK_TOKENS,
-        runs=_runs(sizes, deploys_before(now_s), session, layers),
+        runs=runs_of(sizes, deploys_before(now_s), session, layers),
         kind=session.kind,
         added=("text",),
         tools_tokens=sizes.tools,
@@ -215,7 +219,8 @@ _SYSTEM_IDS, _CONTEXT_IDS, _SESSION_IDS = 1 << 70, 2 << 70, 3 << 70
 _PER_DEPLOY, _PER_OWNER = 1 << 60, 1 << 20
 
 
-def _runs(sizes: Sizes, deploy: int, session: _Session, layers: tuple[LayerEnd, ...]) -> Runs:
+def runs_of(sizes: Sizes, deploy: int, session: Session, layers: tuple[LayerEnd, ...]) -> Runs:
+    """Ids of the blocks of a prompt that ends so: tools are everybody's, the system prompt a deploy's, and so on."""
     tools, system, context = (tokens // BLOCK_TOKENS for tokens in (sizes.tools, sizes.system, sizes.context))
     of_deploy = deploy * _PER_DEPLOY
     runs = (

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import ceil
 from typing import NamedTuple
 
 from cache.demand import Demand
@@ -24,13 +25,14 @@ from cache.hazard import Path
 from cache.index import PrefixIndex
 from cache.plan import Breakpoint, Plan, Strategy, plan
 from cache.prompt import CacheScope, Layer
+from cache.regret import Regret
 from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules, rules_for
-from cache.schedule import Policy as WarmPolicy
 from cache.schedule import Worth
 from cache.tokens import TokenEstimator
 from router.replay_provider import ReferenceCache
-from router.replay_trace import PromptBuilder, TracePrompt, TraceRow
-from router.replay_warming import KeepAlives, Left, Ping, WarmSettings
+from router.replay_shared import application_end
+from router.replay_trace import PromptBuilder, TracePrompt, TraceRow, block_at
+from router.replay_warming import KeepAlives, Left, Ping, Warm, WarmSettings
 
 MODEL = "claude-opus-4-5-20251101"
 """Model whose limits hold unless a replay names another; the minimum is a setting of its own."""
@@ -81,6 +83,7 @@ class Served(NamedTuple):
         returned_gap_s: Seconds since the request this one extends; None where it extends none.
         decision_ns: Nanoseconds the decision took; 0 without a timer.
         keep_alives: Keep-alives its prefix gets unless its conversation goes on; `spacing_s` apart.
+        switched_off: Whether it gets none because its traffic had lost by them.
     """
 
     row: TraceRow
@@ -94,6 +97,7 @@ class Served(NamedTuple):
     decision_ns: int
     keep_alives: int = 0
     spacing_s: float = float(ping_spacing_s(TTL_5M_S))
+    switched_off: bool = False
 
 
 @dataclass(slots=True)
@@ -174,6 +178,7 @@ def replay(
     *,
     timer: Callable[[], int] = lambda: 0,
     on_ping: Callable[[Ping], None] = lambda _: None,
+    regret: Regret | None = None,
 ) -> Iterator[Served]:
     """Serve the rows one by one.
 
@@ -181,11 +186,20 @@ def replay(
         rows: In the order they are served (`router.replay_trace.in_order`).
         timer: Nanoseconds of any clock; only differences are used.
         on_ping: Told of every warm, at its place between the requests; the last ones after the last request.
+        regret: Judges the warms, in units for dollars; None for one of its own.
     """
-    run = _Run(policy, settings or Settings(), timer, on_ping)
+    run = _Run(policy, settings or Settings(), timer, on_ping, regret or Regret())
     for row in rows:
         yield run.serve(row)
     run.end()
+
+
+class _Upgraded(NamedTuple):
+    """An upgrade ping whose entry has no name yet: of which request, where it ends, and when it was sent."""
+
+    row: TraceRow
+    blocks: int
+    sent_s: float
 
 
 class _Run:
@@ -197,6 +211,7 @@ class _Run:
         settings: Settings,
         timer: Callable[[], int],
         on_ping: Callable[[Ping], None],
+        regret: Regret,
     ) -> None:
         self._policy, self._settings, self._timer = policy, settings, timer
         rules = replace(rules_for(settings.model), minimum_tokens=settings.minimum_tokens)
@@ -209,11 +224,14 @@ class _Run:
                 Strategy(policy.value), settings, rules, self._scope, self._demand, index
             )
         self._keep: KeepAlives | None = None
-        if settings.warming.policy is not WarmPolicy.OFF:
+        if settings.warming.policy is not Warm.OFF:
             worth = Worth(settings.rates, 1.0, call_units=settings.warming.call_units)
-            self._keep = KeepAlives(settings.warming, worth, self._demand, on_ping)
+            self._keep = KeepAlives(
+                settings.warming, worth, self._demand, self._scope, on_ping, regret=regret
+            )
         self._builder = PromptBuilder(settings.minimum_tokens)
         self._cache = self._new_cache()
+        self._upgraded: dict[tuple[str, str, str], _Upgraded] = {}
         self._namespace: str | None = None
         self._offset_s = self._latest_s = 0.0
 
@@ -229,6 +247,9 @@ class _Run:
         if keep is not None:
             keep.until(now_s)
             keep.arrived(row, found, now_s)
+        upgraded = self._upgraded.pop((row.namespace, row.session, row.stream), None)
+        if upgraded is not None:
+            self._settle_upgrade(upgraded, row, found)
         started = timer()
         planned, forecast = None, None
         counts: tuple[int, ...] = ()
@@ -256,10 +277,13 @@ class _Run:
             assert planned is not None
             believed = planner.learn(found, counts, planned, split, now_s)
             p_hit, held = planned.p_hit, held if believed is None else believed
-        pings, spacing_s = 0, float(ping_spacing_s(TTL_5M_S))
+        pings, spacing_s, switched_off = 0, float(ping_spacing_s(TTL_5M_S)), False
         if keep is not None:
             left = self._left(row, found, marks, split, planned, counts, path)
-            pings = keep.served(row, found, left, split.read, now_s)
+            shared = self._left_shared(row, found, marks, planned, counts, now_s)
+            before = keep.switched_off
+            pings = keep.served(row, found, left, shared, split.read, now_s)
+            switched_off = keep.switched_off > before
             spacing_s = spacing_s if left is None else float(ping_spacing_s(left.ttl_s))
         return Served(
             row,
@@ -273,6 +297,7 @@ class _Run:
             decision_ns,
             pings,
             spacing_s,
+            switched_off,
         )
 
     def end(self) -> None:
@@ -325,9 +350,59 @@ class _Run:
                 base_blocks = max(longer, default=0)
 
         def send(now_s: float, upgrade: bool) -> TokenSplit:
+            if upgrade and self._cache.upgrade(row.runs, blocks, now_s):
+                # Its entry ends with the answer, whose blocks the trace tells with the next request only.
+                end = ceil((row.input_tokens + row.output_tokens) / row.block_tokens)
+                self._upgraded[row.namespace, row.session, row.stream] = _Upgraded(row, end, now_s)
+                size = row.block_tokens
+                return TokenSplit(read=blocks * size, write_1h=(end - blocks) * size)
             return self._send(row, found, marks, planned, counts, (blocks, ttl_s), now_s)
 
         return Left(key, blocks, ttl_s, base_blocks, path, send)
+
+    def _settle_upgrade(self, upgraded: "_Upgraded", row: TraceRow, found: TracePrompt) -> None:
+        """The next request tells what the answer's blocks are called: now the entry that ends with them has a name.
+
+        The service knows the answer when it sends the ping, so the planner is taught what it knew then.
+        """
+        end = upgraded.blocks
+        if found.returned_gap_s is None or row.whole_blocks < end:
+            return
+        self._cache.place(block_at(row.runs, end), end, upgraded.sent_s)
+        position = bisect_left(found.ends, end)
+        if self._planner is None or position == len(found.ends) or found.ends[position] != end:
+            return
+        counts = self._planner.estimator.cumulative_tokens(found.prompt, self._settings.model)
+        point = Breakpoint(
+            position, Layer.HISTORY, TTL_1H_S, counts[position], found.digests[position], "upgrade ping", 0.0
+        )
+        again = self._planner.again(found, counts, [point], upgraded.sent_s)
+        size = row.block_tokens
+        split = TokenSplit(read=again.full_read_tokens, write_1h=end * size - again.full_read_tokens)
+        self._planner.learn(found, counts, again, split, upgraded.sent_s)
+
+    def _left_shared(
+        self,
+        row: TraceRow,
+        found: TracePrompt,
+        marks: tuple[tuple[int, int], ...],
+        planned: Plan | None,
+        counts: tuple[int, ...],
+        now_s: float,
+    ) -> Left | None:
+        """The application's layers, if this request left an entry of their own; None otherwise."""
+        end = application_end(found)
+        if end is None or self._planner is None:
+            return None
+        (belief,) = self._planner.index.belief(self._scope, found.digests[end : end + 1])
+        if belief is None or not belief.p_warm(now_s):
+            return None
+        last = found.ends[end], belief.ttl_s
+
+        def send(now_s: float, upgrade: bool) -> TokenSplit:
+            return self._send(row, found, marks, planned, counts, last, now_s)
+
+        return Left(found.digests[end], *last, 0, (), send)
 
     def _send(
         self,

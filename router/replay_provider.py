@@ -94,6 +94,17 @@ class ReferenceCache:
             uncached=input_tokens - end * block_tokens,
         )
 
+    def upgrade(self, runs: Sequence[tuple[int, int]], blocks: int, now_s: float) -> bool:
+        """Read the prefix of so many blocks for an upgrade ping; whether all of it was there."""
+        hit, _ = self._read(runs, blocks, now_s)
+        return hit == blocks
+
+    def place(self, name: int, blocks: int, written_s: float) -> None:
+        """An upgrade ping wrote the prefix of so many blocks then, for an hour, whatever it stands on (fact A2)."""
+        if name not in self._parts:
+            insort(self._ids, name)
+        self._parts[name] = _Part(blocks, TTL_1H_S, written_s + TTL_1H_S, None)
+
     def _read(self, runs: Sequence[tuple[int, int]], reach: int, now_s: float) -> tuple[int, int | None]:
         """Blocks and id of the longest entry on the prompt's path whose every part lives; they are refreshed.
 

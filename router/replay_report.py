@@ -1,7 +1,8 @@
 """Figures of a replay: the bill, where the tokens went, and how good the chances were.
 
 The rule: figures are sums over requests, kept as they are served, so memory does not grow with the trace but for one
-pair of numbers per session. Shares are of all input tokens. The interval is of the ratio of sums, by resampling whole
+pair of numbers per session. Warms are part of every sum, and told apart: each belongs to the session whose request it
+followed. Shares are of all input tokens. The interval is of the ratio of sums, by resampling whole
 sessions: requests of one session are not independent. Chances are judged two ways: P(warm) against whether what was
 believed warm was read, and P(return in 5 minutes) against what the trace then held; a turn whose window the trace
 does not close is left out. With a price the bill is in money too, output included, as the ledger books it: exact per
@@ -15,10 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cache.economics import Rates, TokenSplit, cost_units
+from cache.facts import ASSUMED, Facts
+from cache.regret import Estimate, Regret, estimate
 from cache.rules import TTL_5M_S
 from router.cost import total_nano_usd, uncached_nano_usd
 from router.pricing import Price
 from router.replay import Policy, Served
+from router.replay_warming import Ping
 from router.usage import Usage
 
 BINS = 10
@@ -63,6 +67,11 @@ class Figures(NamedTuple):
         bill_nano_usd: Input and output; None without a price.
         uncached_nano_usd: The same with nothing cached.
         bound_units: Least any caching without keep-alives could have cost (`router.replay_bound`); None unknown.
+        warms: Warms sent.
+        warm_units: What they cost, part of `cost_units`.
+        warm_estimate: What one brought, judged against those held out, in units for dollars; None where it is not told.
+        switched_off: Requests that got no keep-alive because their traffic had lost by them.
+        first_token_s: Mean seconds to the first token by the assumed line: a constant, and prefill of what is not read.
     """
 
     policy: str
@@ -79,6 +88,16 @@ class Figures(NamedTuple):
     bill_nano_usd: int | None = None
     uncached_nano_usd: int | None = None
     bound_units: float | None = None
+    warms: int = 0
+    warm_units: float = 0.0
+    warm_estimate: Estimate | None = None
+    switched_off: int = 0
+    first_token_s: float = 0.0
+
+    @property
+    def warm_share(self) -> float:
+        """Share of the input's cost that went into warms."""
+        return self.warm_units / self.cost_units if self.cost_units else 0.0
 
     @property
     def regret(self) -> float | None:
@@ -115,6 +134,12 @@ class Figures(NamedTuple):
             "saving": self.saving,
             "bound_units": self.bound_units,
             "regret": self.regret,
+            "warms": self.warms,
+            "warm_units": self.warm_units,
+            "warm_share": self.warm_share,
+            "warm_estimate_units": None if self.warm_estimate is None else self.warm_estimate._asdict(),
+            "switched_off": self.switched_off,
+            "first_token_s": self.first_token_s,
         }
 
 
@@ -147,11 +172,25 @@ class _Chances:
 class Tally:
     """Sums of one replay."""
 
-    def __init__(self, policy: Policy, rates: Rates, price: Price | None = None) -> None:
-        """Start at zero; without a price there is no bill in money."""
+    def __init__(
+        self,
+        policy: Policy,
+        rates: Rates,
+        price: Price | None = None,
+        *,
+        name: str = "",
+        facts: Facts = ASSUMED,
+    ) -> None:
+        """Start at zero; without a price there is no bill in money.
+
+        Args:
+            name: To be told apart by; "" for the policy's.
+        """
+        self._name = name or policy.value
+        self._facts = facts
+        self._warms, self._warm_units, self._first_token_s, self._switched_off = 0, 0.0, 0.0, 0
         self._price = price
         self._bill_nano_usd = self._uncached_nano_usd = 0
-        self._policy = policy
         self._rates = rates
         self._tokens = [0, 0, 0, 0]
         self._requests = 0
@@ -169,6 +208,11 @@ class Tally:
         session = self._sessions.setdefault((row.namespace, row.session), [0.0, 0.0])
         session[0] += cost_units(served.split, self._rates)
         session[1] += row.input_tokens
+        self._switched_off += served.switched_off
+        facts = self._facts
+        self._first_token_s += facts.first_byte_s + facts.prefill_s_per_token * (
+            row.input_tokens - served.split.read
+        )
         if self._price is not None:
             usage = Usage(
                 input_tokens=row.input_tokens,
@@ -184,8 +228,28 @@ class Tally:
         if served.forecast is not None:
             self._judge_returns(served)
 
-    def figures(self) -> Figures:
+    def add_warm(self, ping: Ping) -> None:
+        """Count one warm."""
+        units = cost_units(ping.split, self._rates) + ping.extra_units
+        self._warms += 1
+        self._warm_units += units
+        session = self._sessions.setdefault((ping.row.namespace, ping.row.session), [0.0, 0.0])
+        session[0] += units
+        if self._price is not None:
+            usage = Usage(
+                input_tokens=ping.split.total,
+                cache_read_tokens=ping.split.read,
+                cache_write_5m_tokens=ping.split.write_5m,
+                cache_write_1h_tokens=ping.split.write_1h,
+                output_tokens=ping.output_tokens,
+            )
+            self._bill_nano_usd += total_nano_usd(usage, self._price)
+
+    def figures(self, regret: Regret | None = None) -> Figures:
         """What it came to.
+
+        Args:
+            regret: What judged the warms; None without.
 
         Raises:
             ValueError: Nothing was added.
@@ -198,7 +262,7 @@ class Tally:
         timed = bool(measured.any())
         units = float(sums[:, 0].sum())
         return Figures(
-            self._policy.value,
+            self._name,
             self._requests,
             len(sums),
             split,
@@ -211,6 +275,11 @@ class Tally:
             float(np.percentile(measured, 99)) if timed else None,
             self._bill_nano_usd if self._price is not None else None,
             self._uncached_nano_usd if self._price is not None else None,
+            warms=self._warms,
+            warm_units=self._warm_units,
+            warm_estimate=None if regret is None else estimate(regret.settled()),
+            switched_off=self._switched_off,
+            first_token_s=self._first_token_s / self._requests,
         )
 
     def _judge_returns(self, served: Served) -> None:

@@ -27,7 +27,8 @@ def test_priors_hold_where_nothing_was_seen(saas):
     demand = Demand()
     for turns, prior in ((1, FIRST_TURN), (2, LATER_TURN)):
         for found, expected in zip(forecast(demand, saas(turns=turns), 0), prior, strict=True):
-            assert found == pytest.approx(expected)
+            assert found.p_5m == pytest.approx(expected.p_5m)
+            assert found.p_1h >= expected.p_1h - 1e-9, "a context is used whenever its conversation goes on"
     assert FIRST_TURN[Layer.TURN].p_5m < THRESHOLD < LATER_TURN[Layer.TURN].p_5m
 
 
@@ -38,7 +39,7 @@ def test_a_busy_shared_prefix_is_certain_to_be_used_again(saas):
         arrive(demand, saas(f"user {user}"), 36.0 * user)
     found = forecast(demand, saas("user 7"), 3601)
     assert found[Layer.SYSTEM].p_5m > 0.99
-    assert found[Layer.CONTEXT].p_5m < 0.5
+    assert found[Layer.CONTEXT].p_5m < 0.6
 
 
 def test_a_prefix_used_once_a_day_falls_below_every_threshold(saas):

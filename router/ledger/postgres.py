@@ -57,6 +57,7 @@ _TOO_LARGE = "54000"
 """SQLSTATE of a value that no index takes."""
 _JUDGING = "SELECT pg_advisory_xact_lock(hashtextextended('hybrid-router feedback ' || current_schema(), 1))"
 _PRUNING = "hashtextextended('hybrid-router pruning ' || current_schema(), 1)"
+_NUL_MARK = "\ufffd"
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _NO_CONFLICT = {"calls": " ON CONFLICT (request_id, attempt) DO NOTHING", "misses": ""}
 
@@ -201,13 +202,13 @@ class Connection:
         """
         with _as_store_error():
             # Records come as they are, not as text of twice their length.
-            return self._raw.execute(postgres(sql).encode(), tuple(parameters), binary=True)
+            return self._raw.execute(postgres(sql).encode(), _bound(parameters), binary=True)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Rows:
         """Run one statement once for each set of parameters, without waiting for the answers in between."""
         with _as_store_error():
             cursor = self._raw.cursor()
-            cursor.executemany(postgres(sql).encode(), [tuple(each) for each in parameters])
+            cursor.executemany(postgres(sql).encode(), [_bound(each) for each in parameters])
             return cursor
 
     def run(self, script: str) -> None:
@@ -330,6 +331,14 @@ def _plain(value: Value) -> str | int | float | None:
     return int(value) if isinstance(value, bool) else value
 
 
+def _bound(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return values with the mark that a row has for every NUL, so that whoever asks for one finds it."""
+    return tuple(
+        value.replace("\0", _NUL_MARK) if isinstance(value, str) and "\0" in value else value
+        for value in values
+    )
+
+
 def _without_nul(columns: Sequence[str], row: Row) -> Row:
     """Return a row with a mark for every NUL in its text, and in the text that its labels are JSON of."""
     return tuple(
@@ -337,6 +346,6 @@ def _without_nul(columns: Sequence[str], row: Row) -> Row:
         if not isinstance(value, str)
         else _ESCAPED_NUL.sub(r"\1\\ufffd", value)
         if name == "labels"
-        else value.replace("\0", "\ufffd")
+        else value.replace("\0", _NUL_MARK)
         for name, value in zip(columns, row, strict=True)
     )

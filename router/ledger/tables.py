@@ -15,7 +15,7 @@ from dataclasses import replace
 from math import inf
 from typing import ClassVar
 
-from router.feedback import Feedback, Receipt
+from router.feedback import Feedback, Receipt, Received
 from router.ledger import codec, judged, past, warms
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.database import Database, Value
@@ -112,7 +112,7 @@ class TableStore(ABC):
         with self._transaction():
             if self._turn_to_judge:
                 self._connection.execute(self._turn_to_judge)
-            return [judged.keep(self._connection, each, open_requests, oldest_s) for each in feedback]
+            return [self._keep_judgement(each, open_requests, oldest_s) for each in feedback]
 
     def keep_warms(self, verdicts: Sequence[WarmVerdict]) -> int:
         """Keep what decisions to warm came to; see `LedgerStore.keep_warms`.
@@ -227,6 +227,20 @@ class TableStore(ABC):
             self._insert_misses((record,))
             return "stored"
         return "conflicting"
+
+    def _keep_judgement(
+        self, feedback: Feedback, open_requests: Mapping[str, str], oldest_s: float
+    ) -> Receipt:
+        """Keep one judgement; one that no column takes is of no request here, and must not hold up the others."""
+        self._connection.execute("SAVEPOINT one")
+        try:
+            receipt = judged.keep(self._connection, feedback, open_requests, oldest_s)
+        except self.impossible as error:
+            self._connection.execute("ROLLBACK TO one")
+            receipt = Receipt(received=Received.UNKNOWN, time_s=feedback.time_s)
+            _LOG.error("a judgement cannot be stored, and is left out: %s", _named(error))
+        self._connection.execute("RELEASE one")
+        return receipt
 
     def _keep_warm(self, verdict: WarmVerdict) -> int:
         """Keep one verdict; return 1 if it is new."""

@@ -94,6 +94,27 @@ async def test_what_is_not_the_tenants_request_is_unknown(ledger, said):
     assert await ledger.feedback_for(["r1", "never", "w1"]) == {}
 
 
+async def test_a_judgement_that_no_column_takes_holds_nothing_up(home, ledger, tmp_path):
+    """Ids and tenants are callers' text: whatever is in them, the others are kept, and the next opening opens."""
+    ledger.settle(a_settlement())
+    odd = [
+        judgement(request_id="r\0"),
+        judgement(tenant="acme\0"),
+        judgement(source="x\0"),
+        judgement(score=7.0),
+    ]
+    receipts = await asyncio.gather(*[ledger.feedback(each) for each in (*odd, judgement(source="last"))])
+    assert [each.received for each in receipts] == [
+        Received.UNKNOWN, Received.UNKNOWN, Received.RECORDED, Received.UNKNOWN, Received.RECORDED,
+    ]  # fmt: skip
+    assert len((await ledger.feedback_for(["r1", "r\0"]))["r1"]) == 2
+    assert ledger.stats().failures == 0
+    ledger.close_blocking()
+    store = home.store(tmp_path / "ledger")
+    assert [each.received for each in store.keep_feedback(odd, {}, START_S)][-1] is Received.UNKNOWN
+    store.close()
+
+
 async def test_a_request_in_progress_is_its_tenants_alone(ledger):
     """Early feedback of another tenant is unknown too."""
     ledger.journal_intent(an_intent())

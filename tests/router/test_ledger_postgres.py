@@ -10,7 +10,16 @@ import pytest
 
 from router.errors import LedgerUnavailable
 from router.feedback import Feedback, Received, Verdict
-from router.ledger import Ledger, LedgerReader, LedgerSettings, SchemaTooNew, Server, StoreError, place_of
+from router.ledger import (
+    Filter,
+    Ledger,
+    LedgerReader,
+    LedgerSettings,
+    SchemaTooNew,
+    Server,
+    StoreError,
+    place_of,
+)
 from router.ledger.codec import IntentRecord, SettlementRecord, encode
 from router.ledger.past import past_costs
 from router.ledger.postgres import ABANDONED_S, PostgresStore
@@ -339,6 +348,20 @@ def test_text_with_a_nul_is_booked_all_the_same(server):
         assert list(reader.settlements()) == [odd]
         assert [row.group["user"] for row in reader.costs(("user",))] == ["a\ufffdb"]
         assert reader.costs(("label:team",))[0].group["label:team"] == "x\ufffd"
+        for asked in ({"user": "a\0b"}, {"label:team": "x\0"}):
+            assert reader.totals(Filter(equal=asked)).calls == 1, "whoever asks for it finds it"
+    store.close()
+
+
+def test_an_id_with_a_nul_is_an_id_like_any_other(server):
+    """What is kept under it is found under it: no batch fails for it, again and again."""
+    store = PostgresStore(server, "r", START_S)
+    for attempt in (1, 2):
+        odd = an_intent(request_id="r\0", attempt=attempt)
+        store.write((), [IntentRecord(odd, encode(odd))], START_S)
+        assert store.write([kept(a_settlement(odd))], (), START_S).stored == 1
+        assert store.write([kept(a_settlement(odd))], (), START_S).repeated == 1
+    assert store.open_intents() == []
     store.close()
 
 

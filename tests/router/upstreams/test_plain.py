@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from itertools import pairwise
+from time import process_time
 from typing import Any
 from unittest.mock import Mock
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from router.upstreams.plain import AnswerHandler, Plain, install
 
 OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 PARAMS: dict[str, Any] = {"timer": TimerNoop(), "read_until_eof": True, "auto_decompress": True}
 BODY = b'{"text":"0\r\n\r\n"}'
 
@@ -138,11 +140,86 @@ async def test_a_connection_that_ends_in_an_answer_fails_as_aiohttp_says(
     assert (type(caught.value), str(caught.value)) == (type(expected), str(expected))
 
 
-async def test_what_follows_an_answer_spoils_the_connection() -> None:
-    """Bytes behind an answer belong to nobody: no request may take them for its own."""
-    plain, _, content, handler = await read([stated(b"{}") + stated(b"[]")])
-    assert (plain, content) == (False, b"{}")
+@pytest.mark.parametrize("answer", [stated(b"{}"), CHUNKED + chunked(b"{}", [])], ids=["stated", "chunked"])
+@pytest.mark.parametrize(
+    "more", [stated(b"[]"), b"x", b"\r\n"], ids=["another answer", "a stray byte", "a line's end"]
+)
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_what_follows_an_answer_spoils_the_connection_not_the_answer(
+    answer: bytes, more: bytes, is_cut: bool
+) -> None:
+    """Bytes behind an answer belong to nobody, and the answer before them is whole and paid for."""
+    plain, _, content, handler = await read([answer[:-1], answer[-1:] + more] if is_cut else [answer + more])
+    assert (plain, content) == (True, b"{}")
     assert handler.should_close
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"HTTP/1.1 200 OK\ncontent-length: 2\n\n{}",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\n{}",
+        CHUNKED + b"2\n{}\n0\n\n",
+        CHUNKED + b"zz",
+        CHUNKED + b"2\r\n{}x",
+    ],
+    ids=["lines without CR", "one line without CR", "sizes without CR", "no size", "no end of a chunk"],
+)
+@pytest.mark.parametrize("step", [1, 1000])
+async def test_what_cannot_become_plain_is_not_waited_on(sent: bytes, step: int) -> None:
+    """aiohttp reads such answers or refuses them at once; the caller's deadline need not pass for it."""
+    handler = AnswerHandler(asyncio.get_running_loop())
+    handler.connection_made(Mock(asyncio.Transport))
+    asked = handler.ask(PARAMS)
+    for start in range(0, len(sent), step):
+        handler.data_received(sent[start : start + step])
+    assert asked.result() is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"content-length: 2\r\nrequest-id: a" + b" " * 20_000 + b"b\r\n",
+        b"content-length: 2\r\nrequest-id:" + b" \r" * 10_000 + b"b\r\n",
+        b"content-length: 2\r\n" + b"a" * 30_000 + b"\r\n",
+        b"content-length: 2\r\n" + b"a:\r\n" * 7_000 + b"\0\r\n",
+    ],
+    ids=["blanks in a value", "bare CRs", "no colon", "many lines"],
+)
+async def test_reading_a_head_takes_no_longer_than_it_is_long(head: bytes) -> None:
+    """A pattern that tries again from every place would stand still for seconds over the longest head allowed."""
+    handler = AnswerHandler(asyncio.get_running_loop())
+    handler.connection_made(Mock(asyncio.Transport))
+    handler.ask(PARAMS)
+    started_s = process_time()
+    handler.data_received(OK + head + b"\r\n{}")
+    assert process_time() - started_s < 0.1
+
+
+@pytest.mark.parametrize("by_chunks", [False, True])
+async def test_a_byte_costs_the_same_however_many_came_before(by_chunks: bool) -> None:
+    """Two megabytes in pieces of ten bytes are not copied for every piece: that would be two hundred gigabytes."""
+    body = b"x" * 2_000_000
+    data = CHUNKED + chunked(body, [1] * 1000 + [500_000]) if by_chunks else stated(body)
+    started_s = process_time()
+    plain, _, content, handler = await read([data[start : start + 10] for start in range(0, len(data), 10)])
+    assert process_time() - started_s < 3
+    assert plain
+    assert type(content) is bytes
+    assert content == body
+    assert not handler._came, "a connection in the pool keeps no answer"
+
+
+@pytest.mark.parametrize(
+    "more", [b"Transfer-Encoding : chunked", b"content-length\t: 1", b"x: 1\rcontent-length: 1", b"x: \0"]
+)
+async def test_a_line_that_readers_read_differently_is_not_interpreted_here(more: bytes) -> None:
+    """Who stands between may have taken it for what it nearly says."""
+    handler = AnswerHandler(asyncio.get_running_loop())
+    handler.connection_made(Mock(asyncio.Transport))
+    asked = handler.ask(PARAMS)
+    handler.data_received(stated(b"{}", more + b"\r\n"))
+    assert asked.result() is None
 
 
 async def test_headers_somebody_reads_and_cookies_come_along() -> None:

@@ -29,6 +29,7 @@ from router.upstreams.direct import (
 )
 from router.upstreams.plain import Plain
 from router.upstreams.relay import KEEP_ALIVE_S, HttpxSource, Source
+from router.upstreams.wire import header_text
 
 LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
 """The SDK's pool, but idle connections live longer than its 5 s."""
@@ -200,10 +201,10 @@ class AnthropicTransport:
         if line is not None:
             answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
             if isinstance(answer, Plain):
-                return plain_body(answer), answer.headers.get("request-id", "")
+                return plain_body(answer), header_text(answer.headers.get("request-id", ""))
             response = await self._checked(path, answer)
             if response is not None:
-                return await whole_body(response), response.headers.get("request-id", "")
+                return await whole_body(response), header_text(response.headers.get("request-id", ""))
         told = await self._client.post(
             path, content=body, cast_to=httpx2.Response, options=_options(timeout_s)
         )
@@ -217,7 +218,7 @@ class AnthropicTransport:
             answered = await line.post(body, _own_headers(body, timeout_s), timeout_s)
             response = await self._checked(path, answered)
             if response is not None:
-                return source(response), response.headers.get("request-id", "")
+                return source(response), header_text(response.headers.get("request-id", ""))
         answer = cast(
             httpx2.Response,
             await self._client.post(

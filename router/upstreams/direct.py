@@ -147,7 +147,10 @@ def as_httpx(response: aiohttp.ClientResponse, content: bytes | None = None) -> 
         response.status,
         headers=response.raw_headers,
         request=httpx2.Request(response.method, str(response.url)),
-        extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
+        extensions={
+            "http_version": b"HTTP/1.1",
+            "reason_phrase": (response.reason or "").encode(errors="replace"),
+        },
         **({"stream": _Body(response)} if content is None else {"content": content}),
     )
 
@@ -160,9 +163,10 @@ async def whole_body(response: aiohttp.ClientResponse) -> bytes:
 
 def plain_body(answer: Plain) -> bytes:
     """The body of a plain answer, decoded by its headers, as httpx2 does."""
-    if "content-encoding" not in answer.headers:
+    encoding = answer.headers.get("content-encoding")
+    if encoding is None or not encoding.isascii():
         return answer.content
-    return httpx2.Response(200, headers=answer.headers, content=answer.content).content
+    return httpx2.Response(200, headers={"content-encoding": encoding}, content=answer.content).content
 
 
 def source(response: aiohttp.ClientResponse) -> Source:

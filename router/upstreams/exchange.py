@@ -99,7 +99,8 @@ class Exchange:
         """
         connection = await self._written(body, own, timeout)
         protocol = connection.protocol
-        if type(protocol) is not AnswerHandler:  # made before this exchange was
+        if type(protocol) is not AnswerHandler:
+            protocol.force_close()  # made before this exchange was: once more, and then one that reads answers
             protocol.set_response_params(**self._params)
             return await self._answer(connection)
         try:

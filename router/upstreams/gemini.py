@@ -34,7 +34,7 @@ from router.upstreams.gemini_transport import transport_for
 from router.upstreams.limit import time_limit
 from router.upstreams.parameters import quoted
 from router.upstreams.relay import KEEP_ALIVE_S, Fold, Source, relay
-from router.upstreams.wire import WireObject, decoder
+from router.upstreams.wire import WireObject, decoder, header_text
 
 BASE_URL = "https://generativelanguage.googleapis.com/"
 API_VERSION = "v1"
@@ -230,4 +230,4 @@ def _own_session(proxy: str | None) -> aiohttp.ClientSession | None:
 
 
 def _request_id(headers: Mapping[str, str]) -> str:
-    return headers.get("x-request-id", "")
+    return header_text(headers.get("x-request-id", ""))

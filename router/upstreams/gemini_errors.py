@@ -25,7 +25,7 @@ from router.errors import (
     UpstreamUnauthorized,
 )
 from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, refused, shown, wait_s
-from router.upstreams.wire import fitted
+from router.upstreams.wire import fitted, header_text
 
 NAME = "gemini"
 CAUGHT: tuple[type[Exception], ...] = (
@@ -99,16 +99,19 @@ def from_sdk(error: BaseException, model: str, secret: str, timeout_s: float) ->
         body = error.details if isinstance(error.details, dict) else {}
         inner = body.get("error", body)
         headers = getattr(error.response, "headers", None)
-        return from_body(
+        named = from_body(
             status=error.code if isinstance(error.code, int) else None,
-            name=error.status if isinstance(error.status, str) else "",
+            name=header_text(error.status) if isinstance(error.status, str) else "",
             message=error.message if isinstance(error.message, str) and "error" in body else "",
             details=inner.get("details") if isinstance(inner, dict) else None,
             model=model,
             secret=secret,
-            request_id=headers.get("x-request-id", "") if headers is not None else "",
+            request_id=header_text(headers.get("x-request-id", "")) if headers is not None else "",
             headers=headers,
         )
+        if isinstance(error.code, int) and 200 <= error.code < 300:
+            named.may_be_billed = True  # no answer as documented, but no refusal either
+        return named
     if isinstance(error, ValueError):
         return UpstreamMalformed(NAME, "the answer is not the JSON it should be", model=model)
     return from_transport(error, NAME, model, timeout_s)

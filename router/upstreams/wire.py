@@ -138,6 +138,11 @@ def mended(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def header_text(value: str) -> str:
+    """Return a header's value as it can be written down: aiohttp gives bytes that are not UTF-8 as lone surrogates."""
+    return value if value.isascii() else mended(value)
+
+
 def is_half(char: str) -> bool:
     """Say whether `char` is half of a character."""
     return "\ud800" <= char <= "\udfff"

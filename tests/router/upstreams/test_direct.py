@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from router import errors
@@ -20,6 +21,7 @@ from router.upstreams import anthropic_transport, direct, exchange, gemini_trans
 from router.upstreams.anthropic import AnthropicUpstream
 from router.upstreams.direct import CONNECT_S, Line
 from router.upstreams.gemini import GeminiUpstream
+from router.upstreams.plain import AnswerHandler
 from tests.benchmarks.mock_provider import Canned
 from tests.router.upstreams.samples import FLASH, OPUS, call, user
 from tests.router.upstreams.scripted_server import (
@@ -270,7 +272,8 @@ async def test_a_refusal_gives_its_connection_back(kind: str, stream: bool) -> N
     async with serving(kind, script) as (server, upstream):
         for _ in range(4):
             await ask(upstream, stream=stream and bool(server.requests))
-    assert (server.connections, len(server.requests)) == (1, 4)
+    made_by_the_sdk = kind == "anthropic" and not stream
+    assert (server.connections, len(server.requests)) == (1 + made_by_the_sdk, 4)
 
 
 async def cut_whole(writer: asyncio.StreamWriter, request: Request) -> None:
@@ -355,16 +358,18 @@ async def test_cancelling_leaves_no_connection_busy(
 
 
 async def test_calls_of_all_kinds_share_one_connection(kind: str) -> None:
-    """Whole, streamed, refused: an answer read to its end leaves its connection to the next call."""
-    answer = whole(WHOLE[kind])
-    async with serving(kind, after_first(answer, after_first(streamed(EVENTS[kind]), answer))) as (
-        server,
-        upstream,
-    ):
-        for stream in (False, True, False, False):
+    """Whole, streamed, refused: an answer read to its end leaves its connection to the next call.
+
+    The one that the SDK opened for Claude serves until a plain answer could have been read from it.
+    """
+    answer, events = whole(WHOLE[kind]), streamed(EVENTS[kind])
+    again = after_first(answer, after_first(answer, after_first(events, answer)))
+    async with serving(kind, after_first(answer, after_first(events, again))) as (server, upstream):
+        for stream in (False, True, False, False, True, False):
             assert isinstance(await ask(upstream, stream=stream), Reply)
         assert busy(upstream) == 0
-    assert (server.connections, len(server.requests)) == (1, 4)
+    made_by_the_sdk = kind == "anthropic"
+    assert (server.connections, len(server.requests)) == (1 + made_by_the_sdk, 6)
 
 
 async def test_closing_closes_the_pool_and_later_calls_fail(kind: str) -> None:
@@ -583,20 +588,84 @@ async def test_an_answer_nobody_asked_for_is_nobodys(kind: str, stream: bool) ->
             while not spoilt(upstream):  # noqa: ASYNC110 (the client's loop has to hear of it)
                 await asyncio.sleep(0)
         assert isinstance(await ask(upstream, stream=stream), Reply)
-    assert (server.connections, len(server.requests)) == (2, 4)
+    made_by_the_sdk = kind == "anthropic"
+    assert (server.connections, len(server.requests)) == (2 + made_by_the_sdk, 4)
+
+
+async def test_after_two_calls_every_connection_reads_plain_answers(kind: str) -> None:
+    """One that the SDK opened before its way was known would otherwise be read by aiohttp as long as it lives."""
+    async with serving(kind, whole(WHOLE[kind])) as (server, upstream):
+        await warmed(upstream, "exchange")
+        for _ in range(3):
+            assert isinstance(await ask(upstream, stream=False), Reply)
+        assert [type(each) for each in kept(upstream)] == [AnswerHandler]
+    assert server.connections <= 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("is_packed", [False, True])
+async def test_an_id_that_is_no_text_costs_nobody_the_answer(
+    kind: str, stream: bool, is_packed: bool, posted: list[Line]
+) -> None:
+    """The ledger writes ids down in UTF-8: one that cannot be written would leave a paid call out of the books."""
+    plain = b"".join(EVENTS[kind]) if stream else WHOLE[kind]
+    body = gzip.compress(plain) if is_packed else plain
+    head = b"HTTP/1.1 200 OK\r\nrequest-id: r\xff\xfe\r\nx-request-id: r\xff\xfe\r\n"
+    head += b"content-encoding: gzip\r\n" * is_packed
+
+    async def answer(writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+
+    found, _ = await by_all_ways(kind, answer, posted, stream=stream)
+    first, session, sdk = (reply for reply in found if isinstance(reply, Reply))
+    assert first == session
+    assert first.parts == sdk.parts
+    assert first.upstream_request_id.encode().startswith(b"r")
+    assert sdk.upstream_request_id.encode().startswith(b"r")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_whose_words_are_no_text_is_a_refusal(
+    kind: str, stream: bool, posted: list[Line]
+) -> None:
+    """What the status says stands, whatever bytes stand beside it; and it can be written down.
+
+    Where the SDK sends for Claude, its transport fails over such a reason: that is unknown, not free.
+    """
+
+    async def answer(writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(b"HTTP/1.1 529 \xff\r\nrequest-id: \xff\r\nx-request-id: \xff\r\nretry-after: \xff\r\n")
+        writer.write(b"content-length: 2\r\n\r\n{}")
+
+    found, _ = await by_all_ways(kind, answer, posted, stream=stream)
+    *ours, sdk = found
+    for error in ours:
+        assert isinstance(error, UpstreamError)
+        assert (error.http_status, error.may_be_billed) == (529, False)
+        f"{error} {error.upstream_request_id}".encode()
+    assert isinstance(sdk, UpstreamError)
+    assert sdk.http_status == 529 or sdk.may_be_billed
+
+
+async def test_an_answer_of_another_success_is_not_taken_for_free(kind: str, posted: list[Line]) -> None:
+    """A status of 206 refuses nothing: who answered so may bill it."""
+    found, _ = await by_all_ways(kind, whole(WHOLE[kind], "206 Partial Content"), posted, stream=False)
+    assert all(isinstance(each, Reply) or each.may_be_billed for each in found)
 
 
 def spoilt(upstream: Adapter) -> int:
     """Kept connections over which something came."""
-    session = upstream._owned.session if isinstance(upstream, AnthropicUpstream) else upstream._session
-    assert session is not None
-    assert session.connector is not None
-    return sum(proto.should_close for kept in session.connector._conns.values() for proto, _ in kept)
+    return sum(each.should_close for each in kept(upstream))
 
 
 def free(upstream: Adapter) -> int:
     """Kept connections the adapter's pool still believes in."""
+    return sum(each.is_connected() for each in kept(upstream))
+
+
+def kept(upstream: Adapter) -> list[ResponseHandler]:
+    """Connections in the adapter's pool."""
     session = upstream._owned.session if isinstance(upstream, AnthropicUpstream) else upstream._session
     assert session is not None
     assert session.connector is not None
-    return sum(proto.is_connected() for kept in session.connector._conns.values() for proto, _ in kept)
+    return [each for pool in session.connector._conns.values() for each, _ in pool]

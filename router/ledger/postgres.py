@@ -273,9 +273,14 @@ def _begin_writing(connection: Connection, server: Server) -> None:
 
 
 def _connected(server: Server) -> Connection:
+    if server.ambiguous:
+        raise StoreError(
+            f"the URL of the ledger's server {server} cannot be read: a port is a number, and '/', '@' and '?' in a"
+            " user or password are written %2F, %40 and %3F"
+        )
     try:
         given = conninfo_to_dict(server.url)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         # libpq quotes the part that it cannot read, which may be the password.
         raise StoreError(f"the URL of the ledger's server {server} cannot be read") from None
     if server.password:

@@ -416,6 +416,34 @@ def test_no_error_and_no_log_line_holds_the_password(tmp_path, url, caplog):
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://u:a?{SECRET}@127.0.0.1:1/bill",
+        f"postgresql://u:{SECRET}?a@127.0.0.1:1/bill",
+        f"postgresql://u:{SECRET}",
+        f"postgresql://u:{SECRET}/bill",
+        f"postgresql://u:a@{SECRET}@127.0.0.1:1/bill",
+        f"postgresql://u:a/{SECRET}@127.0.0.1:1/bill",
+        f"postgresql://u:1/{SECRET}@127.0.0.1:1/bill",
+        f"postgresql://u@127.0.0.1:1/bill&password={SECRET}",
+        f"POSTGRESQL://u:{SECRET}@db/bill",
+        f"postgresql+psycopg://u:{SECRET}@db/bill",
+        f" postgresql://u:{SECRET}@db/bill",
+        f"postgresql:/u:{SECRET}@db/bill",
+        f"host=db user=u password={SECRET}",
+        f"mysql://u:{SECRET}@db/bill",
+        "postgresql:///\udcff",
+    ],
+)
+def test_no_misspelt_address_is_repeated(text):
+    """libpq takes what is left of a password for a host, and a path is named where it is missing."""
+    with pytest.raises((StoreError, ValueError)) as refused:
+        LedgerReader.open(place_of(text))
+    assert SECRET not in str(refused.value)
+    assert not isinstance(refused.value, UnicodeError)
+
+
 def test_a_wrong_password_is_told_without_it(postgres_server, server):
     """The server's own words, which name the role only."""
     with pytest.raises(StoreError, match='role "nobody_here" does not exist'):

@@ -78,6 +78,7 @@ class LedgerSettings:
         sync: Whether the journal is synced to the disk at all; False only for throw-away ledgers.
         judged_within_s: How long after its start a request may be judged (`feedback`).
         keep_s: How long calls are kept, a day at least; then only their sums by day are (`past`). For ever by default.
+        close_s: How long closing waits for a server that does not answer before it leaves the rest to the journal.
     """
 
     interval_s: float = 0.1
@@ -87,6 +88,7 @@ class LedgerSettings:
     sync: bool = True
     judged_within_s: float = inf
     keep_s: float = inf
+    close_s: float = 10.0
 
     def __post_init__(self) -> None:
         if self.keep_s < DAY_S:
@@ -421,7 +423,7 @@ class Ledger:
                 return
             self._closed = True
             stopped = self._writer.stop()
-        failure = stopped.exception()
+        failure = self._stopped(stopped)
         self._writer.join()
         durable = self._writer.close_store() and failure is None
         self._readers.close()
@@ -431,6 +433,15 @@ class Ledger:
             shutil.rmtree(self._directory, ignore_errors=True)
         elif failure is not None:
             _LOG.error("the ledger closed with its store failing; the journal has the rest: %s", failure)
+
+    def _stopped(self, stopped: Future[None]) -> BaseException | None:
+        """Wait for the writer to stop; return why it could not commit everything, None when it did."""
+        while True:
+            try:
+                return stopped.exception(self._settings.close_s)
+            except TimeoutError:
+                _LOG.error("the ledger's database does not answer; what it lacks stays in the journal")
+                self._writer.break_off()
 
     def stats(self) -> LedgerStats:
         """Return what has been done so far."""

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from os import dup
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 import msgspec
@@ -130,6 +132,10 @@ class PostgresStore(TableStore):
         """Nothing is left to do: every commit waited for the server's disk."""
         return True
 
+    def break_off(self) -> None:
+        """Make a write that waits for a server that does not answer fail now; from any thread."""
+        self._connection.break_off()
+
     def close(self) -> None:
         """Say that this router is gone, so that others may take over what it left open, and release the connection."""
         with suppress(StoreError):
@@ -229,6 +235,14 @@ class Connection:
                 self.execute("ROLLBACK")
         except StoreError:
             self.close()
+
+    def break_off(self) -> None:
+        """End the connection under whoever waits on it; from any thread.
+
+        A server that is there and does not answer (its disk hangs) keeps the connection alive and bounds no statement.
+        """
+        with suppress(psycopg.Error, OSError), socket(fileno=dup(self._raw.fileno())) as wire:
+            wire.shutdown(SHUT_RDWR)
 
     def close(self) -> None:
         """Release it; a transaction that is open is given up."""

@@ -88,6 +88,10 @@ class LedgerReader:
         """Whether nothing more can be asked: the connection to a server is lost, or a transaction was left open."""
         return self._connection.in_transaction or bool(getattr(self._connection, "closed", False))
 
+    def break_off(self) -> None:
+        """Make a question that waits for a server that does not answer fail now; from any thread."""
+        getattr(self._connection, "break_off", lambda: None)()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

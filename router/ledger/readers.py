@@ -27,6 +27,7 @@ class Readers:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._idle: deque[LedgerReader] = deque()
+        self._asked: set[LedgerReader] = set()
         self._closed = False
 
     def ask(self, question: Callable[[LedgerReader], _T]) -> _T:
@@ -50,15 +51,19 @@ class Readers:
         return self._ask(LedgerReader.open(self._place), question)
 
     def close(self) -> None:
-        """Release what is idle, and from now on what is asked on as soon as it has answered."""
+        """Release what is idle, and break off what a server has not answered: nobody waits for it any more."""
         self._closed = True
+        for reader in list(self._asked):
+            reader.break_off()
         while self._idle:
             self._idle.pop().close()
 
     def _ask(self, reader: LedgerReader, question: Callable[[LedgerReader], _T]) -> _T:
+        self._asked.add(reader)
         try:
             return question(reader)
         finally:
+            self._asked.discard(reader)
             if reader.broken or self._closed or len(self._idle) >= IDLE_LIMIT:
                 reader.close()
             else:

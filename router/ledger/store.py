@@ -111,6 +111,10 @@ class LedgerStore(Protocol):
         """Make everything written survive a power cut; False when it could not be finished now."""
         ...
 
+    def break_off(self) -> None:
+        """Make a write that waits for a database that does not answer fail now; from any thread."""
+        ...
+
     def close(self) -> None:
         """Release the store."""
         ...

@@ -73,6 +73,9 @@ class TableStore(ABC):
     def make_durable(self) -> bool:
         """Make everything written survive a power cut; False when it could not be finished now."""
 
+    def break_off(self) -> None:  # noqa: B027 - a file answers, or fails by itself
+        """Make a write that waits for a database that does not answer fail now; from any thread."""
+
     @abstractmethod
     def close(self) -> None:
         """Release the store."""

@@ -195,6 +195,10 @@ class Writer:
         self._hurry.set()
         return done
 
+    def break_off(self) -> None:
+        """Make a write that waits for a store that does not answer fail now; its records stay in the journal."""
+        self._store.break_off()
+
     def join(self) -> None:
         """Wait for the thread to end, after `stop`."""
         self._thread.join()

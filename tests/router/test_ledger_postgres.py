@@ -229,6 +229,23 @@ async def test_a_connection_that_breaks_is_made_anew(tmp_path, postgres_server, 
     await ledger.close()
 
 
+def test_a_server_that_does_not_answer_does_not_hold_up_the_end(tmp_path, server):
+    """The writer, and a question in progress, are broken off; the next opening replays what the server lacks."""
+    ledger = opened(tmp_path, server, close_s=0.05)
+    with psycopg.connect(server.url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("LOCK TABLE calls IN ACCESS EXCLUSIVE MODE")
+        question = pool.submit(ledger._readers.ask, lambda reader: reader.totals())
+        ledger.settle(a_settlement())
+        while not ledger._readers._asked:
+            pass
+        ledger.close_blocking()
+        with pytest.raises(StoreError):
+            question.result(5)
+    again = opened(tmp_path, server)
+    assert again.recovery.settlements == 1
+    again.close_blocking()
+
+
 def test_a_commit_whose_answer_is_lost_is_not_doubled(tmp_path, server, monkeypatch):
     """Nobody knows whether it was written, so it is written again, and counts once."""
     store = PostgresStore(server, "r", START_S)

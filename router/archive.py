@@ -20,6 +20,7 @@ from router.config import ConfigError
 from router.ledger import Filter, LedgerReader, codec
 from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, conditions
+from router.ledger.past import SINCE, past_costs
 from router.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def export(
         How many calls, and the files.
 
     Raises:
-        ArchiveExists: See `force`; nothing was written.
+        ArchiveExists: See `force`; nothing was written. Not even by force is a day's file replaced when some of the
+            day's calls are in sums by now: the file may be all that is left of them.
         ConfigError: pyarrow is not installed.
         StoreError: The ledger cannot be read.
         OSError: A file cannot be written.
@@ -93,6 +95,13 @@ def export(
     taken = [path for path in paths if path.exists()]
     if taken and not force:
         raise ArchiveExists(f"{taken[0]} is there already; --force replaces it")
+    if taken and not single and (partly := _moved_days(reader) & {row.group["day"] for row in days}):
+        kept = [path for path in taken if path.parent.name.removeprefix("day=") in partly]
+        if kept:
+            raise ArchiveExists(
+                f"{kept[0]} is there already, and some of its day's calls are in sums and nowhere else: move it away,"
+                " or go on without writing files"
+            )
     whole, done, written = sum(row.calls for row in days), 0, []
     schema, rows = _schema(), _rows(reader, where)
     for day, calls in [("", rows)] if single else groupby(rows, _day):
@@ -103,6 +112,13 @@ def export(
             tell(done, whole)
         written.append(path)
     return done, written
+
+
+def _moved_days(reader: LedgerReader) -> set[str]:
+    """Return the days of which calls are kept as sums."""
+    if reader.version < SINCE:
+        return set()
+    return {row.group["day"] for row in reader.ask(partial(past_costs, group_by=("day",)), version=SINCE)}
 
 
 def archived(path: Path) -> Iterator[Settlement]:

@@ -10,7 +10,7 @@ from router.cli import app
 from router.config import ConfigError
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader
 from router.ledger.health import faults
-from router.ledger.past import past_costs
+from router.ledger.past import past_costs, whole_days
 from router.ledger.sqlite import SqliteStore
 from tests.router.ledger_samples import START_S, StillClock, an_intent
 from tests.router.report_calls import KINDS_OF_CALLS, book
@@ -126,6 +126,34 @@ def test_pruning_exports_first_and_keeps_the_sums(directory, tmp_path):
     code, said = ran("ledger", "check", "--ledger", directory)
     assert code == 0
     assert f"{gone}  calls kept as sums by day, from before 2026-11-23" in said
+
+
+def test_pruning_that_broke_off_does_not_replace_its_files_by_the_rest(directory, tmp_path):
+    """Part of a day is in sums by then: its file is all that is left of it, whatever is forced."""
+    asked = (
+        "ledger",
+        "prune",
+        "--before",
+        "2026-11-23",
+        "--ledger",
+        directory,
+        "--quiet",
+        "--export",
+        tmp_path,
+    )
+    file = tmp_path / "day=2026-11-22/calls.parquet"
+    with LedgerReader.open(directory / DATABASE) as reader:
+        export(reader, tmp_path, Filter(until_s=whole_days(START_S + DAY_S)))
+    whole = file.read_bytes()
+    ledger = Ledger.open(directory, clock=StillClock())
+    assert 0 < ledger.prune_blocking(whole_days(START_S + DAY_S), limit=1) < len(KINDS_OF_CALLS)
+    ledger.close_blocking()
+    for forced in ((), ("--force",)):
+        error, _ = ran(*asked, *forced)
+        assert isinstance(error, ArchiveExists)
+        assert file.read_bytes() == whole
+    assert ran(*asked[:-2])[0] == 0, "without files it goes on"
+    assert file.read_bytes() == whole
 
 
 def test_a_running_router_prunes_for_itself(directory):

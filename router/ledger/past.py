@@ -10,7 +10,7 @@ sessions, labels and single calls are gone, and a question by these cannot be an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
@@ -63,7 +63,7 @@ class Past:
 
     Attributes:
         before_s: Calls that began before are not kept, seconds since the epoch.
-        sums: Of those the question is about; None when that cannot be told any more.
+        sums: Of those the question is about; None when that cannot be told any more, as of a part of a day.
     """
 
     before_s: float
@@ -141,12 +141,26 @@ def past_costs(
     return [cost_row(tuple(group_by), row) for row in rows]
 
 
+def _cuts(connection: Database, where: Filter, before_s: float) -> bool:
+    """Whether the window begins or ends within a day of which calls are gone: nobody knows how many it holds."""
+    for bound_s in (where.since_s, where.until_s):
+        if bound_s is None or bound_s >= before_s or bound_s == whole_days(bound_s):
+            continue
+        day_s = whole_days(bound_s)
+        (cut,) = past_costs(connection, (), replace(where, since_s=day_s, until_s=day_s + DAY_S))
+        if cut.calls:
+            return True
+    return False
+
+
 def past_of(connection: Database, where: Filter | None = None) -> Past | None:
     """Return what a question about kept calls leaves out, None for nothing."""
     gone = pruned(connection)
     if gone is None or (where is not None and where.since_s is not None and where.since_s >= gone.before_s):
         return None
     if where is not None and not PAST_GROUPS.issuperset(where.equal):
+        return Past(gone.before_s, None)
+    if where is not None and _cuts(connection, where, gone.before_s):
         return Past(gone.before_s, None)
     (sums,) = past_costs(connection, (), where)
     return Past(gone.before_s, sums) if sums.calls else None

@@ -247,6 +247,33 @@ def test_the_past_is_asked_by_what_it_keeps(tmp_path):
         assert calls(equal={"role": "warm", "day": "2026-11-22"}) == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ({"since_s": 3_600.0, "until_s": 7_200.0}, None),
+        ({"since_s": 3_600.0}, None),
+        ({"until_s": 7_200.0}, None),
+        ({"since_s": -0.5 * DAY, "until_s": DAY}, 1),
+        ({"since_s": 0.0, "until_s": 1.5 * DAY}, 1),
+        ({"until_s": 7_200.0, "equal": {"tenant": "nobody"}}, "nothing"),
+    ],
+    ids=["within", "since", "until", "cut before there were any", "cut after", "of others"],
+)
+def test_a_part_of_a_day_that_is_gone_is_not_answered_by_nothing(tmp_path, where, told):
+    """A window that cuts such a day says that it cannot be told, rather than that there was nothing, or all of it."""
+    begun_s = whole_days(START_S)
+    store = SqliteStore(tmp_path / DATABASE, START_S)
+    store.write([kept(a_settlement(an_intent(started_time_s=begun_s + 5_000)))], (), START_S)
+    store.prune(begun_s + 2 * DAY, 10)
+    store.close()
+    bounds = {name: begun_s + value for name, value in where.items() if name != "equal"}
+    past = read(tmp_path / DATABASE, lambda reader: reader.past(Filter(**{**where, **bounds})))
+    if told == "nothing":
+        assert past is None
+    else:
+        assert (past.sums and past.sums.calls) == told
+
+
 def test_an_older_ledger_has_no_past_yet(tmp_path):
     """It is made when the ledger is opened for writing; until then the question names the way."""
     path = tmp_path / DATABASE

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ from router.config import ConfigError
 from router.invoices import Invoice, InvoiceError, read_invoice
 from router.ledger import Filter, LedgerReader
 from router.ledger.billed import billed_calls, billed_sums
+from router.ledger.past import SINCE
 from router.money import UNKNOWN, usd
 from router.reconcile import EXPLAINED, Difference, Result, by_request, by_sum, result_json
 from router.tables import blank_table
@@ -95,6 +97,7 @@ def _compare(
             since_s=None if since_s is None else since_s - AROUND_S,
             until_s=None if until_s is None else until_s + AROUND_S,
         )
+        _say_what_is_gone(reader, Filter(since_s=since_s, until_s=until_s))
         return reader.ask(
             lambda connection: by_request(
                 billed_calls(connection, around), invoice.lines, since_s=since_s, until_s=until_s
@@ -111,9 +114,25 @@ def _compare(
         since_s=min(charge.start_s for charge in charges) if since_s is None else since_s,
         until_s=max(charge.end_s for charge in charges) if until_s is None else until_s,
     )
+    _say_what_is_gone(reader, covered)
     beside = usage if usage is not invoice else None
     sums = reader.ask(lambda connection: billed_sums(connection, covered))
     return by_sum(sums, replace(invoice, charges=charges), beside)
+
+
+def _say_what_is_gone(reader: LedgerReader, where: Filter) -> None:
+    """Name what the window has lost to sums by day: its lines on the invoice find no call."""
+    past = reader.past(where) if reader.version >= SINCE else None
+    if past is None:
+        return
+    day = datetime.fromtimestamp(past.before_s, UTC).date()
+    some = (
+        "calls" if past.sums is None else f"{past.sums.calls:,} calls, {usd(past.sums.cost.total_nano_usd)},"
+    )
+    typer.echo(
+        f"not compared: {some} from before {day}, kept as sums by day; --since {day} leaves them out",
+        err=True,
+    )
 
 
 # --- reading

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from router.cli import main
 from router.cost import Cost
 from router.invoices import InvoiceError, Line, read_invoice
-from router.ledger import DATABASE, LedgerReader
+from router.ledger import DATABASE, Ledger, LedgerReader
 from router.ledger.billed import BilledCall, billed_calls, billed_sums
 from router.reconcile import Cause, by_request, by_sum, result_json
 from router.settlement import Outcome
-from tests.router.ledger_samples import START_S, a_settlement
+from tests.router.ledger_samples import START_S, StillClock, a_settlement
 from tests.router.report_calls import UNKNOWN, book
 
 MODEL = "claude-opus-4-5-20251101"
@@ -415,6 +415,23 @@ def test_the_verb_s_codes(verb, booked, tmp_path):
     code, out, err = verb(tmp_path / "none.json", "--ledger", booked)
     assert (code, out) == (2, "")
     assert "none.json" in err
+
+
+def test_what_is_kept_as_sums_is_named(verb, booked, tmp_path):
+    """Lines of calls that pruning took away differ; the reason is said, and how to leave them out."""
+    ledger = Ledger.open(booked, clock=StillClock(START_S))
+    while ledger.prune_blocking(START_S + 86_400):
+        pass
+    ledger.close_blocking()
+    whole = tmp_path / "whole.json"
+    lines = [*sandbox_lines("a", "b"), *sandbox_lines("c", time=START_S + 86_400)]
+    whole.write_text(json.dumps({"lines": lines}), encoding="utf-8")
+    code, _, err = verb(whole, "--ledger", booked)
+    assert code == 1
+    assert "not compared: 2 calls, " in err
+    assert "--since 2026-11-23 leaves them out" in err
+    code, out, err = verb(whole, "--ledger", booked, "--since", "2026-11-23")
+    assert (code, "1 equal" in out, err) == (0, True, "")
 
 
 def test_announced_differences_can_be_accepted(verb, tmp_path):

@@ -90,6 +90,7 @@ class TableStore(ABC):
         """
         news = [each for each in settled if each.settlement.intent.started_time_s >= self._pruned_before_s]
         repeated = len(settled) - len(news)
+        self._say_taken_for_summed(repeated, "settlements")
         with self._transaction():
             written = self._insert(news, now_s)
             if repeated:
@@ -150,10 +151,10 @@ class TableStore(ABC):
             StoreError: As `write`.
         """
         new = 0
+        news = [each for each in intents if each.intent.started_time_s >= self._pruned_before_s]
+        self._say_taken_for_summed(len(intents) - len(news), "interrupted calls")
         with self._transaction():
-            for record in intents:
-                if record.intent.started_time_s < self._pruned_before_s:
-                    continue
+            for record in news:
                 if self._insert_rows("calls", COLUMNS, [interrupted_row(record, found_time_s)]):
                     new += 1
                 elif not self._accounted_for(record.intent):
@@ -166,6 +167,15 @@ class TableStore(ABC):
             self._forget(keys)
         self._kept.difference_update(keys)
         return new
+
+    def _say_taken_for_summed(self, count: int, what: str) -> None:
+        """Say what is left out: of a router that was away for longer than calls are kept, sums may lack it."""
+        if count:
+            _LOG.warning(
+                "%d %s began before the day up to which calls are kept as sums; they are taken for part of them",
+                count,
+                what,
+            )
 
     def _insert(self, settled: Sequence[SettlementRecord], now_s: float) -> Written:
         """Insert settlements; when one is repeated, conflicting or impossible, go through them one by one."""

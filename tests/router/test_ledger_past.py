@@ -146,7 +146,7 @@ def test_pruning_in_any_steps_loses_and_doubles_nothing(tmp_path_factory, calls,
     store.close()
 
 
-def test_what_is_replayed_after_it_went_is_not_counted_again(tmp_path):
+def test_what_is_replayed_after_it_went_is_not_counted_again(tmp_path, caplog):
     """Settled or interrupted: a journal may come back after a crash between pruning and its own end."""
     path = tmp_path / DATABASE
     store = SqliteStore(path, START_S)
@@ -158,6 +158,10 @@ def test_what_is_replayed_after_it_went_is_not_counted_again(tmp_path):
     again = SqliteStore(path, START_S)
     assert again.write([kept(a_settlement())], (), START_S).repeated == 1
     assert again.interrupt([lost], START_S) == 0
+    assert [record.message.split(" began")[0] for record in caplog.records] == [
+        "1 settlements",
+        "1 interrupted calls",
+    ]
     again.close()
     (row,) = both(path).values()
     assert (row.calls, row.unknown_calls, row.cost.total_nano_usd) == (2, 1, 23_750_000)

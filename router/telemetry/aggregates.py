@@ -56,6 +56,7 @@ class Counter:
 
     __slots__ = (
         "_cells",
+        "_shared",
         "_start_ns",
         "_values",
         "description",
@@ -87,6 +88,8 @@ class Counter:
         self.limit = limit
         self._values: dict[Labels, int] = {}
         self._cells: dict[Labels, Cell] = {}
+        self._shared = 0
+        """Series that have both a value and a cell: one each, as whoever collects sees them."""
         self._start_ns = time_ns()
 
     def cell(self, labels: Labels) -> Cell:
@@ -98,11 +101,18 @@ class Counter:
         if cell is None:
             if labels not in self._values and not self._has_room():
                 labels = _OVERFLOW
-            cell = self._cells.setdefault(labels, [0])
+            cell = self._cells.get(labels)
+            if cell is None:
+                cell = self._cells[labels] = [0]
+                self._shared += labels in self._values
         return cell
 
     def _has_room(self) -> bool:
-        return len(self._values) + len(self._cells) < self.limit
+        return len(self._values) + len(self._cells) - self._shared < self.limit
+
+    def _begin(self, labels: Labels, amount: int) -> None:
+        self._values[labels] = amount
+        self._shared += labels in self._cells
 
     def add(self, labels: Labels, amount: int = 1) -> None:
         """Add `amount` (>= 0 when monotonic) to the series of `labels`."""
@@ -111,14 +121,16 @@ class Counter:
         if known is not None:
             values[labels] = known + amount
         elif self._has_room() or labels in self._cells:
-            values[labels] = amount
+            self._begin(labels, amount)
+        elif _OVERFLOW in values:
+            values[_OVERFLOW] += amount
         else:
-            values[_OVERFLOW] = values.get(_OVERFLOW, 0) + amount
+            self._begin(_OVERFLOW, amount)
 
     def start(self, labels: Labels) -> None:
         """Begin the series of `labels` at 0, so that who looks at its growth sees the first count, too."""
-        if self._has_room():
-            self._values.setdefault(labels, 0)
+        if labels not in self._values and self._has_room():
+            self._begin(labels, 0)
 
     def value(self, labels: Labels) -> int:
         """Return the sum of one series, 0 when nothing was added."""

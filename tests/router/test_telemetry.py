@@ -1006,7 +1006,7 @@ def test_cells_and_counts_of_one_counter_share_its_room():
     counter.add(("w",), 5)
     assert counter.value(("x",)) == 3
     assert sum(counter.sums().values()) == 15
-    assert set(counter.sums()) == {("x",), (names.OVERFLOW,)}
+    assert set(counter.sums()) == {("x",), ("y",), (names.OVERFLOW,)}
     (metric,) = [counter.collect(1)]
     assert sum(point.value for point in metric.data.data_points) == 15
 
@@ -1317,3 +1317,29 @@ def test_every_instrument_is_collected():
     instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
     assert len(instruments) == 42
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "cell", "start"]), st.integers(0, 6)), max_size=30),
+    st.integers(1, 5),
+)
+def test_a_series_begun_by_both_ways_takes_one_place(steps: list[tuple[str, int]], limit: int) -> None:
+    """Those that start at 0 get a cell with their first call: counted twice, half the series would be all there are."""
+    counter = Counter("calls", "{call}", "Calls.", ("kind",), limit=limit)
+    added = 0
+    for step, kind in steps:
+        if step == "start":
+            counter.start((str(kind),))
+        elif step == "add":
+            counter.add((str(kind),), 1)
+            added += 1
+        else:
+            counter.cell((str(kind),))[0] += 1
+            added += 1
+    sums = counter.sums()
+    own = {labels for labels in sums if labels in {(str(kind),) for kind in range(7)}}
+    assert sum(sums.values()) == added
+    assert len(own) <= limit
+    distinct = {kind for _, kind in steps}
+    if len(distinct) <= limit:
+        assert own == sums.keys()

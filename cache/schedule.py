@@ -56,6 +56,7 @@ class Trigger(StrEnum):
     SESSION_START = "session_start"
     IDLE = "idle"
     PREDICTION = "prediction"
+    SCORE = "score"
     SHARED = "shared"
     OPERATOR = "operator"
 
@@ -64,9 +65,9 @@ _TRIGGERS = {
     Policy.OFF: frozenset(),
     Policy.SESSION_START: frozenset({Trigger.SESSION_START}),
     Policy.KEEP_ALIVE: frozenset({Trigger.IDLE}),
-    Policy.PREDICTIVE: frozenset({Trigger.PREDICTION}),
+    Policy.PREDICTIVE: frozenset({Trigger.PREDICTION, Trigger.SCORE}),
     Policy.SHARED: frozenset({Trigger.SHARED}),
-    Policy.AUTO: frozenset({Trigger.SESSION_START, Trigger.IDLE, Trigger.PREDICTION, Trigger.SHARED}),
+    Policy.AUTO: frozenset(Trigger) - {Trigger.OPERATOR},
 }
 
 
@@ -234,6 +235,16 @@ def ahead(
         f"chance of a use in time {p_use:.3f}, needed {needed:.3f} before the margin: a right guess costs a read, "
         f"and a second of waiting is worth ${worth.second_usd:g}",
     )
+
+
+def could_pay(p_use: float, worth: Worth) -> bool:
+    """Whether AUTO would warm anything at all ahead of a use of this chance: a bound, for whoever spares the question.
+
+    The best case is one without a warm part or a tail, its cost at the lowest write rate and its value at the highest.
+    """
+    rates = worth.rates
+    writes = rates.write(TTL_5M_S), rates.write(TTL_1H_S)
+    return p_use * (worth.latency + max(writes) - rates.read) > MARGIN * min(writes)
 
 
 def shared_upkeep(policy: Policy, prefix: Prefix, worth: Worth, p_use: float, uses: float) -> Verdict:

@@ -568,6 +568,7 @@ def _warming(
             second_usd=warming.second_usd,
             hold_out=warming.hold_out,
             actions=frozenset(warming.actions),
+            score=warming.score,
             recipe_bytes_limit=warming.recipe_bytes_limit,
         ),
         applications=state.applications,

@@ -136,7 +136,7 @@ FAILURE: Final = "hybrid_router.failure"
 KEPT: Final = "hybrid_router.kept"
 """Why it was."""
 WARM_TRIGGER: Final = "hybrid_router.warm.trigger"
-"""What made a warm due: "session_start", "idle", "prediction", "shared" or "operator"."""
+"""What made a warm due: "session_start", "idle", "prediction", "score", "shared" or "operator"."""
 WARM_RESULT: Final = "hybrid_router.warm.result"
 """What became of an order: "read", "written", "failed", "unwarmable", "late", "paced", "overtaken", "switched_off"; of
 a warm: "used", "wasted", "superfluous"; "held_out" for one that was not sent so that others can be judged by it."""

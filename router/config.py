@@ -217,6 +217,10 @@ class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Share of warms that pay but are not sent, at random, so that what the others bring can be told from chance."""
     actions: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()
     """Users' actions (SessionService.ReportAction) taken to precede a request on Opus until it is seen otherwise."""
+    score: Share = 0.2
+    """Least score of a turn that Flash answered, or where it is foreseen least chance that the session asks Opus within
+    five minutes, from which "predictive" warms the session's prefix on Opus. The shipped threshold, from which Opus is
+    asked at once, is 0.25. "auto" asks what pays instead: nothing, unless second_usd says what time is worth."""
     foresight: Annotated[str, Meta(min_length=1)] = "default"
     """What foresees a session's next request beside what is learnt online: "default" is the champion that `retrain` put
     into the registry (classifier.registry), nothing without one; "off" is nothing; else the directory of an artifact.

@@ -45,7 +45,7 @@ REST_S = 60.0
 """How long the provider is left alone after it refused a warm for load, unless it asks for longer."""
 QUEUE_LIMIT = 1_000
 """Orders waiting to be sent; more are refused."""
-AHEAD = frozenset({Trigger.SESSION_START, Trigger.PREDICTION})
+AHEAD = frozenset({Trigger.SESSION_START, Trigger.PREDICTION, Trigger.SCORE})
 """Triggers of warms that are for what is cold: a request that writes it first leaves nothing to do."""
 
 

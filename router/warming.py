@@ -56,6 +56,7 @@ from router.stack import stack_of
 from router.telemetry import SpanContext
 from router.unwarmable import Reason, Unwarmable, objection
 from router.usage import Usage
+from router.warm_score import Hint, ScoreHints
 from router.warm_verdict import verdict_of
 from router.warmer import Job, Sent, Warmer, WarmerParts, new_name, unwarmable
 
@@ -86,12 +87,14 @@ class WarmingSettings:
         second_usd: Value of a second less to the first token.
         hold_out: Share of warms that are not sent, at random.
         actions: Actions taken to precede a request on Opus.
+        score: Score of a turn on Flash, or chance foreseen, from which the predictive policy warms; in [0, 1].
     """
 
     policy: Policy
     second_usd: float = 0.0
     hold_out: float = 0.05
     actions: frozenset[str] = frozenset()
+    score: float = 0.2
     recipe_bytes_limit: int = 128 << 20
 
 
@@ -159,6 +162,7 @@ class Warming:
         self._chances = Chances(within_s=TTL_5M_S)
         self._recipes = Recipes(settings.recipe_bytes_limit)
         self._known = _Known()
+        self._hints = ScoreHints(settings.policy, settings.score)
         self.regret = Regret(second_usd=settings.second_usd)
         self.warmer = Warmer(parts, self._due, self._schedule.next_due_s)
 
@@ -177,6 +181,8 @@ class Warming:
             forecast = self._foreseen(prepared, settlement)
             if opus and usage is not None:
                 self._note(prepared, settlement, usage, forecast)
+            elif not opus and not settlement.discarded and self._hints.on:
+                self._hint(prepared, settlement, forecast)
         except Exception as error:
             logger.error(
                 "what request %s left was not noted\n%s", settlement.intent.request_id, stack_of(error)
@@ -200,6 +206,23 @@ class Warming:
                 self._returns.foresee(key, forecast.keep_alive_hazards(ahead_s))
         return forecast
 
+    def _hint(self, prepared: Prepared, settlement: Settlement, forecast: Forecast | None) -> None:
+        """Flash answered: have the session's prefix on Opus looked at, if its next turn may well go there."""
+        view = prepared.views.get(Route.OPUS)
+        if view is None or view.plan.strategy is Strategy.NONE:
+            return  # Opus cannot be asked this, or its caller wants nothing cached
+        now_s, score = settlement.intent.started_time_s, prepared.score
+        wake = self._hints.answered(
+            prepared.request,
+            None if score is None else score.value,
+            None if forecast is None else forecast.opus_within(float(TTL_5M_S)),
+            now_s,
+            worth=self._worth(now_s),
+            cause=self._parts.telemetry.current_span(),
+        )
+        if wake:
+            self.warmer.wake()
+
     def _note(
         self, prepared: Prepared, settlement: Settlement, usage: Usage, forecast: Forecast | None
     ) -> None:
@@ -209,6 +232,7 @@ class Warming:
         self._note_manner(call)
         identity = call.identity
         self._chances.followed((identity.tenant, identity.session), now_s)
+        self._hints.followed((identity.tenant, identity.session), now_s)
         if usage.cache_read_tokens + usage.cache_write_tokens == 0:
             return
         index = self._parts.settler.beliefs.index
@@ -346,6 +370,8 @@ class Warming:
             )
             if not self.warmer.put(job):
                 self._schedule.forget(watch.prefix.key)
+        for hint in self._hints.taken(now_s):
+            self._hinted(hint, now_s)
 
     def _upkeep(self, watch: Watch, now_s: float) -> Verdict:
         policy, prefix, worth = self._settings.policy, watch.prefix, self._worth(now_s)
@@ -402,9 +428,51 @@ class Warming:
         listed = kind[0] in self._settings.actions
         if trigger is Trigger.PREDICTION and policy is Policy.PREDICTIVE and not listed:
             return Answer(False, f"{kind[0]!r} is not one of warming.actions")
-        ready = self._ready(held, whose, now_s)
+        request = self._request_ahead(held, whose)
+        said = "" if foreseen is None else f"foresight {self._foreseer.digest}: {foreseen:.3f}"
+        return self._asked_for(
+            trigger,
+            request,
+            whose[0],
+            kind[1],
+            p_use,
+            said,
+            foreseen is not None,
+            self._parts.telemetry.current_span(),
+        )
+
+    def _hinted(self, hint: Hint, now_s: float) -> None:
+        """Warm what the next request of a session on Flash will begin with on Opus, if that is worth it."""
+        call = hint.request.call
+        request = as_warm(hint.request, call, Strategy.C.value, output_tokens=self._output_tokens)
+        tenant, application = hint.whose[0], call.identity.application
+        said = f"foresight {self._foreseer.digest}: {hint.said}" if hint.foreseen else hint.said
+        self._asked_for(
+            Trigger.SCORE, request, tenant, application, hint.p_use, said, hint.foreseen, hint.cause
+        )
+
+    def _asked_for(
+        self,
+        trigger: Trigger,
+        request: Request | Unwarmable,
+        tenant: str,
+        application: str,
+        p_use: float,
+        said: str,
+        foreseen: bool,
+        cause: SpanContext,
+    ) -> Answer:
+        """Order a warm of what a session's next request begins with, if that is worth it.
+
+        Args:
+            p_use: Chance in [0, 1] of a use within five minutes.
+            said: What the verdict adds on that, "" for nothing.
+            foreseen: Whether it rests on a foresight.
+        """
+        policy, now_s = self._settings.policy, self._parts.settler.clock.now()
+        ready = self._ready(request, now_s)
         if isinstance(ready, Unwarmable):
-            self.warmer.note_unwarmable(kind[1], trigger.value, ready)
+            self.warmer.note_unwarmable(application, trigger.value, ready)
             return Answer(False, ready.sentence)
         request, prepared, points = ready
         view = prepared.views[Route.OPUS]
@@ -418,20 +486,19 @@ class Warming:
         )
         worth = self._worth(now_s)
         verdict = self._judged(policy, prefix, worth, p_use, prepared, points)
-        if foreseen is not None:
-            said = f"foresight {self._foreseer.digest}: {foreseen:.3f}"
+        if said:
             verdict = verdict._replace(reason=f"{verdict.reason}; {said}")
         found = order(prefix, trigger, verdict, now_s, worth)
         if not verdict.fires:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
-        owner = (whose[0], prepared.request.application.name)
+        owner = (tenant, prepared.request.application.name)
         cold_tokens = max(1, prefix.tokens - view.plan.full_read_tokens)
-        name, kept_back = self._drawn(
-            found, owner, now_s, now_s + TTL_5M_S, cold_tokens, foreseen=foreseen is not None
-        )
+        name, kept_back = self._drawn(found, owner, now_s, now_s + TTL_5M_S, cold_tokens, foreseen=foreseen)
         if kept_back:
             return Answer(False, kept_back, found.cost_usd, found.value_usd)
-        queued = self._put(found, owner, request, points, lambda sent: self._book(prefix.key, sent), name)
+        queued = self._put(
+            found, owner, request, points, lambda sent: self._book(prefix.key, sent), name, cause
+        )
         return Answer(
             queued,
             verdict.reason if queued else "too many warms wait already",
@@ -440,10 +507,9 @@ class Warming:
         )
 
     def _ready(
-        self, held: Held | None, whose: tuple[str, str], now_s: float
+        self, request: Request | Unwarmable, now_s: float
     ) -> tuple[Request, Prepared, tuple[Breakpoint, ...]] | Unwarmable:
-        """What would be sent to warm a session's next request, and its breakpoints; else why it cannot be."""
-        request = self._request_ahead(held, whose)
+        """What would be sent to warm what `request` begins with, and its breakpoints; else why it cannot be."""
         if isinstance(request, Unwarmable):
             return request
         objected = objection(request.call)
@@ -607,6 +673,7 @@ class Warming:
         points: tuple[Breakpoint, ...],
         tell: Callable[[Sent], None] | None = None,
         name: str = "",
+        cause: SpanContext | None = None,
     ) -> bool:
         return self.warmer.put(
             Job(
@@ -617,7 +684,7 @@ class Warming:
                 points=points,
                 key=found.prefix.key,
                 latest_s=found.due_s + TTL_5M_S,
-                cause=self._parts.telemetry.current_span(),
+                cause=self._parts.telemetry.current_span() if cause is None else cause,
                 sent=tell,
             )
         )

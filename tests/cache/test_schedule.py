@@ -22,6 +22,7 @@ from cache.schedule import (
     Worth,
     ahead,
     allowed,
+    could_pay,
     keep_alive,
     menu,
     order,
@@ -130,21 +131,20 @@ def test_what_is_warm_is_not_warmed_again():
 
 
 @pytest.mark.parametrize(
-    ("policy", "trigger"),
+    ("policy", "triggers"),
     [
-        (Policy.SESSION_START, Trigger.SESSION_START),
-        (Policy.KEEP_ALIVE, Trigger.IDLE),
-        (Policy.PREDICTIVE, Trigger.PREDICTION),
-        (Policy.SHARED, Trigger.SHARED),
+        (Policy.SESSION_START, {Trigger.SESSION_START}),
+        (Policy.KEEP_ALIVE, {Trigger.IDLE}),
+        (Policy.PREDICTIVE, {Trigger.PREDICTION, Trigger.SCORE}),
+        (Policy.SHARED, {Trigger.SHARED}),
     ],
 )
-def test_each_strategy_does_what_its_name_says_and_nothing_else(policy, trigger):
+def test_each_strategy_does_what_its_name_says_and_nothing_else(policy, triggers):
     """AUTO all four, OFF none; an operator's order is always carried out."""
-    assert [each for each in Trigger if allowed(policy, each)] == [
-        each for each in Trigger if each in (trigger, Trigger.OPERATOR)
-    ]
-    assert allowed(Policy.AUTO, trigger)
-    assert not allowed(Policy.OFF, trigger)
+    assert {each for each in Trigger if allowed(policy, each)} == triggers | {Trigger.OPERATOR}
+    for trigger in triggers:
+        assert allowed(Policy.AUTO, trigger)
+        assert not allowed(Policy.OFF, trigger)
 
 
 # --- shared layers
@@ -418,3 +418,19 @@ def test_auto_gains_where_keep_alives_pay_and_costs_nothing_where_they_do_not(na
     )
     assert (auto < 0.97 * off) if gains else (auto <= 1.002 * off)
     assert auto <= fixed * 1.03, "of what the best fixed number knows from the start, the rest is learning"
+
+
+@given(
+    p_use=st.floats(0, 1),
+    tokens=st.integers(1, 1_000_000),
+    warm_share=st.floats(0, 1),
+    ttl_s=st.sampled_from([300, 3600]),
+    second_usd=st.floats(0, 10),
+    tail=st.integers(0, 10_000),
+)
+def test_what_could_not_pay_is_never_warmed_ahead(p_use, tokens, warm_share, ttl_s, second_usd, tail):
+    """The bound spares a question only where the answer is no."""
+    worth = FREE._replace(second_usd=second_usd, kappa_s=40e-6)
+    prefix = SESSION._replace(tokens=tokens, private_tokens=tokens, ttl_s=ttl_s, tail_tokens=tail)
+    if ahead(Policy.AUTO, prefix, worth, p_use, 1.0, int(warm_share * tokens)).fires:
+        assert could_pay(p_use, worth)

@@ -53,8 +53,10 @@ async def recall(warming: Warming, ledger: Ledger, clock: Clock) -> None:
             past = await ledger.last_warms(WARM_LIMIT)
             turns = await ledger.last_turns(now_s - TURN_S, TURN_LIMIT)
             warms = {"purpose": Purpose.WARM.value}
-            hour = await ledger.totals(Filter(since_s=now_s - _HOUR_S, equal=warms))
-            minute = await ledger.totals(Filter(since_s=now_s - _MINUTE_S, equal=warms))
+            hour = await ledger.totals(Filter(since_s=now_s - _HOUR_S, until_s=now_s + _HOUR_S, equal=warms))
+            minute = await ledger.totals(
+                Filter(since_s=now_s - _MINUTE_S, until_s=now_s + _HOUR_S, equal=warms)
+            )
     except Exception as error:
         logger.error("what warming had learnt is not known, it begins anew: %s", type(error).__name__)
         return
@@ -65,10 +67,15 @@ async def recall(warming: Warming, ledger: Ledger, clock: Clock) -> None:
 
 
 def replay(warming: Warming, past: Iterable[PastWarm], turns: Iterable[Turn], now_s: float) -> None:
-    """Teach what verdicts and turns say, both oldest first; nothing else may use `warming` meanwhile."""
-    past = tuple(past)
+    """Teach what verdicts and turns say, both oldest first; nothing else may use `warming` meanwhile.
+
+    What seems to come from the future was booked by a clock that was put back since. Of what is an hour ahead or less
+    a switch is taken for thrown now, else it would hold until then; turns are left out, because everything that comes
+    after one would wait for it.
+    """
+    past = tuple([each for each in past if each.decided_s <= now_s + _HOUR_S])
     warming.regret.restore(
-        Past(each.owner, each.settled_s, each.benefit_usd, each.benefit_s)
+        Past(each.owner, min(each.settled_s, now_s), each.benefit_usd, each.benefit_s)
         for each in past
         if not each.held_out
     )
@@ -93,6 +100,8 @@ def _replay_turns(warming: Warming, turns: Iterable[Turn], now_s: float) -> None
     waiting: dict[tuple[str, str], bytes] = {}
     asked: dict[tuple[str, str], tuple[str, int, bool]] = {}
     for turn in turns:
+        if turn.started_s > now_s:
+            continue
         whose = turn.tenant, turn.session
         request_id, count, in_loop = asked.get(whose, ("", 0, False))
         if request_id != turn.request_id:  # another attempt of one request is no turn of its own

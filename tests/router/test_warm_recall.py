@@ -1,5 +1,6 @@
 """What warming learns, rebuilt from the ledger: the same as if the process had never ended."""
 
+from dataclasses import replace as replace_fields
 from time import process_time
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from cache.chances import Chances
 from cache.pace import Pace
-from cache.regret import REPROBE_S, Regret, Result, Tried
+from cache.regret import LEAST, REPROBE_S, Regret, Result, Tried
 from cache.returns import WINDOW_S, WINDOWS, Returns
 from router.foresight import Foreseer
 from router.ledger import PastWarm, Turn
@@ -181,6 +182,26 @@ def test_kinds_of_turns_are_told_apart_by_what_the_ledger_knows():
     places = {key[1] for key in cells}
     assert places == {"turn 1", "tool loop", "turn 4"}
     assert set(again.left) == {("acme", "s")}
+
+
+def test_what_was_booked_by_a_clock_that_was_put_back_stops_nothing():
+    """A year ahead: nobody is switched off until then, and who comes back now is learnt."""
+    ahead_s = START_S + 365 * 86_400.0
+    past = [
+        PastWarm(OWNERS[0], "session_start", ahead_s + number, ahead_s + number + 300, False, False, -1e-3, 0)
+        for number in range(LEAST)
+    ]
+    straddling = [replace_fields(each, decided_s=START_S, owner=OWNERS[1]) for each in past]
+    again = Learner()
+    replay(again, past + straddling, [turn(1, "s", ahead_s)], START_S + 60)
+    assert again.regret.allowed(OWNERS[0], START_S + 60)
+    assert not again.regret.allowed(OWNERS[1], START_S + 60)
+    assert again.regret.allowed(OWNERS[1], START_S + 60 + REPROBE_S)
+    assert again.left == {}
+    again.returns.quiet(b"now", turn_path("desk", 1), START_S + 60)
+    again.returns.returned(b"now", START_S + 100)
+    again.returns.close(START_S + 60 + 2 * WINDOW_S)
+    assert again.returns.hazards(turn_path("desk", 1))[0] > 0.03
 
 
 async def test_the_hours_budget_survives_a_restart(ledger):  # noqa: F811

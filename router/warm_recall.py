@@ -30,6 +30,7 @@ from router.clock import Clock
 from router.ledger import Filter, Ledger, PastWarm, Turn
 from router.money import NANO_PER_USD
 from router.settlement import Purpose
+from router.stack import stack_of
 from router.warming import Warming, turn_path
 
 logger = logging.getLogger(__name__)
@@ -60,8 +61,11 @@ async def recall(warming: Warming, ledger: Ledger, clock: Clock) -> None:
     except Exception as error:
         logger.error("what warming had learnt is not known, it begins anew: %s", type(error).__name__)
         return
-    # Waited for to its end: it is bounded, and nothing else may learn meanwhile.
-    await asyncio.to_thread(replay, warming, past, turns, now_s)
+    try:
+        # Waited for to its end: it is bounded, and nothing else may learn meanwhile.
+        await asyncio.to_thread(replay, warming, past, turns, now_s)
+    except Exception as error:
+        logger.error("not all that warming had learnt is known again\n%s", stack_of(error))
     spent_usd = (hour.cost.total_nano_usd + hour.unknown_bound_nano_usd) / NANO_PER_USD
     warming.pace.restore(spent_usd, minute.calls, now_s)
 
@@ -99,18 +103,19 @@ def _replay_turns(warming: Warming, turns: Iterable[Turn], now_s: float) -> None
     """Turns on Opus that left something cached: each is quiet until the session's next one there."""
     waiting: dict[tuple[str, str], bytes] = {}
     asked: dict[tuple[str, str], tuple[str, int, bool]] = {}
+    turns = [turn for turn in turns if turn.started_s <= now_s]
+    handed_on = {(turn.tenant, turn.session, turn.request_id): turn for turn in turns}
     for turn in turns:
-        if turn.started_s > now_s:
-            continue
         whose = turn.tenant, turn.session
         request_id, count, in_loop = asked.get(whose, ("", 0, False))
         if request_id != turn.request_id:  # another attempt of one request is no turn of its own
             count += 1
         asked[whose] = turn.request_id, count, turn.finish_reason == FinishReason.TOOL_CALL.value
         opus = turn.route == Route.OPUS.value
-        warming.foreseer.noted(
-            whose, Seen(turn.started_s, opus, turn.finish_reason, application=turn.application)
-        )
+        if handed_on[*whose, turn.request_id] is turn:  # one before it was discarded
+            warming.foreseer.noted(
+                whose, Seen(turn.started_s, opus, turn.finish_reason, application=turn.application)
+            )
         if not opus or not turn.cached_tokens:
             continue
         before = waiting.get(whose)

@@ -172,16 +172,16 @@ class Warming:
         """Note a user's request that was answered: what it left warm, and who came back. Never fails it."""
         opus = settlement.intent.route == Route.OPUS.value
         usage, regret = settlement.usage, self.regret
-        if opus and usage is not None and regret.open_count:
-            digests = prepared.views[Route.OPUS].digests
-            self._tell(regret.used(digests, usage.cache_read_tokens, settlement.intent.started_time_s))
-        if self._settings.policy is Policy.OFF:
-            return
         try:
+            if opus and usage is not None and regret.open_count:
+                digests = prepared.views[Route.OPUS].digests
+                self._tell(regret.used(digests, usage.cache_read_tokens, settlement.intent.started_time_s))
+            if self._settings.policy is Policy.OFF or settlement.discarded:
+                return  # Opus is asked in its place, and that is the turn
             forecast = self._foreseen(prepared, settlement)
             if opus and usage is not None:
                 self._note(prepared, settlement, usage, forecast)
-            elif not opus and not settlement.discarded and self._hints.on:
+            elif not opus and self._hints.on:
                 self._hint(prepared, settlement, forecast)
         except Exception as error:
             logger.error(

@@ -2,14 +2,34 @@
 
 from pathlib import Path
 
+import pytest
+
+from cache.regret import Regret
 from classifier.foresight import artifact as artifacts
+from classifier.foresight.history import Turn
 from classifier.foresight.windows import COUNT
+from router.config import WarmingConfig
+from router.foresight import Foreseer
 from router.ledger import Ledger
+from router.settlement import Purpose
 from tests.classifier.foresights import arrays_of, artifact_of
-from tests.e2e.builders import FLASH, START_TIME_S, assistant, generate, prose, user
-from tests.e2e.service import WatchedClock
+from tests.e2e.builders import FLASH, OPUS, START_TIME_S, assistant, generate, prose, user
+from tests.e2e.service import WatchedClock, serving
+from tests.e2e.test_cascade import failing, settings
 from tests.e2e.test_warm_restart import living
-from tests.e2e.test_warming import SAY, ask, costs, done, opened, passing, reported, turn, warms
+from tests.e2e.test_warming import (
+    SAY,
+    ask,
+    costs,
+    done,
+    opened,
+    passing,
+    reported,
+    turn,
+    warm_sent,
+    warming,
+    warms,
+)
 
 COMES_LATE = (0.01, 0.01, *(0.99,) * (COUNT - 2))
 NEVER = (0.001,) * COUNT
@@ -78,3 +98,36 @@ async def test_an_action_is_weighed_by_what_is_foreseen_of_its_session(tmp_path)
             assert f"foresight {digest}: 0.2" in (await reported(service, "looked")).reason
     finally:
         await ledger.close()
+
+
+async def test_a_request_that_opus_answered_in_the_place_of_flash_is_one_turn(monkeypatch) -> None:
+    """As in training: what was discarded is no turn of the session, nor is anything warmed for it."""
+    noted: list[Turn] = []
+    note = Foreseer.noted
+    monkeypatch.setattr(
+        Foreseer,
+        "noted",
+        lambda self, whose, turn, *rest: noted.append(turn) or note(self, whose, turn, *rest),
+    )
+    running = settings(warming=WarmingConfig(policy="predictive", score=0.0, usd_per_hour=1000.0))
+    async with serving(running) as service:
+        answer = await service.generate(failing("refusal", session="s"))
+        assert answer.decision.route == OPUS
+        assert [turn.opus for turn in noted] == [True]
+        assert [each.intent.purpose for each in await service.settled(2)] == [Purpose.USER] * 2
+
+
+@pytest.mark.fault_expected
+async def test_a_fault_in_what_judges_warms_fails_no_request(monkeypatch, caplog) -> None:
+    """The answer is paid for: it is handed on, and the log says where the fault was."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Regret, "used", broken)
+    async with warming("session_start") as service:
+        await opened(service)
+        await warm_sent(service)
+        answer = await done(service, service.generate(turn("Which tickets are overdue?")))
+        assert answer.answer.parts[0].text.text == "Three."
+    assert "was not noted" in caplog.text

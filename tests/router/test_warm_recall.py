@@ -11,6 +11,7 @@ from cache.chances import Chances
 from cache.pace import Pace
 from cache.regret import LEAST, REPROBE_S, Regret, Result, Tried
 from cache.returns import WINDOW_S, WINDOWS, Returns
+from classifier.foresight.history import Turn as Seen
 from router.foresight import Foreseer
 from router.ledger import PastWarm, Turn
 from router.settlement import Purpose
@@ -182,6 +183,7 @@ def test_kinds_of_turns_are_told_apart_by_what_the_ledger_knows():
     places = {key[1] for key in cells}
     assert places == {"turn 1", "tool loop", "turn 4"}
     assert set(again.left) == {("acme", "s")}
+    assert again.foreseer.noted(("acme", "s"), Seen(START_S + 50, True)).turns == 5, "four, and this one"
 
 
 def test_what_was_booked_by_a_clock_that_was_put_back_stops_nothing():
@@ -229,6 +231,15 @@ async def test_a_ledger_that_fails_does_not_stop_the_start(ledger, monkeypatch, 
     await recall(again, ledger, StillClock())
     assert "begins anew" in caplog.text
     assert again.regret.allowed(OWNERS[0], START_S)
+
+
+async def test_what_cannot_be_replayed_does_not_stop_the_start(ledger, monkeypatch, caplog):  # noqa: F811
+    """A fault in learning it again is logged; what was spent is spent all the same."""
+    again = Learner()
+    ledger.warm(a_verdict())
+    monkeypatch.delattr(Regret, "restore")
+    await recall(again, ledger, StillClock())
+    assert "not all that warming had learnt" in caplog.text
 
 
 @pytest.mark.slow

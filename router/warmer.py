@@ -189,6 +189,9 @@ class Warmer:
                 # The outermost edge of one order: the next one is none the worse.
                 logger.error("a warm failed\n%s", stack_of(error))
                 sent = Sent(result="failed", why=type(error).__name__)
+            except BaseException:
+                _tell(job, Sent(result="failed", why="the service is ending"))
+                raise
             parts.telemetry.annotate_warm(span, sent.result, sent.settlement, job.owner)
         spent = None if sent.settlement is None or sent.settlement.cost is None else sent.settlement.cost
         parts.telemetry.record_warm(trigger, sent.result)

@@ -70,6 +70,7 @@ LISTED_PRIOR = 0.7
 """Chance of a request on Opus after an action the operator listed, before it is seen."""
 _MANNERS = 20
 """Last requests of an application whose parameters have to agree for the next one's to be known."""
+_HELD_OUT = "held out at random, so that what the others bring can be told"
 _SESSIONS = 50_000
 _CAUSES = 20_000
 _FEMTO_PER_USD = 1e15
@@ -120,11 +121,13 @@ class _Known:
     Attributes:
         last: Prefix that a session's last request on Opus left, by tenant and session.
         causes: Span of the last request that used a watched prefix.
+        held_out: Until when a session's warms are held out, by tenant and session.
     """
 
     last: OrderedDict[tuple[str, str], bytes] = field(default_factory=OrderedDict)
     manners: dict[str, deque[Manner]] = field(default_factory=dict)
     causes: OrderedDict[bytes, SpanContext] = field(default_factory=OrderedDict)
+    held_out: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
 
     def caused(self, key: bytes, span: SpanContext) -> None:
         """Note whose request left a prefix, for the link of its keep-alives."""
@@ -133,6 +136,13 @@ class _Known:
             self.causes[key] = span
             if len(self.causes) > _CAUSES:
                 self.causes.popitem(last=False)
+
+    def hold_out(self, whose: tuple[str, str], until_s: float) -> None:
+        """Leave a session cold until then."""
+        self.held_out.pop(whose, None)
+        self.held_out[whose] = until_s
+        if len(self.held_out) > _CAUSES:
+            self.held_out.popitem(last=False)
 
 
 class Warming:
@@ -433,7 +443,7 @@ class Warming:
         return self._asked_for(
             trigger,
             request,
-            whose[0],
+            whose,
             kind[1],
             p_use,
             said,
@@ -445,17 +455,17 @@ class Warming:
         """Warm what the next request of a session on Flash will begin with on Opus, if that is worth it."""
         call = hint.request.call
         request = as_warm(hint.request, call, Strategy.C.value, output_tokens=self._output_tokens)
-        tenant, application = hint.whose[0], call.identity.application
+        application = call.identity.application
         said = f"foresight {self._foreseer.digest}: {hint.said}" if hint.foreseen else hint.said
         self._asked_for(
-            Trigger.SCORE, request, tenant, application, hint.p_use, said, hint.foreseen, hint.cause
+            Trigger.SCORE, request, hint.whose, application, hint.p_use, said, hint.foreseen, hint.cause
         )
 
     def _asked_for(
         self,
         trigger: Trigger,
         request: Request | Unwarmable,
-        tenant: str,
+        whose: tuple[str, str],
         application: str,
         p_use: float,
         said: str,
@@ -491,10 +501,15 @@ class Warming:
         found = order(prefix, trigger, verdict, now_s, worth)
         if not verdict.fires:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
-        owner = (tenant, prepared.request.application.name)
+        owner = (whose[0], prepared.request.application.name)
+        if now_s < self._known.held_out.get(whose, now_s):
+            # Drawn again it would be sent after all, and the one held out would have lost nothing.
+            return Answer(False, _HELD_OUT, found.cost_usd, found.value_usd)
         cold_tokens = max(1, prefix.tokens - view.plan.full_read_tokens)
         name, kept_back = self._drawn(found, owner, now_s, now_s + TTL_5M_S, cold_tokens, foreseen=foreseen)
         if kept_back:
+            if name:
+                self._known.hold_out(whose, now_s + TTL_5M_S)
             return Answer(False, kept_back, found.cost_usd, found.value_usd)
         queued = self._put(
             found, owner, request, points, lambda sent: self._book(prefix.key, sent), name, cause
@@ -566,8 +581,7 @@ class Warming:
             foresight=self._foreseer.digest if foreseen else "",
         )
         self._tell(self.regret.tried(prefix.key, tried, now_s))
-        why = "held out at random, so that what the others bring can be told" if held_out else ""
-        return tried.name, why
+        return tried.name, _HELD_OUT if held_out else ""
 
     def _book(self, key: bytes, sent: Sent) -> None:
         """Note what an order cost; one that was not sent is not judged."""

@@ -490,3 +490,30 @@ async def test_a_tenant_whose_warms_lose_is_switched_off() -> None:
         assert "cost more than they brought" in response.warm.reason
         await passing(service, 5)
         assert len(warms(service)) == 30
+
+
+async def test_a_session_that_is_held_out_stays_so_for_the_window() -> None:
+    """An action repeated is one decision: drawn again it would be warmed after all, and the hold-out shows nothing."""
+    async with warming("predictive", actions=("upload_document",), hold_out=1.0) as service:
+        await opened(service)
+        for _ in range(5):
+            assert "held out" in (await reported(service, "upload_document")).reason
+            await passing(service, 10)
+        await done(service, service.generate(turn("Which tickets are overdue?")))
+        report = await costs(service)
+        assert (report.held_out_count, report.open_count) == (1, 0)
+        await service.ledger.flush()
+        (row,) = await service.ledger.warms(("trigger",))
+        assert row.came == 1, "it came in the window, and read nothing"
+
+
+async def test_an_operators_order_that_is_broken_off_is_answered() -> None:
+    """The task that sends warms ends while the call runs: whoever waits for it is told."""
+    async with warming("off") as service:
+        service.sandbox.inject(Fault(kind="stall", stall_s=500.0, upstream="anthropic"))
+        order = operator_service_pb2.WarmPrefixRequest(application=APPLICATION)
+        asking = asyncio.ensure_future(service.operator.WarmPrefix(order, timeout=TIMEOUT_S))
+        await service.clock.held(1)
+        (task,) = (each for each in asyncio.all_tasks() if each.get_name() == "warm prefixes")
+        task.cancel()
+        assert "is ending" in (await asking).verdict

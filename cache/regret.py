@@ -215,6 +215,11 @@ class Regret:
         if tried is not None and not tried.held_out:
             tried.cost_usd = cost_usd
 
+    def awaits(self, key: bytes) -> bool:
+        """Whether a warm of this prefix was decided on and nobody knows yet what it cost: it is on its way."""
+        tried = self._open.get(key)
+        return tried is not None and not tried.held_out and tried.cost_usd is None
+
     def forget(self, key: bytes) -> None:
         """A decision that was not carried out after all."""
         self._open.pop(key, None)

@@ -502,6 +502,9 @@ class Warming:
         if not verdict.fires:
             return Answer(False, verdict.reason, found.cost_usd, found.value_usd)
         owner = (whose[0], prepared.request.application.name)
+        if self.regret.awaits(prefix.key):
+            # A second order would take the decision's place and, overtaken by the first, end it without a verdict.
+            return Answer(False, "it is on its way already", found.cost_usd, found.value_usd)
         if now_s < self._known.held_out.get(whose, now_s):
             # Drawn again it would be sent after all, and the one held out would have lost nothing.
             return Answer(False, _HELD_OUT, found.cost_usd, found.value_usd)
@@ -514,6 +517,8 @@ class Warming:
         queued = self._put(
             found, owner, request, points, lambda sent: self._book(prefix.key, sent), name, cause
         )
+        if not queued:
+            self.regret.forget(prefix.key)
         return Answer(
             queued,
             verdict.reason if queued else "too many warms wait already",

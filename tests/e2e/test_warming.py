@@ -517,3 +517,16 @@ async def test_an_operators_order_that_is_broken_off_is_answered() -> None:
         (task,) = (each for each in asyncio.all_tasks() if each.get_name() == "warm prefixes")
         task.cancel()
         assert "is ending" in (await asking).verdict
+
+
+async def test_a_warm_that_was_ordered_twice_is_one_decision_and_is_judged() -> None:
+    """The second order comes before the first is sent: one call, and its cost has a verdict under the call's name."""
+    async with warming("predictive", actions=("upload_document",)) as service:
+        await opened(service)
+        assert (await reported(service, "upload_document")).warmed
+        again = await reported(service, "upload_document")
+        await passing(service, 400)
+        report = await costs(service)
+        (warm,) = warms(service)
+        assert (report.wasted_count, report.spent_nano_usd) == (1, warm.cost_nano_usd)
+        assert "on its way" in again.reason

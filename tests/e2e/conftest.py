@@ -28,7 +28,13 @@ def _loaded_once() -> Iterator[None]:
         patch.setattr(
             Model,
             "load",
-            staticmethod(lambda directory: shipped if directory == DEFAULT_DIRECTORY else load(directory)),
+            staticmethod(
+                lambda directory, *beside: (
+                    shipped
+                    if directory == DEFAULT_DIRECTORY and not any(beside)
+                    else load(directory, *beside)
+                )
+            ),
         )
         yield
 

@@ -12,7 +12,7 @@ from math import inf
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from opentelemetry.context import Context
@@ -929,6 +929,10 @@ def usages(draw):
     )
 
 
+COSTS = st.builds(Cost, **dict.fromkeys(Cost.__struct_fields__, AMOUNTS))
+OTHERWISE = st.builds(Counterfactuals, **dict.fromkeys(Counterfactuals.__struct_fields__, KNOWN))
+
+
 @st.composite
 def settlements(draw):
     """Half of them with an answer and all figures, as most settlements are."""
@@ -947,13 +951,8 @@ def settlements(draw):
         intent_changes,
         outcome=Outcome.OK if plain else draw(st.sampled_from(Outcome)),
         usage=draw(st.one_of(unknown, usages())),
-        cost=draw(st.one_of(unknown, st.builds(Cost, **dict.fromkeys(Cost.__struct_fields__, AMOUNTS)))),
-        counterfactuals=draw(
-            st.one_of(
-                unknown,
-                st.builds(Counterfactuals, **dict.fromkeys(Counterfactuals.__struct_fields__, KNOWN)),
-            )
-        ),
+        cost=draw(st.one_of(unknown, COSTS)),
+        counterfactuals=draw(st.one_of(unknown, OTHERWISE)),
         discarded="" if plain else draw(st.sampled_from(["", "refusal"])),
         cache=draw(
             st.one_of(
@@ -971,6 +970,7 @@ def settlements(draw):
     )
 
 
+@settings(max_examples=30)
 @given(st.lists(settlements(), max_size=8))
 def test_answered_calls_add_up_to_the_same_as_each_figure_counted_by_its_labels(found):
     """The cells of a sort of call are a shorter way to the same series, and show none that nothing was counted in."""

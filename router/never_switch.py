@@ -74,9 +74,9 @@ def would_be_read(view: CacheView, left: Left, asked_s: float) -> TokenSplit | N
     marks = view.plan.breakpoints
     if not any(reaches(blocks, position, mark.position, rules) for mark in marks):
         return None
-    found = bill(
-        view.plan.total_tokens, [(mark.prefix_tokens, mark.ttl_s) for mark in marks], view.counts[position]
-    )
+    # Where prefixes are counted and the whole is estimated, a prefix may be more than the whole it is a part of.
+    total = max(view.plan.total_tokens, view.counts[position], *(mark.prefix_tokens for mark in marks))
+    found = bill(total, [(mark.prefix_tokens, mark.ttl_s) for mark in marks], view.counts[position])
     return found if found.read > view.plan.expected.read else None
 
 

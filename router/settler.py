@@ -467,7 +467,7 @@ class Attempt:
                 first_byte_s=seen.first_byte_s,
                 usage=usage,
                 cost=spent,
-                counterfactuals=self._counterfactuals(usage, price, filler, spent),
+                counterfactuals=self._otherwise(usage, price, filler, spent),
                 answered_model=answered_model,
                 response_id=response_id or seen.response_id,
                 upstream_request_id=upstream_request_id or seen.upstream_request_id,
@@ -612,6 +612,16 @@ class Attempt:
             response_id=self._seen.response_id if reply is None else reply.response_id,
         )
         return learned
+
+    def _otherwise(
+        self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
+    ) -> Counterfactuals | None:
+        """What the call would have cost otherwise; a fault in here is logged and leaves that unknown."""
+        try:
+            return self._counterfactuals(usage, price, filler, spent)
+        except Exception as error:
+            logger.error("comparing request %s failed\n%s", self.intent.request_id, stack_of(error))
+            return None
 
     def _counterfactuals(
         self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None

@@ -188,13 +188,15 @@ async def test_a_blocking_stream_is_closed_from_another_thread(service: Service)
     """The thread that waits for the next event is let go without an error."""
     with Client(service.app.address, application=APPLICATION) as client:
         events = client.stream(STALL, route="flash", timeout_s=9000)
-        reading = asyncio.create_task(asyncio.to_thread(list, events))
+        rest = iter(events)
+        first = await asyncio.to_thread(next, rest)
+        reading = asyncio.create_task(asyncio.to_thread(list, rest))
         await service.clock.held()
         events.close()
-        seen = await asyncio.wait_for(reading, TIMEOUT_S)
+        await asyncio.wait_for(reading, TIMEOUT_S)
         with pytest.raises(Cancelled, match="closed before its last event"):
             events.result()
-    assert isinstance(seen[0], Decided)
+    assert isinstance(first, Decided)
     assert events.finished is None
     assert (await service.settled(1))[0].outcome is Outcome.CANCELLED
 

@@ -131,13 +131,16 @@ async def worked(service: Service) -> None:
             await asyncio.sleep(0.01)
 
 
+SESSIONS = ("one", "two", "three", "four", "five", "left", "short")
+
+
 async def warmed(service: Service) -> None:
     """Sessions opened: some that are used, one that nobody comes for, some held out, one that cannot be warmed."""
     sessions = SessionServiceStub(service.channel)
     thinking = generate(user("And why?"), route=OPUS, application=SHORT)
     thinking.prompt.include_thinking = True
     await service.generate(thinking)
-    for name in ("one", "two", "three", "four", "five", "left", "short"):
+    for name in SESSIONS:
         await sessions.OpenSession(
             session_service_pb2.OpenSessionRequest(
                 session=name,
@@ -154,6 +157,10 @@ async def warmed(service: Service) -> None:
                 generate(user("Which tickets are overdue?"), route=OPUS, session=name, application="")
             )
     service.clock.advance(400)
+    for name in SESSIONS:
+        # So that all of this can be done again.
+        closing = session_service_pb2.CloseSessionRequest(session=name, tenant="acme")
+        await sessions.CloseSession(closing, timeout=TIMEOUT_S)
     await service.operator.GetCosts(operator_service_pb2.GetCostsRequest(), timeout=TIMEOUT_S)
 
 

@@ -13,13 +13,23 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from classifier.artifact import MAX_ARRAYS_BYTES, Array, ArtifactError
+MAX_ARRAYS_BYTES: Final = 1 << 26
+"""Bound on what is read into memory before it is checked, compressed or not."""
+
+Array = npt.NDArray[np.float64]
 
 
-def packed(arrays: Mapping[str, Array]) -> bytes:
+class ArtifactError(Exception):
+    """A model file is missing, damaged, foreign or of another version; the message names the file and the
+    fault."""
+
+
+def pack(arrays: Mapping[str, Array]) -> bytes:
     """The arrays as one compressed file, in their order; equal arrays give equal bytes."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))

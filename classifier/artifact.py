@@ -15,11 +15,7 @@ change the model. It does not know how the arrays were learned (`training`) or h
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,9 +24,9 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from classifier import features, sample
+from classifier.array_file import Array, ArtifactError, pack, read_arrays, read_file, replace_file
 from classifier.encoder import COLUMNS as ENCODER_COLUMNS
 from classifier.encoder import EncoderEntry
 from classifier.features import COLUMNS_OF_VERSION_2, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
@@ -44,8 +40,7 @@ READABLE_VERSIONS: Final = (2, 3)
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 1 << 20
-MAX_ARRAYS_BYTES: Final = 1 << 26
-"""Bounds on what is read into memory before it is checked, compressed or not."""
+"""Bound on what is read into memory before it is checked."""
 
 TREES: Final = 80
 TREE_NODES: Final = 7
@@ -69,17 +64,10 @@ ARRAYS: Final[dict[str, int]] = {
 """Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0. Trees stand one after another, nodes level by
 level: node i goes to 2i+1 if its column <= its threshold, else to 2i+2; leaves are in units of the raw score."""
 
-Array = npt.NDArray[np.float64]
-
 LARGEST: Final = 1e9
 """Bound on every number but thresholds of nodes: larger ones load and then fail, or blind, every single request."""
 
 _ARRAYS_NAME: Final = re.compile(r"weights-[0-9a-f]{16}\.npz")
-
-
-class ArtifactError(Exception):
-    """A model file is missing, damaged, foreign or of another version; the message names the file and the
-    fault."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,9 +135,7 @@ def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
         ArtifactError: An array is missing, misshapen or not finite.
     """
     _check_arrays("arrays to save", arrays)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **{name: arrays[name] for name in ARRAYS})
-    return buffer.getvalue()
+    return pack({name: arrays[name] for name in ARRAYS})
 
 
 def arrays_entry(packed: bytes) -> dict[str, Any]:
@@ -198,8 +184,8 @@ def save(directory: Path, manifest: Manifest, arrays: Mapping[str, Array]) -> Ar
     )
     directory.mkdir(parents=True, exist_ok=True)
     old = _arrays_name_in(directory)
-    _replace(directory / manifest.arrays_name, packed)
-    _replace(directory / MANIFEST_NAME, encoded)
+    replace_file(directory / manifest.arrays_name, packed)
+    replace_file(directory / MANIFEST_NAME, encoded)
     if old is not None and old != manifest.arrays_name:
         (directory / old).unlink(missing_ok=True)
     return artifact
@@ -212,20 +198,18 @@ def load(directory: Path) -> Artifact:
         ArtifactError: Anything at all is wrong with it.
     """
     manifest_path = directory / MANIFEST_NAME
-    encoded = _read(manifest_path, MAX_MANIFEST_BYTES)
+    encoded = read_file(manifest_path, MAX_MANIFEST_BYTES)
     manifest = _decode_manifest(str(manifest_path), encoded)
     arrays_path = directory / manifest.arrays_name
-    packed = _read(arrays_path, MAX_ARRAYS_BYTES)
-    if len(packed) != manifest.arrays_bytes:
-        raise ArtifactError(
-            f"{arrays_path} has {len(packed)} bytes, the manifest says {manifest.arrays_bytes}"
-        )
-    sha256 = hashlib.sha256(packed).hexdigest()
-    if sha256 != manifest.arrays_sha256:
-        raise ArtifactError(
-            f"{arrays_path} was changed: its SHA-256 is {sha256}, not {manifest.arrays_sha256}"
-        )
-    arrays = _unpack(arrays_path, packed, manifest.schema_version)
+    known = manifest.schema_version > 2
+    arrays = read_arrays(
+        arrays_path,
+        byte_count=manifest.arrays_bytes,
+        sha256=manifest.arrays_sha256,
+        names=[name for name in ARRAYS if known or name != "encoder_weights"],
+    )
+    if not known:
+        arrays["encoder_weights"] = np.zeros(ENCODER_COLUMNS)
     if manifest.feature_version == 2:
         _append_columns(arrays)
     _check_arrays(str(arrays_path), arrays)
@@ -274,32 +258,6 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def _unpack(path: Path, packed: bytes, schema_version: int) -> dict[str, Array]:
-    """Read the arrays; the archive's own claims are checked before anything is decompressed."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-            members = {member.filename: member.file_size for member in archive.infolist()}
-        held = [name for name in ARRAYS if schema_version > 2 or name != "encoder_weights"]
-        expected = {f"{name}.npy" for name in held}
-        if set(members) != expected:
-            raise ArtifactError(f"{path} holds {sorted(members)}, not {sorted(expected)}")
-        if sum(members.values()) > MAX_ARRAYS_BYTES:
-            raise ArtifactError(f"{path} would unpack to more than {MAX_ARRAYS_BYTES} bytes")
-        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in held}
-    except (
-        zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, MemoryError, OverflowError,
-        NotImplementedError, RuntimeError,
-    ) as error:  # fmt: skip
-        raise ArtifactError(f"{path} is not a file of plain arrays: {error}") from error
-    # Of a member without NumPy's first bytes it gives the bytes themselves.
-    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-        raise ArtifactError(f"{path} is not a file of plain arrays: {', '.join(strange)} is none")
-    if schema_version == 2:
-        arrays["encoder_weights"] = np.zeros(ENCODER_COLUMNS)
-    return arrays
-
-
 def _append_columns(arrays: dict[str, Array]) -> None:
     """Give a model of feature version 2 the columns it did not know, at no weight, if it has not got them yet."""
     for name in ("structure_weights", "structure_means"):
@@ -327,30 +285,9 @@ def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:
         raise ArtifactError(f"{where}: array tree_columns holds values that are no structure column")
 
 
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(data) > limit:
-        raise ArtifactError(f"{path} is larger than {limit} bytes")
-    return data
-
-
 def _arrays_name_in(directory: Path) -> str | None:
     """The arrays file the manifest there names, if it is one of ours; damaged ones are simply replaced."""
     try:
-        return _decode_manifest("", _read(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES)).arrays_name
+        return _decode_manifest("", read_file(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES)).arrays_name
     except ArtifactError:
         return None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

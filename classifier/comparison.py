@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from classifier.answers import NEED_PAIRS, PAIRS, Answered, Pair
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.evaluation import auroc, calibration_error
 
 LEAST_ROWS: Final = 20

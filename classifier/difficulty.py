@@ -23,7 +23,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from classifier.artifact import ALWAYS_LEFT, TREE_LEAVES, TREE_NODES, TREES, Array
+from classifier.array_file import Array
+from classifier.artifact import ALWAYS_LEFT, TREE_LEAVES, TREE_NODES, TREES
 from classifier.features import STRUCTURE_NAMES
 
 LEAST_SOURCE_ROWS: Final = 400

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.dataset import Dataset, Labelled
 
 ECE_BINS: Final = 15

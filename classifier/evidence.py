@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.dataset import Dataset, LabelledFeatures
 from classifier.evaluation import calibration_error, evaluate
 from classifier.gate import CalibrationError, Evidence, Slice

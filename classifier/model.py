@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier import artifact as artifacts
-from classifier.artifact import TREE_LEAVES, TREE_NODES, TREES, Array, Artifact, ArtifactError, Manifest
+from classifier.array_file import Array, ArtifactError
+from classifier.artifact import TREE_LEAVES, TREE_NODES, TREES, Artifact, Manifest
 from classifier.encoder import Embedder, numbers, require
 from classifier.features import (
     STRUCTURE_NAMES,

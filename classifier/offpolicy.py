@@ -35,7 +35,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 
 from classifier import encoder
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.difficulty import LEAST_SOURCE_ROWS, Difficulty, served_trees, slice_means
 from classifier.features import DETAIL_NAMES, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES, Features
 

@@ -37,7 +37,8 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from classifier import artifact as artifacts
-from classifier.artifact import Artifact, ArtifactError, Manifest
+from classifier.array_file import ArtifactError
+from classifier.artifact import Artifact, Manifest
 
 HISTORY_NAME: Final = "champions.jsonl"
 CARD_NAME: Final = "MODEL_CARD.md"

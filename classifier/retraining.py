@@ -26,7 +26,8 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from classifier import artifact as artifacts
-from classifier.artifact import Array, Artifact
+from classifier.array_file import Array
+from classifier.artifact import Artifact
 from classifier.card import Source, model_card, write_card
 from classifier.dataset import Dataset, Labelled, read
 from classifier.encoded import encoded

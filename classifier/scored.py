@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.features import STRUCTURE_NAMES, Features
 from classifier.logged import LoggedRequest
 from classifier.model import Model

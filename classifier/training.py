@@ -22,7 +22,8 @@ import sklearn
 from sklearn.model_selection import StratifiedGroupKFold
 
 from classifier import artifact as artifacts
-from classifier.artifact import Array, Artifact, Manifest
+from classifier.array_file import Array
+from classifier.artifact import Artifact, Manifest
 from classifier.dataset import Dataset, read
 from classifier.encoder import EncoderEntry, tag
 from classifier.evaluation import Evaluation, evaluate

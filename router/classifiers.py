@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from classifier.artifact import Artifact, ArtifactError, load
+from classifier.array_file import ArtifactError
+from classifier.artifact import Artifact, load
 from classifier.consent import consent
 from classifier.encoder import Embedder, EncoderError, require
 from classifier.model import DEFAULT_DIRECTORY, Model

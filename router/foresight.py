@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
 
-from classifier.artifact import ArtifactError
+from classifier.array_file import ArtifactError
 from classifier.foresight.history import History, Turn, extended
 from classifier.foresight.model import Forecast, Foresight
 from classifier.foresight.shelf import shelf_of

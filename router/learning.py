@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from classifier.artifact import ArtifactError
+from classifier.array_file import ArtifactError
 from classifier.drift import Reference, references_from
 from classifier.features import Measures
 from classifier.model import Model

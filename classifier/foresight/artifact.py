@@ -17,16 +17,8 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from classifier.array_file import packed, read_arrays, read_file, replace_file
-from classifier.artifact import (
-    LARGEST,
-    MANIFEST_NAME,
-    MAX_MANIFEST_BYTES,
-    Array,
-    ArtifactError,
-    arrays_entry,
-    digest_of,
-)
+from classifier.array_file import Array, ArtifactError, pack, read_arrays, read_file, replace_file
+from classifier.artifact import LARGEST, MANIFEST_NAME, MAX_MANIFEST_BYTES, arrays_entry, digest_of
 from classifier.foresight.columns import COLUMN_VERSION, COLUMNS
 from classifier.foresight.windows import COUNT, GROUP_COUNT
 
@@ -137,7 +129,7 @@ def digest_of_rows(rows: bytes) -> str:
 
 
 def _packed(arrays: Mapping[str, Array]) -> bytes:
-    return packed({name: arrays[name] for name in ARRAYS})
+    return pack({name: arrays[name] for name in ARRAYS})
 
 
 def _encoded(manifest: Manifest) -> bytes:

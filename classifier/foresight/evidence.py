@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.evaluation import auroc, calibration_error
 from classifier.foresight.columns import COLUMNS
 from classifier.foresight.fitting import sigmoid

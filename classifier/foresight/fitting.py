@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.foresight.columns import COLUMNS
 from classifier.foresight.table import Table
 from classifier.foresight.windows import COUNT, GROUP_COUNT, GROUPS

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.foresight import artifact as artifacts
 from classifier.foresight import evidence
 from classifier.foresight.artifact import Artifact, Manifest

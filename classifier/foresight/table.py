@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classifier.artifact import Array
+from classifier.array_file import Array
 from classifier.foresight.columns import ACTIVE, active
 from classifier.foresight.history import Turn, extended, opus_share
 from classifier.foresight.windows import COUNT, EDGES_S

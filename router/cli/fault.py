@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from classifier.artifact import ArtifactError
+from classifier.array_file import ArtifactError
 from classifier.dataset import DatasetError
 from classifier.encoder import EncoderError
 from classifier.registry import RegistryError

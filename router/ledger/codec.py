@@ -7,6 +7,7 @@ are ignored, so a newer release reads an older journal. This module does not kno
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -75,6 +76,8 @@ def _plain(value: object) -> object:
     raise TypeError(f"a ledger record must not hold a {type(value).__name__}")
 
 
+_T = TypeVar("_T")
+
 _ENCODER = msgspec.json.Encoder(enc_hook=_plain)
 _INTENTS = msgspec.json.Decoder(Intent)
 _SETTLEMENTS = msgspec.json.Decoder(Settlement)
@@ -92,16 +95,20 @@ def encode(entry: Intent | Settlement | Feedback | WarmVerdict | Mapping[str, st
     return _ENCODER.encode(entry)
 
 
+def _decoded(decoder: msgspec.json.Decoder[_T], body: bytes, what: str) -> _T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Undecodable(f"not {what}: {type(error).__name__}") from error
+
+
 def decode_intent(body: bytes) -> Intent:
     """Return the intent that `encode` wrote.
 
     Raises:
         Undecodable: The bytes are something else.
     """
-    try:
-        return _INTENTS.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Undecodable(f"not an intent: {type(error).__name__}") from error
+    return _decoded(_INTENTS, body, "an intent")
 
 
 def decode_settlement(body: bytes) -> Settlement:
@@ -110,10 +117,7 @@ def decode_settlement(body: bytes) -> Settlement:
     Raises:
         Undecodable: The bytes are something else.
     """
-    try:
-        return _SETTLEMENTS.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Undecodable(f"not a settlement: {type(error).__name__}") from error
+    return _decoded(_SETTLEMENTS, body, "a settlement")
 
 
 def decode_feedback(body: bytes) -> Feedback:
@@ -122,10 +126,7 @@ def decode_feedback(body: bytes) -> Feedback:
     Raises:
         Undecodable: The bytes are something else.
     """
-    try:
-        return _FEEDBACKS.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Undecodable(f"not a feedback: {type(error).__name__}") from error
+    return _decoded(_FEEDBACKS, body, "a feedback")
 
 
 def decode_warm(body: bytes) -> WarmVerdict:
@@ -134,10 +135,7 @@ def decode_warm(body: bytes) -> WarmVerdict:
     Raises:
         Undecodable: The bytes are something else.
     """
-    try:
-        return _WARMS.decode(body)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Undecodable(f"not a verdict on a warm: {type(error).__name__}") from error
+    return _decoded(_WARMS, body, "a verdict on a warm")
 
 
 def decode(kind: bytes, body: bytes) -> Record:

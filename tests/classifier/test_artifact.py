@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from classifier import artifact
-from classifier.artifact import ARRAYS, MANIFEST_NAME, MAX_ARRAYS_BYTES, ArtifactError
+from classifier.array_file import MAX_ARRAYS_BYTES, ArtifactError
+from classifier.artifact import ARRAYS, MANIFEST_NAME
 from classifier.features import COLUMNS_OF_VERSION_2
 from classifier.history import NO_HISTORY
 from classifier.model import Model

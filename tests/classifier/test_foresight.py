@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifier.artifact import MANIFEST_NAME, ArtifactError
+from classifier.array_file import ArtifactError
+from classifier.artifact import MANIFEST_NAME
 from classifier.foresight import artifact as artifacts
 from classifier.foresight import evidence
 from classifier.foresight.columns import ACTIVE, COLUMNS, active

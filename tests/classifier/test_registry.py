@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier import artifact as artifacts
-from classifier.artifact import ArtifactError
+from classifier.array_file import ArtifactError
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.registry import CARD_NAME, HISTORY_NAME, REPORT_NAME, How, Registry, RegistryError
 

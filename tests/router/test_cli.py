@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.artifact import ArtifactError
+from classifier.array_file import ArtifactError
 from classifier.dataset import DatasetError
 from router.cli.fault import USAGE, reported
 from router.cli.loop import log_to_stderr, run

@@ -8,7 +8,7 @@ so on the wire without being said, is left out: every field given costs a look-u
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.plan import Plan, Strategy
 from cache.prompt import Layer
@@ -30,10 +30,12 @@ from router.call import (
 from router.cost import Cost, Counterfactuals
 from router.estimate import RouteEstimate
 from router.outcome import AttemptReport, Bill, CacheMiss
-from router.preparation import Prepared
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
 from router.usage import Usage
 from router.v1 import accounting_pb2, content_pb2, routing_pb2
+
+if TYPE_CHECKING:
+    from router.preparation import Prepared
 
 Fields = dict[str, Any]
 """Fields of one message by name, nested ones likewise."""
@@ -100,7 +102,7 @@ _AVAILABLE: Fields = {"available": True}
 
 
 def decision_fields(
-    prepared: Prepared, *, route: Route, fell_back: bool = False, escalated: bool = False
+    prepared: "Prepared", *, route: Route, fell_back: bool = False, escalated: bool = False
 ) -> Fields:
     """Spell the decision; `route` is the one taken now, which a fallback or an escalation changes."""
     decision = prepared.decision

@@ -30,6 +30,7 @@ GRPC_EDGE = {
     "router.client.errors",
     "router.client.events",
     "router.client.requests",
+    "router.convert_costs",
     "router.convert_request",
     "router.convert_response",
     "router.convert_workload",

@@ -11,7 +11,6 @@ import typer
 
 from cache.facts import Answer, FactId, Reading
 from router.applications import Application, Applications
-from router.classifiers import Classifiers
 from router.config import Config, load_config, load_secrets, show_config
 from router.facts_file import applying, measured_on
 from router.tariff import check_models, price_table
@@ -38,6 +37,8 @@ def check(
 
     Example: hybrid-router config check deploy/router.toml --strict
     """
+    from router.classifiers import Classifiers
+
     settings = load_config(config)
     check_models(settings)
     applications = Applications(settings.applications)

@@ -19,10 +19,10 @@ from router.cli.instant import epoch_s, instant
 from router.cli.loop import run
 from router.cli.place import LedgerOption, place_asked
 from router.config import ConfigError
+from router.convert_costs import costs_response, pruned_costs
 from router.cost_sheet import costs_sheet, overhead_sheet
 from router.ledger import WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRow
 from router.money import usd
-from router.operator_service import costs_response, pruned_costs
 from router.overhead import overhead_json, overhead_of
 from router.overhead_tables import overhead_tables
 from router.tables import costs_table, counted_calls, warms_line

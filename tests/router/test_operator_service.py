@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from router.convert_costs import costs_response
 from router.ledger import Ledger, LedgerReader
 from router.ledger.ledger import DATABASE
-from router.operator_service import costs_response
 from router.settlement import Outcome
 from router.v1 import operator_service_pb2 as pb
 from tests.router.ledger_samples import StillClock, a_settlement, an_intent

@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := router classifier cache
+# Processes that share the tests: some of them wait for a server most of their time, so never one alone.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 
 .PHONY: help setup demo test unit lint bench serve protos lock clean
 
@@ -53,7 +55,8 @@ postgresql:
 		|| echo "it could not be installed: those tests will be skipped" >&2; fi
 
 test: $(READY) postgresql ## Run the whole test suite.
-	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider \
+		-n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 unit: $(READY) ## Run the fast tests only.
 	@$(BIN)/python -m pytest -p no:cacheprovider -m "not e2e and not slow" $(PYTEST_ARGS)

@@ -34,37 +34,44 @@ def test_served_score_equals_scikit_learn_on_real_requests(retrained: TrainedMod
     assert max(served) - min(served) > 0.8
 
 
+@pytest.fixture(scope="module")
+def answered(answered_trained: TrainedModel) -> Model:
+    """The model with trees as it is served."""
+    return answered_trained.to_model("t")
+
+
 @settings(max_examples=60, deadline=None)
-@given(chosen=st.lists(samples(), min_size=1, max_size=8))
-def test_served_trees_equal_scikit_learn(answered_trained: TrainedModel, chosen: list[Sample]) -> None:
+@given(chosen=st.lists(samples(), min_size=5, max_size=20))
+def test_served_trees_equal_scikit_learn(
+    answered_trained: TrainedModel, answered: Model, chosen: list[Sample]
+) -> None:
     """The same for a model that has trees: walking all of them at once reaches the leaves scikit-learn reaches."""
-    model = answered_trained.to_model("t")
     assert answered_trained.calibrated.estimator.difficulty_ is not None
-    served = [model.score(sample).value for sample in chosen]
+    served = [answered.score(sample).value for sample in chosen]
     assert served == pytest.approx(answered_trained.predict(chosen).tolist(), abs=1e-6)
 
 
-def test_served_trees_equal_scikit_learn_on_real_requests(answered_trained: TrainedModel) -> None:
+def test_served_trees_equal_scikit_learn_on_real_requests(
+    answered_trained: TrainedModel, answered: Model
+) -> None:
     """Every leaf that labels reach is worth the same on both sides, and the trees do move scores."""
-    model = answered_trained.to_model("t")
     chosen = [sample_of(row) for row in answered_trained.dataset.rows]
-    served = [model.score(sample).value for sample in chosen]
+    served = [answered.score(sample).value for sample in chosen]
     assert served == pytest.approx(answered_trained.predict(chosen).tolist(), abs=1e-6)
     said = {
         part.contribution
         for sample in chosen
-        for part in model.explain(sample, 999)
+        for part in answered.explain(sample, 999)
         if part.name == TREES_NAME
     }
     assert len(said) > 20
 
 
 @given(samples())
-def test_contributions_of_a_model_with_trees_add_up(answered_trained: TrainedModel, sample: Sample) -> None:
+def test_contributions_of_a_model_with_trees_add_up(answered: Model, sample: Sample) -> None:
     """The trees' part stands in the explanation under its own name."""
-    model = answered_trained.to_model("t")
-    total = model.manifest.bias + sum(part.contribution for part in model.explain(sample, 10**6))
-    assert total == pytest.approx(model.score(sample).raw, abs=1e-6)
+    total = answered.manifest.bias + sum(part.contribution for part in answered.explain(sample, 10**6))
+    assert total == pytest.approx(answered.score(sample).raw, abs=1e-6)
 
 
 @given(samples())

@@ -26,7 +26,7 @@ from router.settlement import Outcome, Purpose, Settlement
 from tests.e2e.errands import HERD, Caller, Heard, Kind, Line, day
 from tests.e2e.process import sandbox_process, server_process, verb
 
-CALLS = int(os.environ.get("HYBRID_ROUTER_WORKLOAD_CALLS", "800"))
+CALLS = int(os.environ.get("HYBRID_ROUTER_WORKLOAD_CALLS", "500"))
 """How many calls; 5,000 take a minute and a half on each store."""
 KILLS = 5
 CALLERS = 24

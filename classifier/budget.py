@@ -179,11 +179,19 @@ def decided(
     )
 
 
+def held(state: BudgetState, *, expected_nano_usd: int) -> BudgetState:
+    """The budget once another attempt at a request that was decided goes out: money, but no request more."""
+    return state._replace(
+        open_nano_usd=state.open_nano_usd + expected_nano_usd,
+        step_spent_nano_usd=state.step_spent_nano_usd + expected_nano_usd,
+    )
+
+
 def settled(state: BudgetState, *, reserved_nano_usd: int, cost_nano_usd: int) -> BudgetState:
     """The budget once a call is booked.
 
     Args:
-        reserved_nano_usd: What `decided` counted for it, 0 for a call it never saw (a retry, a warm-up).
+        reserved_nano_usd: What `decided` or `held` counted for it, 0 for a call it never saw (a warm-up).
         cost_nano_usd: What it cost.
     """
     return state._replace(

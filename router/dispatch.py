@@ -417,7 +417,8 @@ class Dispatch:
     def _circumstances(self, life: Life, attempt: Attempt, reply: Reply, remaining_s: float) -> Circumstances:
         prepared, opus = life.prepared, Route.OPUS
         demands, estimate = prepared.request.demands, prepared.estimates[opus]
-        held_for_s = self._settler.circuits.held_for_s(opus, self._settler.clock.now())
+        now_s, spending = self._settler.clock.now(), self._settler.spending
+        held_for_s = self._settler.circuits.held_for_s(opus, now_s)
         costs = [_cost_nano_usd(each) for each in life.attempts if each is not attempt]
         costs.append(attempt.cost_nano_usd(reply))
         return Circumstances(
@@ -432,6 +433,7 @@ class Dispatch:
             ceiling_nano_usd=demands.cost_ceiling_nano_usd,
             spent_nano_usd=_sum(costs),
             expected_nano_usd=estimate.expected_nano_usd,
+            budget_fits=spending is None or spending.fits(estimate.expected_nano_usd, now_s),
             remaining_s=remaining_s,
         )
 

@@ -57,6 +57,8 @@ class Objection(StrEnum):
     """Opus cannot take the request, or its circuit is open."""
     CEILING = "ceiling"
     """What Flash cost and what Opus is expected to cost exceed the caller's ceiling, or one of them is unknown."""
+    BUDGET = "budget"
+    """The day's money does not hold it beside the rest of the day on Flash."""
     DEADLINE = "deadline"
     """Too little time is left."""
 
@@ -114,6 +116,7 @@ class Circumstances(NamedTuple):
         ceiling_nano_usd: Most the whole request may cost, None for no ceiling.
         spent_nano_usd: What the attempts made so far cost, None when unknown.
         expected_nano_usd: What Opus is expected to cost, None when unknown.
+        budget_fits: Whether the day's budget holds that; True without a budget.
         remaining_s: Time left before the deadline.
     """
 
@@ -126,6 +129,7 @@ class Circumstances(NamedTuple):
     ceiling_nano_usd: int | None
     spent_nano_usd: int | None
     expected_nano_usd: int | None
+    budget_fits: bool
     remaining_s: float
 
 
@@ -146,6 +150,8 @@ def objection(now: Circumstances, needed_s: float) -> Objection | None:
             return Objection.CEILING
         if now.spent_nano_usd + now.expected_nano_usd > now.ceiling_nano_usd:
             return Objection.CEILING
+    if not now.budget_fits:
+        return Objection.BUDGET
     return Objection.DEADLINE if now.remaining_s < needed_s else None
 
 

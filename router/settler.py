@@ -174,8 +174,13 @@ class Settler:
         attempt = Attempt(
             self, prepared, route, intent, span, fell_back=fell_back, escalated=escalated, permit=permit
         )
-        if number == 1 and purpose is Purpose.USER:
-            attempt.reserved_nano_usd = self._first_sent(prepared, now_s)
+        if purpose is Purpose.USER:
+            if number == 1:
+                attempt.reserved_nano_usd = self._first_sent(prepared, now_s)
+            elif self.spending is not None:
+                attempt.reserved_nano_usd = self.spending.sent_again(
+                    prepared.estimates[route].expected_nano_usd
+                )
         return attempt
 
     def _first_sent(self, prepared: Prepared, now_s: float) -> int:

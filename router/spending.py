@@ -1,7 +1,8 @@
 """What the operator's budget, share and quality floor say of the next request, and what each call teaches them.
 
-The rule: asking changes nothing, so `Explain` may ask. A request is counted when its first attempt goes out, at the
-expected cost of its route; when the attempt is settled, its cost takes the place of that. A call of unknown cost counts
+The rule: asking changes nothing, so `Explain` may ask. A request is counted when its first attempt goes out. Every
+attempt is held at the expected cost of its route while it is in progress, retries, fallbacks and escalations too; when
+it is settled, its cost takes the place of that. A call of unknown cost counts
 as what was expected of it, or its bound where nothing was; a refused one as nothing. After a restart today's spend is
 what the ledger has, its unknown calls at their bounds.
 
@@ -115,6 +116,20 @@ class Spending:
             fits = self._day.fits(costs.opus_nano_usd or 0, now_s)
         return Budget(value, fits)
 
+    def fits(self, opus_nano_usd: int | None, now_s: float) -> bool:
+        """Whether the day's money holds one more call of this expected cost on Opus; an unknown one it does not."""
+        if self._day is None:
+            return True
+        return opus_nano_usd is not None and budgets.advanced(self._day, now_s).fits(opus_nano_usd, now_s)
+
+    def sent_again(self, expected_nano_usd: int | None) -> int:
+        """Hold what another attempt at a counted request is expected to cost; gives what was set aside, nano-USD."""
+        if self._day is None:
+            return 0
+        reserved = expected_nano_usd or 0
+        self._day = budgets.held(self._day, expected_nano_usd=reserved)
+        return reserved
+
     def sent(self, decision: Decision, expected_nano_usd: int | None, flash_nano_usd: int | None) -> int:
         """Count a request whose first attempt goes out; gives what was set aside for it, nano-USD.
 
@@ -143,7 +158,7 @@ class Spending:
         """Book a call's cost in the place of what was set aside for it.
 
         Args:
-            reserved_nano_usd: As `sent` gave it; 0 for a retry, and for a call of our own.
+            reserved_nano_usd: As `sent` or `sent_again` gave it; 0 for a call of our own.
         """
         if self._day is None:
             return

@@ -218,6 +218,14 @@ async def test_a_ceiling_holds_for_the_sum() -> None:
     assert play.settlements[0].extra["kept"] == "ceiling"
 
 
+async def test_a_day_that_cannot_pay_opus_keeps_the_answer() -> None:
+    """The budget has the last word over escalations too: on the last cent of the day Flash's answer stands."""
+    poor = settings(routing=RoutingConfig(threshold=1.0, budget_usd_per_day=0.001))
+    answer, flash = await _kept("refusal", poor)
+    assert answer.answer.finish_reason == content_pb2.FINISH_REASON_REFUSAL
+    assert flash.extra["kept"] == "budget"
+
+
 async def test_too_little_time_keeps_the_answer() -> None:
     """With less than `needed_s` before the deadline nothing more is begun."""
     _, flash = await _kept("refusal", settings(CascadeConfig(enabled=True, needed_s=TIMEOUT_S + 1)))

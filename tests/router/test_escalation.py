@@ -106,6 +106,7 @@ FREE = Circumstances(
     ceiling_nano_usd=None,
     spent_nano_usd=None,
     expected_nano_usd=None,
+    budget_fits=True,
     remaining_s=60.0,
 )
 FORBIDDEN = {
@@ -115,6 +116,7 @@ FORBIDDEN = {
     Objection.FELL_BACK: {"fell_back": True},
     Objection.UNAVAILABLE: {"opus_available": False},
     Objection.CEILING: {"ceiling_nano_usd": 10, "spent_nano_usd": 4, "expected_nano_usd": 7},
+    Objection.BUDGET: {"budget_fits": False},
     Objection.DEADLINE: {"remaining_s": 9.9},
 }
 

@@ -62,6 +62,31 @@ def test_money_that_is_spent_in_progress_or_primed_leaves_no_room_for_opus() -> 
     assert spending.day.spent_nano_usd == 0
 
 
+def test_every_attempt_in_progress_holds_its_money_and_counts_one_request() -> None:
+    """An escalation holds what Opus is expected to cost until it is booked, so that a herd of them cannot overdraw."""
+    spending = Spending(Limits(day_nano_usd=100_000_000), NOON_S)
+    assert spending.fits(60_000_000, NOON_S)
+    assert not spending.fits(None, NOON_S)
+    flash = spending.sent(decision(Route.FLASH), 2_000_000, 2_000_000)
+    again = spending.sent_again(60_000_000)
+    assert again == 60_000_000
+    assert not spending.fits(60_000_000, NOON_S)
+    assert spending.day is not None
+    assert (spending.day.open_nano_usd, spending.day.step_requests) == (62_000_000, 1)
+    for reserved, cost in ((flash, 1_000_000), (again, 20_000_000)):
+        spending.settled(settlement(cost), reserved)
+    assert (spending.day.spent_nano_usd, spending.day.open_nano_usd) == (21_000_000, 0)
+    assert spending.day.step_spent_nano_usd == 21_000_000
+    assert spending.fits(60_000_000, NOON_S)
+
+
+def test_without_a_budget_everything_fits() -> None:
+    """Unknown costs too: nothing holds money back."""
+    spending = Spending(Limits(opus_share=0.2), NOON_S)
+    assert spending.fits(None, NOON_S)
+    assert spending.sent_again(60_000_000) == 0
+
+
 @pytest.mark.parametrize(
     ("booked", "reserved", "spent"),
     [

@@ -236,7 +236,9 @@ class Shelf(Generic[P]):
                 shutil.rmtree(incoming, ignore_errors=True)
         return digest
 
-    def promote(self, digest: str, *, now_s: float, how: How | str, reason: str) -> str | None:
+    def promote(
+        self, digest: str, *, now_s: float, how: How | str, reason: str, if_champion: str | None = None
+    ) -> str | None:
         """Make a model the champion; return the digest of the one before, None if the shipped model served.
 
         A model that is the champion already stays it, and nothing is noted.
@@ -246,9 +248,10 @@ class Shelf(Generic[P]):
             now_s: Time to note, seconds since the epoch.
             how: What made it champion; not `ROLLBACK`.
             reason: One sentence to note.
+            if_champion: Do it only while this model is the champion, "" for the shipped one; None: whichever is.
 
         Raises:
-            RegistryError: No such model.
+            RegistryError: No such model, or another champion than `if_champion`.
             ArtifactError: Its artifact cannot be used; the champion stays.
         """
         if (how := How(how)) is How.ROLLBACK:
@@ -258,6 +261,9 @@ class Shelf(Generic[P]):
             self.load(digest)
             history = self.history()
             previous = history[-1].digest if history else ""
+            if if_champion is not None and if_champion != previous:
+                now, before = previous or "the shipped model", if_champion or "the shipped one"
+                raise RegistryError(f"the champion is {now}, no longer {before}")
             if digest != previous:
                 change = Change(time_s=now_s, digest=digest, previous=previous, how=how, reason=reason)
                 self._write((*history, change))

@@ -21,7 +21,7 @@ from classifier.dataset import Dataset
 from classifier.encoder import Embedder, load_encoder
 from classifier.logged import MAX_ROWS, Collected, LoggedRequest, collect
 from classifier.model import Model
-from classifier.registry import How, Registry
+from classifier.registry import How, Registry, RegistryError
 from router.cli.instant import epoch_s
 from router.cli.place import LedgerOption, place_asked
 from router.cli.retrain_foresight import Turns, only_foresight, retrain_foresight, traced
@@ -125,8 +125,9 @@ def retrain(
 
     A foresight (who comes back when, for warming) is fitted on the sessions of the same requests, and kept beside.
 
-    Exit code 0: it passed the gate (and was promoted if asked). 3: the gate refused it; it is in the registry all the
-    same. 4: the log has too few outcomes. 2: not done as asked. With both, it is the classifier's.
+    Exit code 0: it passed the gate (and was promoted if asked). 3: the gate refused it, or its champion was replaced
+    while it was fitted; it is in the registry all the same. 4: the log has too few outcomes. 2: not done as asked.
+    With both, it is the classifier's.
 
     Example: hybrid-router retrain --ledger var/ledger --registry var/models --promote
 
@@ -173,6 +174,7 @@ def retrain(
         seed=seed,
         jobs=jobs,
     )
+    reigning = models.champion_digest() or ""
     champion = serving(models, config)
     base = _labels(labels or [SEED_LABELS]) if base_weight else None
     try:
@@ -188,7 +190,7 @@ def retrain(
     with tempfile.TemporaryDirectory(prefix="hybrid-router-") as work:
         found.save(Path(work))
         digest = models.add(Path(work))
-    promoted = _promoted(models, digest, found, promote, force)
+    promoted = _promoted(models, digest, found, promote, force, reigning)
     foresight = None if only is Part.CLASSIFIER else _foresight(turns, models, promote, seed)
     if as_json:
         told = {"registry": str(models.path), "promoted": promoted, "foresight": foresight}
@@ -197,7 +199,7 @@ def retrain(
         _show(found, promoted, models.path)
         if foresight is not None and "skipped" not in foresight:
             show_foresight(foresight, models.path)
-    if not found.verdict.passed and not promoted:
+    if not promoted and (promote or not found.verdict.passed):
         raise typer.Exit(REFUSED)
 
 
@@ -222,7 +224,10 @@ def serving(models: Registry, config: Path | None) -> Model:
     return Model.load(directory) if directory else Model.default()
 
 
-def _promoted(models: Registry, digest: str, found: "Retrained", promote: bool, force: str) -> bool:
+def _promoted(
+    models: Registry, digest: str, found: "Retrained", promote: bool, force: str, reigning: str
+) -> bool:
+    """Promote what passed, unless another champion has come since `reigning` was judged against ("" is the shipped)."""
     verdict = found.verdict
     # The same rows give the same model: it may be one that served and was taken back.
     taken_back = last_taken_back(models.history(), digest)
@@ -232,7 +237,15 @@ def _promoted(models: Registry, digest: str, found: "Retrained", promote: bool, 
             err=True,
         )
     elif promote and verdict.passed and taken_back is None:
-        models.promote(digest, now_s=time.time(), how=How.GATE, reason=verdict.reason)
+        try:
+            models.promote(
+                digest, now_s=time.time(), how=How.GATE, reason=verdict.reason, if_champion=reigning
+            )
+        except RegistryError as error:
+            typer.echo(
+                f"hybrid-router: {digest} is not promoted: {error}, which it was judged against; retrain again",
+                err=True,
+            )
     elif force:
         models.promote(digest, now_s=time.time(), how=How.FORCE, reason=f"{force} (gate: {verdict.reason})")
     return models.champion_digest() == digest

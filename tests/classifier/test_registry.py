@@ -106,6 +106,18 @@ def test_rollback_of_a_model_that_no_longer_serves_is_refused(tmp_path: Path, so
     assert registry.champion_digest() == b
 
 
+def test_a_model_judged_against_another_champion_is_not_promoted(tmp_path: Path, sources: list[Path]) -> None:
+    """Whoever compared b with the shipped model says nothing about a, promoted meanwhile."""
+    registry = Registry(tmp_path)
+    a, b = (registry.add(source) for source in sources[:2])
+    registry.promote(a, now_s=NOW_S, how="gate", reason="", if_champion="")
+    with pytest.raises(RegistryError, match=f"the champion is {a}, no longer the shipped one"):
+        registry.promote(b, now_s=NOW_S, how="gate", reason="", if_champion="")
+    assert registry.champion_digest() == a
+    registry.promote(b, now_s=NOW_S, how="gate", reason="", if_champion=a)
+    assert registry.champion_digest() == b
+
+
 def _change_weights(directory: Path) -> None:
     (path,) = directory.glob("weights-*.npz")
     data = bytearray(path.read_bytes())

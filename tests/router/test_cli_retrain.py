@@ -13,6 +13,7 @@ from classifier.logged import LoggedRequest
 from classifier.model import DEFAULT_DIRECTORY, Model
 from classifier.registry import CARD_NAME, Registry
 from router.cli import app
+from router.cli import retrain as retraining_verb
 from router.cost import Cost
 from router.feedback import Feedback, Verdict
 from router.ledger import Ledger, LedgerSettings
@@ -67,6 +68,29 @@ def test_one_command_from_outcomes_to_champion(log, tmp_path):
         "rollback",
         "force",
     ]
+
+
+def test_a_champion_that_came_meanwhile_stays(log, tmp_path, monkeypatch):
+    """What passed against the model that served when the run began says nothing of one promoted since."""
+    registry = Registry(tmp_path)
+    whole_run = retraining_verb._run
+
+    def run_beside_a_colleague(*arguments, **more):
+        found = whole_run(*arguments, **more)
+        assert (
+            run("promote", str(DEFAULT_DIRECTORY), "--registry", tmp_path, "--force", "drill").exit_code == 0
+        )
+        return found
+
+    monkeypatch.setattr(retraining_verb, "_run", run_beside_a_colleague)
+    found = retrain(log, tmp_path, "--promote")
+    assert found.exit_code == 3
+    report = json.loads(found.stdout)
+    assert report["promoted"] is False
+    assert report["candidate"] in [entry.digest for entry in registry.entries()], "kept all the same"
+    assert "no longer the shipped one, which it was judged against; retrain again" in found.stderr
+    (change,) = registry.history()
+    assert change.how == "force"
 
 
 def test_a_refused_candidate_is_kept_and_not_promoted(tmp_path):

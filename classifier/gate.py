@@ -12,6 +12,9 @@ depends on nothing but the evidence and the settings, so it can be repeated. Wha
 | slices | no slice (application, kind) is harmed by more than 2 points, Holm over slices |
 | golden | no example of the golden set that the champion routes rightly is routed wrongly |
 
+Cost is judged by its estimate, its interval is told: a candidate's threshold is set to the champion's cost, so that an
+upper bound would refuse whatever is as dear as it was meant to be.
+
 Calibration error is compared beyond chance because the estimate is never 0: a perfectly calibrated model shows some .07
 on 300 rows. The time a score takes is measured elsewhere: candidates have the champion's form.
 
@@ -185,8 +188,9 @@ def _quality(evidence: Evidence, settings: GateSettings) -> Condition:
         or (worth is not None and low > 0.0 and worth * low >= cost.high)
     )
     figures = (
-        f"lift {_points(lift.dr.value)} points [{_points(low)}, {_points(high)}] at {share:+.1%} cost,"
-        f" from {lift.rows} requests in {lift.sessions} sessions; they differ on {lift.differ_share:.1%}"
+        f"lift {_points(lift.dr.value)} points [{_points(low)}, {_points(high)}] at {share:+.1%} cost"
+        f" [{cost.low / base:+.1%}, {cost.high / base:+.1%}], from {lift.rows} requests in {lift.sessions}"
+        f" sessions; they differ on {lift.differ_share:.1%}"
     )
     if lift.unsupported_share > 0.0:
         figures += f", on {lift.unsupported_share:.1%} without enough exploration, taken at its worst"

@@ -4,7 +4,6 @@ The rule: what passes is complete and acceptable to at least one upstream's gram
 silently. Limits are constants with their reason; which model takes which parameter is the adapters' to say.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -32,7 +31,7 @@ from router.errors import InvalidRequest
 from router.held_session import MESSAGE_OVERHEAD_BYTES, Held, byte_count_of
 from router.request import Demands, Request
 from router.sampling import Past
-from router.tool_schema import fault_of, kind_of
+from router.tool_schema import fault_of, is_tool_name, kind_of
 from router.v1 import accounting_pb2, content_pb2, router_service_pb2, routing_pb2, session_service_pb2
 
 MESSAGE_LIMIT = 100_000
@@ -54,8 +53,6 @@ IMAGE_BYTE_LIMIT = 5 << 20
 DOCUMENT_BYTE_LIMIT = 20 << 20
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 DOCUMENT_TYPES = frozenset({"application/pdf", "text/plain"})
-TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,127}")
-"""What both providers accept (A-TOOLS; G-FC, 2026-11)."""
 
 _ROLES = {content_pb2.ROLE_USER: Role.USER, content_pb2.ROLE_ASSISTANT: Role.ASSISTANT}
 _EFFORTS = {
@@ -334,7 +331,7 @@ def _tools(protos: Sequence[content_pb2.Tool], application: Application) -> tupl
     seen: set[str] = set()
     for index, proto in enumerate(protos):
         field = f"prompt.tools[{index}]"
-        if not TOOL_NAME.fullmatch(proto.name):
+        if not is_tool_name(proto.name):
             raise InvalidRequest(
                 f"{field}.name",
                 f"{proto.name[:140]!r} must be 1 to 128 letters, digits, '_' or '-', and begin with a letter or '_'",
@@ -451,7 +448,7 @@ def _tool_call(field: str, proto: content_pb2.ToolCallPart) -> ToolCall:
     if not proto.id:
         raise InvalidRequest(f"{field}.id", "is empty")
     _bounded(f"{field}.id", proto.id, IDENTIFIER_CHARACTER_LIMIT)
-    if not TOOL_NAME.fullmatch(proto.name):
+    if not is_tool_name(proto.name):
         raise InvalidRequest(f"{field}.name", f"{proto.name[:140]!r} is not a tool name")
     arguments = _schema(f"{field}.arguments_json", proto.arguments_json) or "{}"
     return ToolCall(proto.id, proto.name, arguments, proto.signature, proto.model)

@@ -1,10 +1,20 @@
-"""What a tool's input schema must be for both providers to take it, checked before either is asked.
+"""What a tool's name and input schema must be for both providers to take them, checked before either is asked.
 
 The rule: JSON text of an object whose `type` is "object", with `properties` an object and `required` a list of names
 (A-TOOLS, G-FC, 2026-11). Deeper faults are the provider's to find: its dialect is larger than what we would copy.
 """
 
+import re
+
 import msgspec
+
+TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,127}")
+"""What both providers accept (A-TOOLS; G-FC, 2026-11)."""
+
+
+def is_tool_name(name: str) -> bool:
+    """Whether a call of this name can go back to either provider: models make names up, such as `api.search`."""
+    return TOOL_NAME.fullmatch(name) is not None
 
 
 def fault_of(text: str) -> str:

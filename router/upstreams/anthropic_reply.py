@@ -6,7 +6,7 @@ read + written (A-CACHE, 2026-11). Parts carry the id that was asked for, becaus
 upstream; the Reply carries the id that answered, because prices go by it.
 
 What no request may hold is no part of a Reply, or an answer sent back as it came would be refused: blank text
-(A-ERR), and a call whose arguments broke off.
+(A-ERR), and a call whose arguments broke off or whose name no tool can have.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ import msgspec
 from router.call import FinishReason, Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Reply
+from router.tool_schema import is_tool_name
 from router.upstreams.anthropic_errors import NAME, from_body
 from router.upstreams.conversation import is_blank
 from router.upstreams.parameters import compact
@@ -231,7 +232,7 @@ def _part(block: WireBlock, model: str) -> Part | None:
             return Thinking(model, "", block.data or "", redacted=True)
         case "tool_use":
             arguments = compact(block.input)
-            if not arguments.startswith("{"):
+            if not arguments.startswith("{") or not is_tool_name(block.name or ""):
                 return None
             return ToolCall(block.id or "", block.name or "", arguments, model=model)
         case _:  # blocks of server tools, which we never ask for
@@ -239,13 +240,25 @@ def _part(block: WireBlock, model: str) -> Part | None:
 
 
 def merge_usage(known: WireUsage, newer: WireUsage) -> WireUsage:
-    """Replace counts by newer ones: a stream's are cumulative, so adding would bill twice (A-STREAM)."""
+    """Replace counts by newer ones: a stream's are cumulative, so adding would bill twice (A-STREAM).
+
+    An end that counts no input at all has not counted it: no prompt is empty, and no cumulative count shrinks.
+    """
+    if _counts_no_input(newer) and not _counts_no_input(known):
+        newer = msgspec.structs.replace(newer, **dict.fromkeys(_INPUTS))
     return WireUsage(
         *(
             new if new is not None else old
             for old, new in zip(msgspec.structs.astuple(known), msgspec.structs.astuple(newer), strict=True)
         )
     )
+
+
+_INPUTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation")
+
+
+def _counts_no_input(wire: WireUsage) -> bool:
+    return not (wire.input_tokens or wire.cache_creation_input_tokens or wire.cache_read_input_tokens)
 
 
 def normal_usage(wire: WireUsage | None, *, complete: bool) -> Usage | None:

@@ -4,7 +4,8 @@ The rule: counts replace, never add; pings and unknown events are skipped; an er
 after what came before it. Deltas that arrive in one read are joined, so that fewer and larger chunks go on. A
 block gets its index when its first content comes, so a text block that stays blank takes none and indices match
 the Reply's parts: white space that opens a block is held back until a word follows it. A call whose arguments broke off
-is the last block, and no part of the Reply: its deltas are void.
+is the last block, and no part of the Reply: its deltas are void. A call whose name no tool can have is left out whole.
+A delta of a kind that is not known says nothing, whatever fields it has.
 
 Events: A-STREAM (platform.claude.com/docs/en/build-with-claude/streaming), 2026-11.
 """
@@ -17,6 +18,7 @@ import msgspec
 from router.call import Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
+from router.tool_schema import is_tool_name
 from router.upstreams.anthropic_errors import NAME
 from router.upstreams.anthropic_reply import (
     BLOCKS,
@@ -36,13 +38,14 @@ from router.upstreams.sse import SseSplitter
 from router.upstreams.wire import LOST, WireObject, decoder, is_half, seamed
 from router.usage import Usage
 
+_SAYING = frozenset({"text_delta", "input_json_delta", "thinking_delta"})
+"""Deltas of a block that hold a piece of what it says (A-STREAM, 2026-11)."""
+
 
 class _Delta(WireObject):
     """The delta of a block or of the message, whichever it is."""
 
-    KINDS: ClassVar[frozenset[str] | None] = frozenset(
-        {"text_delta", "input_json_delta", "thinking_delta", "signature_delta"}
-    )
+    KINDS: ClassVar[frozenset[str] | None] = frozenset({*_SAYING, "signature_delta"})
     NEEDED: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text_delta": ("text",),
         "input_json_delta": ("partial_json",),
@@ -138,6 +141,7 @@ class AnthropicFold:
         self._pieces: list[str] = []
         self._opens_call = False
         self._is_counted = False
+        self._has_broken_call = False
 
     def feed(self, data: bytes) -> list[Chunk]:
         """Take bytes; return the chunks they complete."""
@@ -206,7 +210,7 @@ class AnthropicFold:
             self.usage,
             self._model,
             self._request_id,
-            broken_call=len(whole) != len(parts),
+            broken_call=self._has_broken_call or len(whole) != len(parts),
         )
 
     def _start(self, message: WireMessage, out: list[Chunk]) -> None:
@@ -220,6 +224,9 @@ class AnthropicFold:
     def _start_block(self, index: int, wire: WireBlock, out: list[Chunk]) -> None:
         if wire.type not in BLOCKS:
             return
+        if wire.type == "tool_use" and not is_tool_name(wire.name or ""):
+            self._has_broken_call = True
+            return
         block = self._open[index] = _Block(wire)
         said = "".join(block.pieces)
         if block.kind != "text" or not is_blank(said):
@@ -230,13 +237,17 @@ class AnthropicFold:
         block, delta = self._open.get(event.index), event.delta
         if block is None or delta is None:
             return
+        kind = delta.type
+        if kind == "signature_delta":
+            block.signature += delta.signature or ""
+            return
+        if kind not in _SAYING:
+            return
         piece = delta.text or delta.partial_json or delta.thinking
         if piece:
             if block.held or is_half(piece[0]) or is_half(piece[-1]):
                 piece, block.held = seamed(block.held, piece)
             self._say(block, piece, out)
-        elif delta.signature:
-            block.signature += delta.signature
 
     def _stop_block(self, index: int, out: list[Chunk]) -> None:
         block = self._open.pop(index, None)

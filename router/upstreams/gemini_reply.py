@@ -6,8 +6,9 @@ candidates, and the tool-use prompt is input beside the prompt (G-GEN, G-PRICE, 
 reasons never fail.
 
 Adjacent text pieces are one part until a signature closes it, so a streamed answer and a whole one give equal
-parts. Unsigned blank text is no part, nor is a call without an object of arguments: no request may hold them, and an
-answer must go back as it came. A Reply's parts carry the id that was asked for, its `model` the id that answered.
+parts. Unsigned blank text is no part, nor is a call without an object of arguments or of a name that no tool can have:
+no request may hold them, and an answer must go back as it came. A Reply's parts carry the id that was asked for, its
+`model` the id that answered.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import msgspec
 
 from router.call import FinishReason, Part, Text, Thinking, ToolCall
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
+from router.tool_schema import is_tool_name
 from router.upstreams.conversation import is_blank
 from router.upstreams.parameters import compact
 from router.upstreams.wire import LOST, MAX_COUNT, WireObject, fitted, is_half, loads, seamed
@@ -274,7 +276,7 @@ class Answer:
     def _take_call(self, wire: FunctionCall, signature: str, deltas: list[Chunk]) -> None:
         self._lead = ""
         arguments = compact(wire.args)
-        if not arguments.startswith("{"):
+        if not arguments.startswith("{") or not is_tool_name(wire.name):
             self._has_broken_call = True
             return
         call = ToolCall(wire.id or self._made_id(), wire.name, arguments, signature, self.model)

@@ -452,6 +452,62 @@ def test_odd_events_are_skipped() -> None:
     assert reply.usage.complete
 
 
+def test_a_delta_of_a_later_kind_says_nothing() -> None:
+    """Its fields may have any meaning: words put into signed thinking would make the answer one that is refused."""
+    thinking = {"type": "thinking", "thinking": "", "signature": ""}
+    stream = [
+        START,
+        event("content_block_start", index=0, content_block=thinking),
+        delta(0, type="thinking_delta", thinking="Hm."),
+        delta(0, type="later_delta", text="not this", thinking="nor this", signature="other"),
+        delta(0, text="of no kind"),
+        delta(0, type="signature_delta", signature="sig=="),
+        *END,
+    ]
+    reply, streamed = finished(*stream)
+    assert reply.parts == (Thinking(OPUS, "Hm.", "sig=="),)
+    assert streamed == ""
+
+
+@pytest.mark.parametrize("name", ["api.search", "", "9", "a b", "x" * 129])
+def test_a_call_of_no_tools_name_is_no_part(name: str) -> None:
+    """It could not go back: neither provider takes such a name, so the conversation would be over."""
+    call = {"type": "tool_use", "id": "toolu_9", "name": name, "input": {}}
+    stop = event("message_delta", delta={"stop_reason": "tool_use"}, usage={"output_tokens": 3})
+    reply, _ = finished(
+        START,
+        event("content_block_start", index=0, content_block=call),
+        delta(0, type="input_json_delta", partial_json="{}"),
+        event("content_block_stop", index=0),
+        event("content_block_start", index=1, content_block={"type": "text", "text": ""}),
+        said(1, "x"),
+        event("content_block_stop", index=1),
+        stop,
+        END[2],
+    )
+    whole = parsed(content=[call, {"type": "text", "text": "x"}])
+    for told in (reply, whole):
+        assert (told.parts, told.finish_reason) == ((Text("x"),), FinishReason.MALFORMED)
+
+
+def test_an_end_that_counts_no_input_does_not_unbill_it() -> None:
+    """No prompt is empty and no cumulative count shrinks: zeros at the end have not counted, and the input was paid."""
+    zeros = {
+        "input_tokens": 0,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 3,
+    }
+    split = {"cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0}}
+    for usage in (zeros, zeros | split):
+        last = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+        reply, _ = finished(*TEXT, said(0, "x"), END[0], last, END[2])
+        counted = reply.usage
+        assert counted is not None
+        assert (counted.input_tokens, counted.cache_read_tokens, counted.output_tokens) == (25050, 20000, 3)
+        assert (counted.cache_write_5m_tokens, counted.cache_write_1h_tokens) == (1000, 4000)
+
+
 @pytest.mark.parametrize("usage", [None, {}, {"output_tokens": None}])
 def test_an_end_without_a_count_of_the_output_is_not_complete(usage: dict[str, Any] | None) -> None:
     """The count at the start is a placeholder."""

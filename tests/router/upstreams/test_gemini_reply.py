@@ -273,6 +273,13 @@ def test_an_error_is_itself_in_whatever_it_is_wrapped(before: bytes, body: bytes
     assert isinstance(state.fault, UpstreamOverloaded)
 
 
+@pytest.mark.parametrize("name", ["default_api.search", "", "a:b", "ä"])
+def test_a_call_of_no_tools_name_is_no_part(name: str) -> None:
+    """Models make names up; Claude takes no dot in one, and no request of ours does: it could not go back."""
+    reply = read(frame([{"functionCall": {"name": name, "args": {}}}, {"text": "x"}], "STOP"))
+    assert (reply.parts, reply.finish_reason) == ((Text("x"),), FinishReason.MALFORMED)
+
+
 def test_odd_fields_cost_nothing_but_themselves() -> None:
     """A paid answer is not lost for a null or a field of another kind that nobody needs."""
     odd = frame([{"text": "a", "thought": None, "inlineData": 5}, {"text": None}, 7], "STOP")  # type: ignore[list-item]

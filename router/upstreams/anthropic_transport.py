@@ -22,6 +22,7 @@ from router.upstreams.direct import (
     CONNECT_S,
     Line,
     as_httpx,
+    close_spoilt,
     give_back,
     plain_body,
     source,
@@ -162,6 +163,8 @@ class Pool(anthropic.DefaultAioHttpClient):
         transport = getattr(self, "_transport", None)
         if self.is_closed or others or transport is None or getattr(self, "_mounts", True):
             return await super().send(request, stream=stream, **others)
+        if self.session is not None:
+            close_spoilt(self.session)
         response: httpx2.Response = await transport.handle_async_request(request)
         if response.has_redirect_location:
             await response.aclose()

@@ -88,6 +88,7 @@ class Line:
     ) -> aiohttp.ClientResponse:
         headers = self._headers.copy()
         headers.update(own)
+        close_spoilt(self._session)
         return await self._session.post(
             self._url,
             headers=headers,
@@ -102,6 +103,16 @@ class Line:
             self._is_new = False
             self._exchange = exchange_over(self._session, self._url, self._headers, own, self._settings)
         return self._exchange if len(body) <= BODY_LIMIT_BYTES else None
+
+
+def close_spoilt(session: aiohttp.ClientSession) -> None:
+    """Close the session's idle connections over which something came: aiohttp would hand them out, and take an answer
+    to nobody for the next request's (aiohttp 3.14, `BaseConnector._get` asks only whether a connection is open).
+    """
+    for idle in getattr(getattr(session, "connector", None), "_conns", {}).values():
+        for protocol, _ in idle:
+            if protocol.should_close:
+                protocol.close()
 
 
 def _bounded(timeout_s: float) -> aiohttp.ClientTimeout:

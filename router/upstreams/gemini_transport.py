@@ -148,10 +148,13 @@ def _own_headers(timeout_s: float) -> dict[str, str]:
 
 
 async def _checked(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
-    """A line's response of status 200; what another means the SDK says."""
+    """A line's response of status 200; what another means the SDK says, by the status where it cannot read the body."""
     if response.status != 200:
         try:
             await errors.APIError.raise_for_async_response(response)
+        except (ValueError, RecursionError):  # a proxy's page under a JSON header, or in another encoding
+            told = {"message": "", "status": response.reason}
+            await errors.APIError.raise_error_async(response.status, told, response)
         finally:
             give_back(response)
     return response

@@ -91,7 +91,7 @@ class AnthropicUpstream:
         self._previous: Callable[[Identity], str] | None = None
         self._owned: Pool | None = None
         if http_client is None:
-            self._owned = Pool(limits=LIMITS, proxy=proxy, trust_env=False)
+            self._owned = Pool(limits=LIMITS, proxy=proxy, trust_env=False, follow_redirects=False)
         self._client = Client(
             api_key=api_key,
             base_url=base_url or BASE_URL,

@@ -24,7 +24,7 @@ from router.errors import (
     UpstreamSpendLimited,
     UpstreamUnauthorized,
 )
-from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, refused, shown, wait_s
+from router.upstreams.faults import TRANSPORT_ERRORS, failed, from_transport, refused, shown, wait_s
 
 NAME = "anthropic"
 CAUGHT: tuple[type[Exception], ...] = (anthropic.AnthropicError, *TRANSPORT_ERRORS)
@@ -129,8 +129,7 @@ def from_body(
     if kind is UpstreamRejected:
         told = refused(shown(label, secret), status, _path(message), _phrase(message), request_id)
     else:
-        text = shown(message, secret)
-        told = f"{label}: {text}" if text else label
+        told = failed(label, shown(message, secret), status)
     return kind(
         NAME,
         told,

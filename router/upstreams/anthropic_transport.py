@@ -3,9 +3,9 @@
 The rule: the SDK spells the first request to a path, sends it, and is asked what it sent. Later requests to that path
 go over the same aiohttp session in the same spelling (`direct`), without the SDK's option, request and response
 objects (measured: two thirds of a call's CPU). That is done only where everything between our bytes and the session
-has the shape known here; otherwise, for a client handed in, and for an answer that is a redirect, every call is the
-SDK's own. Errors are always the SDK's: an answer with a bad status is handed to what makes them there. A contract test
-holds the two ways against each other.
+has the shape known here; otherwise, and for a client handed in, every call is the SDK's own. Errors are always the
+SDK's: an answer with a bad status is handed to what makes them there. A redirect is an error: it is a wrong address,
+and a loop of them would cost 22 POSTs for one. A contract test holds the two ways against each other.
 
 The SDK's way is shortened as well, for the sandbox in process: see `Client` and `Pool`.
 """
@@ -23,7 +23,6 @@ from router.upstreams.direct import (
     Line,
     as_httpx,
     close_spoilt,
-    give_back,
     plain_body,
     source,
     whole_body,
@@ -40,7 +39,6 @@ _TRANSPORT = frozenset(
 """All that the SDK's transport holds (anthropic 2.12); one that holds more may do more with a request."""
 _SETTINGS = {"auto_decompress": False, "compress": False}
 """What that transport gives its session with every request, besides what a `Line` does."""
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OPTIONS = {"timeout"}
 """What `_options` sets; a call with other options is built by the SDK itself."""
 
@@ -157,7 +155,7 @@ class Pool(anthropic.DefaultAioHttpClient):
         """Hand the request to the SDK's transport and read the answer.
 
         Between the two stand authentication, hooks, cookies and a log line (measured: 30 us of a call's 325), of which
-        the SDK uses none: its credential is a header. A redirect is left to the SDK's way, from the start.
+        the SDK uses none: its credential is a header. A redirect is an answer like any other, and an error.
         """
         # Both names are private to httpx2; a release that drops them costs the speed, not the call.
         transport = getattr(self, "_transport", None)
@@ -166,9 +164,6 @@ class Pool(anthropic.DefaultAioHttpClient):
         if self.session is not None:
             close_spoilt(self.session)
         response: httpx2.Response = await transport.handle_async_request(request)
-        if response.has_redirect_location:
-            await response.aclose()
-            return await super().send(request, stream=stream)
         if not stream:
             try:
                 await response.aread()
@@ -205,9 +200,8 @@ class AnthropicTransport:
             answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
             if isinstance(answer, Plain):
                 return plain_body(answer), header_text(answer.headers.get("request-id", ""))
-            response = await self._checked(path, answer)
-            if response is not None:
-                return await whole_body(response), header_text(response.headers.get("request-id", ""))
+            response = await self._checked(answer)
+            return await whole_body(response), header_text(response.headers.get("request-id", ""))
         told = await self._client.post(
             path, content=body, cast_to=httpx2.Response, options=_options(timeout_s)
         )
@@ -219,9 +213,8 @@ class AnthropicTransport:
         line = self._line(path)
         if line is not None:
             answered = await line.post(body, _own_headers(body, timeout_s), timeout_s)
-            response = await self._checked(path, answered)
-            if response is not None:
-                return source(response), header_text(response.headers.get("request-id", ""))
+            response = await self._checked(answered)
+            return source(response), header_text(response.headers.get("request-id", ""))
         answer = cast(
             httpx2.Response,
             await self._client.post(
@@ -237,22 +230,18 @@ class AnthropicTransport:
         return HttpxSource(answer), answer.headers.get("request-id", "")
 
     def _line(self, path: str) -> Line | None:
-        """The path's line; None where the SDK has to send, because there is none or it was redirected."""
+        """The path's line; None where the SDK has to send, because there is none."""
         line = self._lines.get(path)
         return None if line is None or self._refusal is None or not line.is_open else line
 
-    async def _checked(self, path: str, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse | None:
-        """The response of a line where it is an answer; None for a redirect, which is the SDK's, from the start.
+    async def _checked(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+        """The response of a line where it is an answer.
 
         Raises:
-            Exception: The SDK's, for a refusal.
+            Exception: The SDK's, for a refusal and for a redirect.
         """
         if 200 <= response.status < 300:
             return response
-        if response.status in _REDIRECTS and "location" in response.headers:
-            give_back(response)
-            self._lines[path] = None
-            return None
         assert self._refusal is not None
         raise self._refusal(as_httpx(response, await response.read()))
 

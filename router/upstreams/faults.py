@@ -34,6 +34,21 @@ _NEVER_SENT = (
 """Failures before the request left: nothing can have been billed."""
 
 
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def failed(label: str, text: str, status: int | None) -> str:
+    """Say what a provider, or what stands before it, said of itself.
+
+    Args:
+        label: The provider's name of the error, or the HTTP status.
+        text: Its message, as `shown`; "" for none.
+    """
+    if not text and status in _REDIRECTS:
+        text = "redirects are not followed; base_url has to name the provider itself"
+    return f"{label}: {text}" if text else label
+
+
 def shown(message: str, secret: str) -> str:
     """Return a provider's message for a caller: one line, at most MESSAGE_LIMIT long, `secret` masked."""
     line = " ".join(mended(message[: 4 * MESSAGE_LIMIT]).split())

@@ -24,7 +24,7 @@ from router.errors import (
     UpstreamSpendLimited,
     UpstreamUnauthorized,
 )
-from router.upstreams.faults import TRANSPORT_ERRORS, from_transport, refused, shown, wait_s
+from router.upstreams.faults import TRANSPORT_ERRORS, failed, from_transport, refused, shown, wait_s
 from router.upstreams.wire import fitted, header_text
 
 NAME = "gemini"
@@ -143,8 +143,7 @@ def from_body(
     if kind is UpstreamRejected:
         told = refused(shown(label, secret), status, _path(message), "", request_id)
     else:
-        text = shown(message, secret)
-        told = f"{label}: {text}" if text else label
+        told = failed(label, shown(message, secret), status)
     return kind(
         NAME,
         told,

@@ -19,7 +19,6 @@ from router.upstreams.gemini import GeminiUpstream
 from tests.benchmarks.mock_provider import Canned
 from tests.router.upstreams.samples import FLASH, OPUS, call, user
 from tests.router.upstreams.scripted_server import (
-    Request,
     Script,
     ScriptedServer,
     reset,
@@ -114,22 +113,6 @@ async def test_later_requests_are_spelled_as_the_first_one(kind: str) -> None:
     }
     assert {"content-length"} <= differing <= {"content-length"} | TIMEOUTS
     assert third.headers["content-length"] == str(len(third.body))
-
-
-async def test_claude_follows_a_redirect_as_the_sdk_does() -> None:
-    """What our pool leaves out for speed is still done where an answer asks for it."""
-    answer = whole(WHOLE["anthropic"])
-
-    async def moved(writer: asyncio.StreamWriter, request: Request) -> None:
-        away = whole(b"", "307 Temporary Redirect", "location: /elsewhere\r\n")
-        await (answer if request.path == "/elsewhere" else away)(writer, request)
-
-    async with serving("anthropic", moved) as (server, upstream):
-        for _ in range(2):
-            reply = await generate(upstream)
-            assert reply.response_id == "msg_mock"
-    assert server.requests[-1].path == "/elsewhere"
-    assert server.requests[-1].body == server.requests[-2].body
 
 
 async def test_claude_sends_options_the_fast_way_does_not_know() -> None:

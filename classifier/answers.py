@@ -164,8 +164,10 @@ def requests(path: Path) -> Iterator[tuple[str, Sample, str | None, str | None]]
     Raises:
         DatasetError: A line is wrong; the message names line and field.
     """
-    for _, row in _decoded(path, _RequestRow):
+    for number, row in _decoded(path, _RequestRow):
         tools = row.tools or 0
+        if isinstance(tools, int) and tools < 0:
+            raise DatasetError(str(path), number, f"tools must be >= 0, got {tools}")
         sample = Sample.bounded(
             text=row.prompt,
             tools_offered_count=tools if isinstance(tools, int) else len(tools),
@@ -256,5 +258,5 @@ def _decoded(path: Path, form: type[Row]) -> Iterator[tuple[int, Row]]:
     for number, line in lines_of(path):
         try:
             yield number, decoder.decode(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise DatasetError(str(path), number, f"{error}") from error

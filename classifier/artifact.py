@@ -219,7 +219,7 @@ def load(directory: Path) -> Artifact:
 def _decode_manifest(where: str, encoded: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(encoded, type=Manifest)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is not a classifier manifest: {error}") from error
     if manifest.format != FORMAT:
         raise ArtifactError(f"{where} is of format {manifest.format!r}, not {FORMAT!r}")

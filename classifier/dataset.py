@@ -30,6 +30,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def read(path: Path) -> Dataset:
     try:
         with _open(path) as file:
             return parse(_lines(file, str(path)), str(path))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(str(path), None, f"cannot be read: {error}") from error
 
 
@@ -256,7 +257,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(_lines(file, str(path)), start=1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(str(path), None, f"cannot be read: {error}") from error
 
 
@@ -276,7 +277,7 @@ def _lines(file: BinaryIO, where: str) -> Iterator[bytes]:
 def _row(line: bytes) -> Labelled:
     try:
         row = msgspec.json.decode(line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"must be a JSON object, got {type(row).__name__}")

@@ -172,7 +172,7 @@ class Shelf(Generic[P]):
             raise RegistryError(f"{path} is larger than {MAX_HISTORY_BYTES} bytes")
         try:
             changes = tuple(msgspec.json.decode(line, type=Change) for line in data.splitlines())
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise RegistryError(f"{path} is not a history of champions: {error}") from error
         _replay(changes, str(path))
         return changes

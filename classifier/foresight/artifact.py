@@ -139,7 +139,7 @@ def _encoded(manifest: Manifest) -> bytes:
 def _decoded(where: str, encoded: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(encoded, type=Manifest)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is not a manifest of a foresight: {error}") from error
     if manifest.format != FORMAT:
         raise ArtifactError(f"{where} is of format {manifest.format!r}, not {FORMAT!r}")

@@ -21,7 +21,7 @@ from classifier.answers import (
     read_answers,
     requests,
 )
-from classifier.dataset import DatasetError
+from classifier.dataset import DatasetError, read
 
 PAIR = NEED_PAIRS["crux"]
 
@@ -117,3 +117,36 @@ def test_requests_stream_and_ignore_what_they_do_not_know(tmp_path: Path) -> Non
     path = written(tmp_path / "a.jsonl", {"id": "g", "source": "s", "prompt": "x", "scores": {"m": 1}})
     ((identity, sample, kind, source),) = requests(path)
     assert (identity, sample.text, kind, source) == ("g", "x", None, "s")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"id": "a", "prompt": "\xff\xfe"}', "line 2"),
+        (b'{"id": "a", "prompt": "\\ud800"}', "line 2"),
+        (b'{"id": "a", "prompt": "\\udc00 low half"}', "line 2"),
+        (b"[" * 100_000, "line 2"),
+        (b'{"id": "a", "prompt": "x", "tools": -1}', "line 2: tools must be >= 0, got -1"),
+    ],
+)
+def test_lines_that_are_no_text_or_count_are_refused_by_number(
+    tmp_path: Path, line: bytes, fault: str
+) -> None:
+    """Bytes that are no UTF-8, half a surrogate pair, fewer tools than none: a clear stop, not a traceback."""
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"id": "g", "prompt": "fine"}\n' + line + b"\n")
+    with pytest.raises(DatasetError, match=fault):
+        list(requests(path))
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 8, b""])
+def test_a_damaged_archive_is_told(tmp_path: Path, damage: bytes) -> None:
+    """Flipped bytes and half a file alike, in requests and in labels."""
+    path = written(tmp_path / "r.jsonl.gz", *[{"id": str(n), "prompt": f"words {n}"} for n in range(500)])
+    raw = path.read_bytes()
+    middle = len(raw) // 2
+    path.write_bytes(raw[:middle] + (damage and damage + raw[middle + len(damage) :]))
+    with pytest.raises(DatasetError, match=r"cannot be read|line"):
+        list(requests(path))
+    with pytest.raises(DatasetError, match=r"cannot be read|line"):
+        read(path)

@@ -139,8 +139,16 @@ def test_foreign_manifests_are_refused(
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b'{"bias": NaN}', b"\x80\x04.", b'{"metrics": {"a": ' + b"[" * 60_000],
-    ids=["empty", "brace", "list", "nan", "pickle", "deep"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"bias": NaN}',
+        b"\x80\x04.",
+        b'{"metrics": {"a": ' + b"[" * 60_000,
+        b'{"created_time": "\xff"}',
+    ],
+    ids=["empty", "brace", "list", "nan", "pickle", "deep", "no UTF-8"],
 )
 def test_manifests_that_are_not_json_objects_are_refused(saved: Path, text: bytes) -> None:
     """Whatever stands in the manifest's place, the answer is an artifact error."""

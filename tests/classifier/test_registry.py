@@ -185,10 +185,13 @@ def test_a_crash_while_adding_leaves_no_model(tmp_path: Path, sources: list[Path
     assert registry.add(sources[0]) == registry.entries()[0].digest
 
 
-@pytest.mark.parametrize("text", ['{"digest": 1}\n', "not json\n", '{"time_s":1,"digest":"aaaaaaaaaaaa"}\n'])
-def test_a_damaged_history_is_an_error_not_a_guess(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [b'{"digest": 1}\n', b"not json\n", b'{"time_s":1,"digest":"aaaaaaaaaaaa"}\n', b'{"digest": "\xff"}\n'],
+)
+def test_a_damaged_history_is_an_error_not_a_guess(text: bytes, tmp_path: Path) -> None:
     """The shipped model is not served by mistake because a file is damaged."""
-    (tmp_path / HISTORY_NAME).write_text(text)
+    (tmp_path / HISTORY_NAME).write_bytes(text)
     with pytest.raises(RegistryError, match=HISTORY_NAME):
         Registry(tmp_path).champion()
 

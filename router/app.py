@@ -60,6 +60,7 @@ from router.money import NANO_PER_USD
 from router.operator_service import OperatorService
 from router.padding import Padding, Paddings
 from router.patience import Patience
+from router.prefix_notes import PrefixNotes
 from router.preparation import Preparation, RoutingSettings
 from router.pricing import PriceTable
 from router.returns import Returns
@@ -211,6 +212,7 @@ async def running(
             circuits=circuits,
             learn=learning.settled,
             keep_features=config.classifier.keep_features,
+            prefixes=PrefixNotes(ledger.prefix_key) if config.ledger.keep_prefixes else None,
         )
         timer = LoopTimer() if timer is None else timer
         preparation = _preparation(config, state, upstreams, telemetry, settler, learning)

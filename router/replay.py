@@ -52,6 +52,8 @@ class Policy(StrEnum):
     NONE = "none"
     TTL_5M = "5m"
     TTL_1H = "1h"
+    AS_SENT = "as_sent"
+    """The breakpoints that were sent, which a ledger tells: what the provider's model makes of them."""
 
 
 class Settings(NamedTuple):
@@ -218,7 +220,7 @@ class _Run:
         self._scope = CacheScope("anthropic", "replay", rules.model)
         self._demand = Demand()
         self._planner: _Planner | None = None
-        if policy not in (Policy.TTL_5M, Policy.TTL_1H):
+        if policy not in (Policy.TTL_5M, Policy.TTL_1H, Policy.AS_SENT):
             index = PrefixIndex(facts=settings.facts)
             self._planner = _Planner(
                 Strategy(policy.value), settings, rules, self._scope, self._demand, index
@@ -253,7 +255,9 @@ class _Run:
         started = timer()
         planned, forecast = None, None
         counts: tuple[int, ...] = ()
-        if planner is None:
+        if self._policy is Policy.AS_SENT:
+            marks = row.marks or ()
+        elif planner is None:
             marks = _whole(row, TTL_1H_S if self._policy is Policy.TTL_1H else TTL_5M_S)
         else:
             planned, counts, forecast = planner.decide(found, now_s, row.kind)

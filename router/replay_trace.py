@@ -41,6 +41,14 @@ class LayerEnd(NamedTuple):
     layer: Layer
 
 
+class Shape(NamedTuple):
+    """What a block of a prompt is, as far as planning asks."""
+
+    kind: BlockKind
+    role: str
+    markable: bool
+
+
 class TraceRow(NamedTuple):
     """One recorded request.
 
@@ -57,6 +65,9 @@ class TraceRow(NamedTuple):
         layers: Ends of the prompt's blocks, ascending, the last at `whole_blocks`; empty where not known.
         stop: Why the answer ended, as the provider spelled it; "" where not recorded.
         answered_s: Seconds the answer took, None where not recorded.
+        shapes: What the block that ends at each of `layers` is; empty where not known, for text of users.
+        volatile: First and last of them that are a context behind the history; None for none.
+        marks: (prefix in blocks, TTL in seconds) of each breakpoint that was sent; None where not recorded.
     """
 
     namespace: str
@@ -75,6 +86,9 @@ class TraceRow(NamedTuple):
     layers: tuple[LayerEnd, ...] = ()
     stop: str = ""
     answered_s: float | None = None
+    shapes: tuple[Shape, ...] = ()
+    volatile: tuple[int, int] | None = None
+    marks: tuple[tuple[int, int], ...] | None = None
 
     @property
     def whole_blocks(self) -> int:
@@ -246,8 +260,15 @@ class PromptBuilder:
             self._append(now, namespace, end, layer, minimum_tokens=0)
         blocks, names, ends = now.blocks, now.names, now.ends
         now.blocks, now.names, now.ends = [], [], []
+        if row.shapes:
+            blocks = [
+                block._replace(kind=shape.kind, role=shape.role, markable=shape.markable)
+                for block, shape in zip(blocks, row.shapes, strict=True)
+            ]
         self._add_remainder(row, blocks, names, ends, BlockKind.TEXT)
-        return TracePrompt(Prompt(tuple(blocks)), tuple(names), tuple(ends), gap_s)
+        first, last = row.volatile or (-1, -1)
+        prompt = Prompt(tuple(blocks), volatile_from=first, volatile_end=last)
+        return TracePrompt(prompt, tuple(names), tuple(ends), gap_s)
 
     def _append(
         self,

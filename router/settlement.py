@@ -167,6 +167,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         duration_s: Seconds from the start to the end.
         error: Stable reason of the error, "" when none.
         discarded: Failure for which an answer was discarded and Opus asked instead, "" when it was handed on.
+        prefix: What the prompt consists of, by names under the ledger's key (`router.prompt_body`); b"" where that is
+            not kept: of a call of our own, one that was refused, or one that Opus could not have been asked.
     """
 
     intent: Intent
@@ -186,3 +188,4 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     decision: DecisionRecord | None = None
     cache: CacheRecord | None = None
     extra: Mapping[str, str] = msgspec.field(default_factory=dict)
+    prefix: bytes = b""

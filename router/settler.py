@@ -38,6 +38,7 @@ from router.padding_bill import (
     padding_cost,
     without_filler,
 )
+from router.prefix_notes import PrefixNotes
 from router.preparation import Prepared, usage_of
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
@@ -80,12 +81,14 @@ class Settler:
         paddings: Paddings | None = None,
         learn: Callable[[Prepared, Settlement], None] | None = None,
         keep_features: bool = True,
+        prefixes: PrefixNotes | None = None,
         spending: Spending | None = None,
         returns: Returns | None = None,
     ) -> None:
         """Keep references; all are owned by the service. Without `circuits` none ever opens, without `paddings` nothing
         is ever padded, without `spending` nothing is held over many requests. `learn` hears of every request when its
-        first attempt ends; `keep_features` says whether the ledger keeps what its score was computed from, hashed.
+        first attempt ends; `keep_features` says whether the ledger keeps what its score was computed from, hashed, and
+        `prefixes` notes what prompts consist of, None for nothing.
         """
         self.upstreams = upstreams
         self.beliefs = beliefs
@@ -101,6 +104,7 @@ class Settler:
         self.paddings = paddings
         self.learn = learn
         self.keep_features = keep_features
+        self.prefixes = prefixes
         self.spending = spending
         self.returns = returns
         self._unpriced: set[str] = set()
@@ -482,6 +486,7 @@ class Attempt:
                 decision=self.decision_record() if self.intent.purpose is Purpose.USER else None,
                 cache=self._learned(outcome, usage, price, filler),
                 extra={} if failure is None or not failure.kept else _kept_for(failure),
+                prefix=self._prefix(outcome),
             )
             self.settlement = settlement
             settler.ledger.settle(settlement)
@@ -495,6 +500,23 @@ class Attempt:
         settler.telemetry.record_settlement(settlement, self._timer)
         settler.telemetry.end_inference(self._span, settlement)
         return settlement
+
+    def _prefix(self, outcome: Outcome) -> bytes:
+        """What the prompt consists of, as the ledger keeps it; a fault in here is logged and leaves that unknown."""
+        notes, prepared = self._settler.prefixes, self._prepared
+        if notes is None or outcome is Outcome.REFUSED or self.intent.purpose is not Purpose.USER:
+            return b""
+        view = prepared.views.get(Route.OPUS)
+        if view is None or Route.OPUS in prepared.refusals:
+            return b""
+        try:
+            plan = view.plan if self._route is Route.OPUS else None
+            return notes.note(view, plan, self.intent.started_time_s, self._settler.ledger.dropped)
+        except Exception as error:
+            logger.error(
+                "noting the prompt of request %s failed\n%s", self.intent.request_id, stack_of(error)
+            )
+            return b""
 
     def decision_record(self) -> DecisionRecord:
         """The decision as the ledger keeps it."""

@@ -143,6 +143,7 @@ class Ledger:
         writer: Writer,
         recovery: Recovery,
         settings: LedgerSettings,
+        prefix_key: bytes,
         remove: bool,
     ) -> None:
         self._directory = directory
@@ -160,6 +161,8 @@ class Ledger:
         self._unjournalled = 0
         self._dropped = 0
         self.recovery = recovery
+        self.prefix_key = prefix_key
+        """Under which prompts are named in this ledger (`router.prefix_notes`); not for showing."""
 
     @classmethod
     def open(
@@ -201,6 +204,7 @@ class Ledger:
                 store = _store(directory, server, clock.now())
             undo.callback(store.close)
             recovery = recover(store, journal_directory, clock.now())
+            prefix_key = store.prefix_key()
             journal = Journal(
                 journal_directory, first=recovery.last_segment + 1, segment_bytes=settings.segment_bytes
             )
@@ -224,6 +228,7 @@ class Ledger:
             writer=writer,
             recovery=recovery,
             settings=settings,
+            prefix_key=prefix_key,
             remove=remove,
         )
 
@@ -361,6 +366,11 @@ class Ledger:
             done = self._writer.judge(feedback)
             self._rotate()
         return done
+
+    @property
+    def dropped(self) -> int:
+        """Settlements that are not on their way into the store: see `LedgerStats`."""
+        return self._dropped
 
     def lag_s(self) -> float:
         """Age of the oldest settlement that is in the journal only, seconds; 0 when the store has them all."""

@@ -1,8 +1,8 @@
 """Calls that are not kept any more: their sums by day, and what takes them away.
 
 The rule: a call is in `calls` or in the sums of `past`, never in both and never in neither; what moves it moves it in
-one transaction, with its misses and judgements, which no sum keeps. Days are UTC and whole: calls go when the day of
-their start has ended long enough ago. `pruned` says up to when; whatever began before and is stored again (a journal
+one transaction, with misses, judgements and prefix, which no sum keeps. Days are UTC and whole: calls go when the day
+of their start has ended long enough ago. `pruned` says up to when; whatever began before and is stored again (a journal
 replayed twice) is in the sums already. Sums keep route, role, purpose, upstream, model, tenant and application; users,
 sessions, labels and single calls are gone, and a question by these cannot be answered for the past.
 """
@@ -37,6 +37,7 @@ _ADD = (
 _TAKE_AWAY = (
     "DELETE FROM misses WHERE (request_id, attempt) IN"
     " (SELECT request_id, attempt FROM calls WHERE started_time_s <= ?)",
+    "DELETE FROM prefixes WHERE call IN (SELECT id FROM calls WHERE started_time_s <= ?)",
     "DELETE FROM feedback WHERE request_id IN (SELECT request_id FROM calls AS gone WHERE gone.started_time_s <= ?"
     " AND NOT EXISTS (SELECT 1 FROM calls AS left_over WHERE left_over.request_id = gone.request_id"
     " AND left_over.started_time_s > ?))",

@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import NumericBinaryLoader
 
-from router.ledger import past
+from router.ledger import past, prefixes
 from router.ledger.codec import IntentRecord
 from router.ledger.database import Database, Rows, Value
 from router.ledger.dialect import postgres
@@ -61,6 +61,11 @@ _JUDGING = "SELECT pg_advisory_xact_lock(hashtextextended('hybrid-router feedbac
 _PRUNING = "hashtextextended('hybrid-router pruning ' || current_schema(), 1)"
 _NUL_MARK = "\ufffd"
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_PREFIXES = (
+    "INSERT INTO prefixes SELECT id, given.prompt_name, given.body FROM json_to_recordset(?)"
+    " AS given(request_id text, attempt bigint, prompt_name bigint, body bytea)"
+    " JOIN calls ON calls.request_id = given.request_id AND calls.attempt = given.attempt ORDER BY id"
+)
 _NO_CONFLICT = {"calls": " ON CONFLICT (request_id, attempt) DO NOTHING", "misses": ""}
 
 
@@ -148,6 +153,9 @@ class PostgresStore(TableStore):
         if "\\u0000" in payload:  # PostgreSQL's text holds no NUL; the record keeps it
             payload = _as_json(columns, [_without_nul(columns, row) for row in rows])
         return self._connection.execute(_insert_of(table, tuple(columns)), (payload,)).rowcount
+
+    def _insert_prefixes(self, rows: Sequence[Row]) -> None:
+        self._connection.execute(_PREFIXES, (_as_json(prefixes.COLUMNS, rows),))
 
     def _keep_intents(self, intents: Sequence[IntentRecord], now_s: float) -> None:
         self._note_seen(now_s)

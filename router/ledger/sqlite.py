@@ -25,6 +25,15 @@ PAGE_BYTES = 16_384
 """Of a database made now; one that is there keeps its own. A call is a row of 2.3 kB and more, so that pages of 4 kB
 hold one each and are half empty (4.2 kB a call instead of 2.5, and 34 us of CPU instead of 25; measured)."""
 
+_PREFIXES = tuple(
+    (
+        count,
+        f"INSERT INTO prefixes SELECT id, column3, column4 FROM (VALUES {', '.join(['(?, ?, ?, ?)'] * count)})"
+        " JOIN calls ON request_id = column1 AND attempt = column2 ORDER BY id",
+    )
+    for count in (32, 8, 1)
+)
+"""As `_inserts_of`, for rows that are told by the call's id and kept under its number."""
 _KEYS = {"calls": " ON CONFLICT (request_id, attempt) DO NOTHING", "misses": ""}
 
 
@@ -85,6 +94,15 @@ class SqliteStore(TableStore):
                 stored += self._connection.execute(statement, tuple(values)).rowcount
                 start += row_count
         return stored
+
+    def _insert_prefixes(self, rows: Sequence[Row]) -> None:
+        start = 0
+        for row_count, statement in _PREFIXES:
+            while start + row_count <= len(rows):
+                self._connection.execute(
+                    statement, tuple(chain.from_iterable(rows[start : start + row_count]))
+                )
+                start += row_count
 
     def _keep_intents(self, intents: Sequence[IntentRecord], now_s: float) -> None:
         self._connection.executemany(

@@ -95,6 +95,14 @@ class LedgerStore(Protocol):
         """
         ...
 
+    def prefix_key(self) -> bytes:
+        """Return the key under which prompts are named here, drawn when it is asked for the first time; see `prefixes`.
+
+        Raises:
+            StoreError: It can be neither read nor kept.
+        """
+        ...
+
     def open_intents(self) -> list[IntentRecord]:
         """Return the intents kept by `write` and not settled since, but for those of other processes that still run."""
         ...

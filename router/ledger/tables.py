@@ -16,7 +16,7 @@ from math import inf
 from typing import ClassVar
 
 from router.feedback import Feedback, Receipt, Received
-from router.ledger import codec, judged, past, warms
+from router.ledger import codec, judged, past, prefixes, warms
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.database import Database, Value
 from router.ledger.rows import COLUMNS, MISS_COLUMNS, interrupted_row, miss_rows, settled_row
@@ -62,6 +62,10 @@ class TableStore(ABC):
         """Insert rows whose keys are not there; return how many were not."""
 
     @abstractmethod
+    def _insert_prefixes(self, rows: Sequence[Row]) -> None:
+        """Insert rows of `prefixes.COLUMNS` for calls that are there."""
+
+    @abstractmethod
     def _keep_intents(self, intents: Sequence[IntentRecord], now_s: float) -> None:
         """Keep intents in progress, instead of what is kept under their ids, as of `now_s`."""
 
@@ -104,6 +108,14 @@ class TableStore(ABC):
         self._kept.difference_update(known)
         self._kept.update(record.key for record in open_intents)
         return written
+
+    def prefix_key(self) -> bytes:
+        """Return the key under which prompts are named here; see `LedgerStore.prefix_key`.
+
+        Raises:
+            StoreError: As `write`.
+        """
+        return prefixes.key_of(self._connection)
 
     def keep_feedback(
         self, feedback: Sequence[Feedback], open_requests: Mapping[str, str], oldest_s: float
@@ -186,6 +198,7 @@ class TableStore(ABC):
             stored = self._insert_rows("calls", COLUMNS, [settled_row(record) for record in settled])
             if stored == len(settled):
                 self._insert_misses(settled)
+                self._note_prefixes(settled)
         except self.impossible:
             stored = -1
         if stored != len(settled):
@@ -208,6 +221,16 @@ class TableStore(ABC):
         if rows:
             self._insert_rows("misses", MISS_COLUMNS, rows)
 
+    def _note_prefixes(self, settled: Sequence[SettlementRecord]) -> None:
+        """Insert what the prompts of settlements that are new consist of, where that is kept."""
+        rows = [
+            prefixes.row_of(record.key, record.settlement.prefix)
+            for record in settled
+            if record.settlement.prefix
+        ]
+        if rows:
+            self._insert_prefixes(rows)
+
     def _insert_one(self, record: SettlementRecord, now_s: float) -> str:
         """Insert one settlement; return what came of it, as a field of `Written`."""
         self._connection.execute("SAVEPOINT one")
@@ -227,6 +250,7 @@ class TableStore(ABC):
         row = settled_row(record)
         if self._insert_rows("calls", COLUMNS, [row]):
             self._insert_misses((record,))
+            self._note_prefixes((record,))
             return "stored"
         kind, started_time_s, body = self._connection.execute(
             "SELECT kind, started_time_s, record FROM calls WHERE request_id = ? AND attempt = ?", record.key
@@ -238,6 +262,7 @@ class TableStore(ABC):
             self._connection.execute("DELETE FROM calls WHERE request_id = ? AND attempt = ?", record.key)
             self._insert_rows("calls", COLUMNS, [row])
             self._insert_misses((record,))
+            self._note_prefixes((record,))
             return "stored"
         return "conflicting"
 

@@ -15,15 +15,15 @@ no prices and no policies.
 """
 
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
 from cache.economics import TokenSplit
 from cache.rules import TTL_1H_S
-from router.ledger import Filter, LedgerReader, prefixes
+from router.ledger import CostRow, Filter, LedgerReader, Place, prefixes
 from router.ledger.prefixes import PromptCall
 from router.prompt_body import Piece, PromptBody, Undecodable, decode, layers_of
 from router.replay_trace import LayerEnd, Runs, Shape, TraceRow
@@ -111,7 +111,7 @@ def split_of(call: PromptCall) -> TokenSplit:
 class LedgerTrace:
     """The calls of a window as rows; each pass over `rows` reads the ledger anew and sees the same calls."""
 
-    def __init__(self, reader: LedgerReader, where: Filter, *, every_call: bool = False) -> None:
+    def __init__(self, place: Place, where: Filter, *, every_call: bool = False) -> None:
         """Look how many calls there are.
 
         Args:
@@ -119,42 +119,62 @@ class LedgerTrace:
             every_call: Also those that went to Flash, as if Opus had been asked; their input is estimated.
 
         Raises:
+            FileNotFoundError: There is no such file.
             StoreError: The ledger cannot be read, or is of a release that kept no prompts.
         """
-        self._reader, self._where, self._every_call = reader, where, every_call
-        self._until = reader.ask(prefixes.last_number, version=prefixes.SINCE)
-        route = {} if every_call else {"route": "opus"}
-        self._where = Filter(since_s=where.since_s, until_s=where.until_s, equal={**where.equal, **route})
-        counted = {**self._where.equal, "purpose": "user"}
-        totals = reader.totals(Filter(since_s=where.since_s, until_s=where.until_s, equal=counted))
-        self.expected = totals.calls
+        self.place = place
+        users = {**where.equal, "purpose": "user"}
+        self._where = replace(where, equal=users if every_call else {**users, "route": "opus"})
+        on_opus = {**where.equal, "route": "opus"}
+        with LedgerReader.open(place) as reader:
+            self._until = reader.ask(prefixes.last_number, version=prefixes.SINCE)
+            self.expected = reader.totals(self._where).calls
+            answered = reader.costs(
+                ("model", "strategy"), replace(where, equal={**on_opus, "purpose": "user"})
+            )
+            self.warms = reader.totals(replace(where, equal={**on_opus, "purpose": "warm"}))
+            """What was spent on warms in the window; no rows."""
+        self.model = _most(answered, "model")
+        """Model that answered most of the calls on Opus; "" without any."""
+        self.strategy = _most(answered, "strategy")
+        """Strategy that planned most of them; likewise."""
+        self.every_call = every_call
         self.seen = Seen()
         """Of the last pass that was begun."""
 
     def rows(self) -> Iterator[TraceRow]:
-        """Yield a row for each call whose prompt is known, by start."""
-        seen = self.seen = Seen()
-        rebuilt = Rebuilding(self._find)
-        origin_s: float | None = None
-        for call in self._calls():
-            if call.outcome == "refused":
-                continue
-            if call.input_tokens is None:
-                seen.without_usage += 1
-                continue
-            if origin_s is None:
-                origin_s = call.started_s
-            row = rebuilt.row(call, call.started_s - origin_s)
-            _count(seen, call, row)
-            if row is not None:
-                yield row
+        """Yield a row for each call whose prompt is known, by start.
 
-    def _calls(self) -> Iterator[PromptCall]:
+        Raises:
+            StoreError: The ledger cannot be read.
+        """
+        seen = self.seen = Seen()
+        origin_s: float | None = None
+        with LedgerReader.open(self.place) as reader:
+            rebuilding = Rebuilding(partial(_named, reader))
+            for call in self._calls(reader):
+                if call.outcome == "refused":
+                    continue
+                if call.input_tokens is None:
+                    seen.without_usage += 1
+                    continue
+                if origin_s is None:
+                    origin_s = call.started_s
+                row = rebuilding.row(call, call.started_s - origin_s)
+                _count(seen, call, row)
+                if row is not None:
+                    yield row
+
+    def _calls(self, reader: LedgerReader) -> Iterator[PromptCall]:
         after: tuple[float, int] | None = None
         while True:
-            page = self._reader.ask(
+            page = reader.ask(
                 partial(
-                    prefixes.page, where=self._where, until_number=self._until, after=after, limit=PAGE_CALLS
+                    prefixes.page,
+                    where=self._where,
+                    until_number=self._until,
+                    after=after,
+                    limit=PAGE_CALLS,
                 ),
                 version=prefixes.SINCE,
             )
@@ -163,10 +183,19 @@ class LedgerTrace:
                 return
             after = page[-1].started_s, page[-1].number
 
-    def _find(self, prompt: int, before_number: int) -> tuple[int, bytes] | None:
-        return self._reader.ask(
-            partial(prefixes.named, prompt=prompt, before_number=before_number), version=prefixes.SINCE
-        )
+
+def _most(rows: Sequence[CostRow], name: str) -> str:
+    """The value of a group that most calls have, "" if none has any."""
+    calls: Counter[str] = Counter()
+    for row in rows:
+        calls[row.group[name]] += row.calls if row.group[name] else 0
+    return max(calls, key=lambda value: calls[value], default="")
+
+
+def _named(reader: LedgerReader, prompt: int, before_number: int) -> tuple[int, bytes] | None:
+    return reader.ask(
+        lambda connection: prefixes.named(connection, prompt, before_number), version=prefixes.SINCE
+    )
 
 
 def _count(seen: Seen, call: PromptCall, row: TraceRow | None) -> None:

@@ -18,6 +18,18 @@ from cache.regret import Regret
 from cache.rules import UnknownModel, rules_for
 from router.bursts import Bursts, bursts
 from router.cli.instant import finite
+from router.cli.replay_ledger import (
+    ConfigOption,
+    EveryCallOption,
+    FromLedger,
+    LedgerOption,
+    SinceOption,
+    UntilOption,
+    ledger_asked,
+    show_beside,
+    to_dict,
+    ways_of,
+)
 from router.cli.replay_tables import MONTH_DAYS, Source, bills, monthly_usd, reliability, shares
 from router.config import ConfigError
 from router.month import SIZES, Kind, Workload, month
@@ -43,7 +55,8 @@ _MOST_DAYS = 3_660
 
 def replay(
     trace: Annotated[
-        Path | None, typer.Argument(help="Requests as block ids, JSON lines (.gz allowed).")
+        Path | None,
+        typer.Argument(help="Requests as block ids, JSON lines (.gz allowed), or the directory of a ledger."),
     ] = None,
     policy: Annotated[
         list[Policy] | None, typer.Option(help="Policy to replay; repeat to compare. Default: auto.")
@@ -132,6 +145,11 @@ def replay(
     plot: Annotated[
         Path | None, typer.Option(help="Draw costs and tokens of the policies here, PNG.")
     ] = None,
+    ledger: LedgerOption = None,
+    config: ConfigOption = None,
+    since: SinceOption = "",
+    until: UntilOption = "",
+    every_call: EveryCallOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Replay requests through the cache planner on a virtual clock that cannot look ahead.
@@ -150,18 +168,27 @@ def replay(
 
     Example: hybrid-router replay --workload losing --warm off --warm keep_alive --warm auto
 
+    Example: hybrid-router replay --config router.toml --since 2026-11-01 --policy as_sent --policy auto --policy 1h
+
     Example: hybrid-router replay trace.jsonl.gz --json > baseline.json, and later, to fail a build that costs more:
     hybrid-router replay trace.jsonl.gz --baseline baseline.json --max-cost-increase 3%
     """
-    runs = runs_of(policy, warm, table)
+    booked = ledger_asked(
+        trace, ledger, config, since, until, every_call=every_call, workload=workload is not None
+    )
+    if booked is not None:
+        policy, warm = booked.ways(policy, warm, table)
+    runs = ways_of(runs_of(policy, warm, table), booked)
     if decisions is not None and len(runs) > 1:
         raise ValueError("--decisions takes the decisions of one policy; give --policy and --warm once")
     check = _check(runs, max_cost_increase, baseline)
     if plot is not None:
         drawable("--plot", plot)
-    source = _source(trace, workload, requests_per_day, days, seed)
+    source = _source(trace, workload, requests_per_day, days, seed, booked)
     if model is None and workload is not None:
         model = _DEFAULT_MODEL
+    if model is None and booked is not None:
+        model = booked.trace.model or None
     settings, price = _settings(model, minimum_tokens, read, write_5m, write_1h)
     settings = with_facts(settings, price, fact or [], hold_out, judged, upgrade_ping)
     # numpy takes a tenth of a second to load, which --help need not wait for.
@@ -197,8 +224,11 @@ def replay(
         rows = [
             figures.to_dict() | {"usd_per_month": usd} for figures, usd in zip(found, per_month, strict=True)
         ]
-        print(json.dumps({"trace": source.name, "model": model, "policies": rows}))
+        told = {} if booked is None else {"ledger": to_dict(booked.trace, settings.rates)}
+        print(json.dumps({"trace": source.name, "model": model, "policies": rows} | told))
     else:
+        if booked is not None:
+            show_beside(booked.trace, found, settings.rates)
         _show(found, source, model)
         if table:
             Console().print(shares(found, source))
@@ -213,7 +243,7 @@ def _show(found: "list[Figures]", source: Source, model: str | None) -> None:
     console.print(bills(found, source, model))
     for figures in found:
         for title, judged in (("P(warm)", figures.warm), ("P(return < 5 min)", figures.returns)):
-            if judged.requests and figures.policy.partition(" ")[0] not in ("5m", "1h", "none"):
+            if judged.requests and figures.policy.partition(" ")[0] not in ("5m", "1h", "none", "as_sent"):
                 console.print(reliability(f"{figures.policy}: {title}", judged))
 
 
@@ -259,14 +289,17 @@ def _source(
     requests_per_day: float | None,
     days: float | None,
     seed: int | None,
+    booked: FromLedger | None,
 ) -> Source:
-    if (trace is None) == (workload is None):
-        raise ValueError("give either a trace or --workload, one of the two")
+    if booked is None and (trace is None) == (workload is None):
+        raise ValueError("give either a trace, a ledger or --workload, one of them")
     if workload is None:
         if (requests_per_day, days, seed) != (None, None, None):
             raise ValueError(
                 "--requests-per-day, --days and --seed belong to --workload; a trace has its own"
             )
+        if booked is not None:
+            return Source(str(booked.trace.place), booked.rows, booked.trace.expected, None)
         assert trace is not None
         rows = read_trace(trace)
         return Source(str(trace), lambda: rows, len(rows), None)

@@ -144,9 +144,9 @@ def test_a_prompt_whose_beginning_is_gone_is_unknown(home, tmp_path):
     store.close()
     with home.read(tmp_path) as reader:
         assert rebuilt_of(reader) == [None, None]
-        trace = LedgerTrace(reader, Filter())
-        assert list(trace.rows()) == []
-        assert (trace.expected, trace.seen.left_out.calls, trace.seen.replayed.calls) == (2, 2, 0)
+    trace = LedgerTrace(home.place(tmp_path), Filter())
+    assert list(trace.rows()) == []
+    assert (trace.expected, trace.seen.left_out.calls, trace.seen.replayed.calls) == (2, 2, 0)
 
 
 async def test_calls_without_a_prompt_and_calls_of_our_own_are_told_apart(home, tmp_path):
@@ -160,28 +160,26 @@ async def test_calls_without_a_prompt_and_calls_of_our_own_are_told_apart(home, 
     ledger.settle(a_settlement(an_intent(request_id="r5"), outcome=Outcome.UNKNOWN, usage=None, cost=None))
     ledger.settle(noted(notes, 6, a_prompt(0), route="flash"))
     await ledger.close()
-    with home.read(tmp_path) as reader:
-        trace = LedgerTrace(reader, Filter())
-        (row,) = trace.rows()
-        seen = trace.seen
-        assert (seen.replayed.calls, seen.left_out.calls, seen.without_usage) == (1, 1, 1)
-        assert (seen.flash, row.input_tokens) == (0, 3_000)
-        every = LedgerTrace(reader, Filter(), every_call=True)
-        assert len(list(every.rows())) == 2
-        assert (every.seen.flash, every.seen.replayed.calls) == (1, 1)
+    trace = LedgerTrace(home.place(tmp_path), Filter())
+    (row,) = trace.rows()
+    seen = trace.seen
+    assert (seen.replayed.calls, seen.left_out.calls, seen.without_usage) == (1, 1, 1)
+    assert (seen.flash, row.input_tokens, trace.warms.calls) == (0, 3_000, 1)
+    every = LedgerTrace(home.place(tmp_path), Filter(), every_call=True)
+    assert len(list(every.rows())) == 2
+    assert (every.seen.flash, every.seen.replayed.calls) == (1, 1)
 
 
 def test_an_older_ledger_gets_the_tables_and_its_calls_stay_unknown(tmp_path):
     """Opening brings a ledger of version 6 up to date; what was booked before has no prompt, and none is made up."""
     path = tmp_path / DATABASE
     an_old_database(path, prefixes.SINCE - 1, [a_settlement()])
-    with LedgerReader.open(path) as reader, pytest.raises(StoreError, match="needs 7"):
-        LedgerTrace(reader, Filter())
+    with pytest.raises(StoreError, match="needs 7"):
+        LedgerTrace(path, Filter())
     Ledger.open(tmp_path, clock=StillClock()).close_blocking()
-    with LedgerReader.open(path) as reader:
-        trace = LedgerTrace(reader, Filter())
-        assert list(trace.rows()) == []
-        assert trace.seen.left_out.calls == 1
+    trace = LedgerTrace(path, Filter())
+    assert list(trace.rows()) == []
+    assert trace.seen.left_out.calls == 1
 
 
 async def test_an_export_holds_prompts_and_not_the_key(tmp_path):

@@ -263,7 +263,7 @@ class LedgerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     few at a time, by the running router. 0: for ever."""
     keep_prefixes: bool = True
     """Keep what each prompt consists of, so that `replay` can tell what another caching policy would have cost: a name
-    of eight bytes and the tokens for each block that is new, under a key of the ledger's; 0.2 kB a call. No text, but
+    of eight bytes and the tokens for each block that is new, under a key of the ledger's; .1 kB a call. No text, but
     whoever holds the database, knows everything a prompt holds before a block, and guesses the block, can see that the
     guess is right: false for none of it."""
 

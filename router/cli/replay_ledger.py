@@ -172,7 +172,7 @@ def beside(trace: LedgerTrace, found: "Sequence[Figures]", rates: Rates) -> Tabl
         title=f"{trace.place}: the bill and the replays",
         caption="shares of the input's tokens; cost: of the input, warms included, 1 = no caching",
     )
-    own = "Opus, as billed"
+    own = "billed"
     table.add_row(
         own, *_shares(booked.split), _ratio(cost_units(booked.split, rates), booked.split), _dollars(booked)
     )

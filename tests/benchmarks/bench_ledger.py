@@ -28,6 +28,7 @@ from router.clock import SystemClock
 from router.cost import cost, counterfactuals
 from router.ledger import Ledger, Server
 from router.pricing import PriceTable
+from router.prompt_body import HAS_BLOCKS, HAS_PARENT, NAME_BYTES, VERSION
 from router.settlement import CacheRecord, DecisionRecord, Intent, Outcome, Purpose, Settlement
 from router.usage import Usage
 
@@ -95,7 +96,20 @@ def pairs(count: int, table: PriceTable) -> list[tuple[Intent, Settlement]]:
     intents = [
         replace(intent, request_id=f"0193a1c2-{i:08x}-7d3e", started_time_s=AT_S + i) for i in range(count)
     ]
-    return [(intent, replace(settlement, intent=intent)) for intent in intents]
+    return [
+        (intent, replace(settlement, intent=intent, prefix=_turn_after(number)))
+        for number, intent in enumerate(intents)
+    ]
+
+
+def _turn_after(number: int) -> bytes:
+    """What is kept of the prompt of a turn: all of an earlier prompt, an answer and a question."""
+    parent, answer, turn = (
+        (value * 0x9E37_79B9_7F4A_7C15 % 2**64).to_bytes(NAME_BYTES, "big")  # as scattered as digests
+        for value in (3 * number, 3 * number + 1, 3 * number + 3)
+    )
+    head = bytes((VERSION | HAS_PARENT | HAS_BLOCKS,)) + parent + bytes((9, 1, 3, 3, 4, 8, 16))
+    return head + bytes((0x37, 90)) + answer + bytes((0x2F, 40)) + turn
 
 
 def per_call_us(function: Callable[[], object], rounds: int = 5, calls: int = 20_000) -> float:

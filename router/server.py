@@ -13,10 +13,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from router.config import ServerConfig
 from router.interceptors import ServerInterceptor
+from router.registration import Registering
 from router.v1 import (
     feedback_service_pb2,
     feedback_service_pb2_grpc,
@@ -57,13 +58,14 @@ class Server:
         names = _register(interceptor.before(self._server), services)
         self._interceptor = interceptor
         self._health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        bare: Any = Registering(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, bare)
         self._names = ("", *names)
         if config.reflection:
-            reflection.enable_server_reflection(
-                (*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-                self._server,
-            )
+            known = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME
+            described = reflection.aio.ReflectionServicer((*names, *known))
+            register: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+            register(described, bare)
         self.address = ""
 
     async def start(self) -> str:

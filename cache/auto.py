@@ -202,8 +202,10 @@ def _only_tools_warm(prompt: Prompt, warm: Sequence[WarmEntry]) -> bool:
 
 def _value(tokens: int, p_warm: float, ttl_s: int, forecast: Forecast, rates: Rates, margin: float) -> float:
     """Units gained by covering `tokens` more tokens, against sending them uncached now and next time."""
-    write = rates.write(ttl_s)
-    p_next = forecast.p_1h if ttl_s >= TTL_1H_S else forecast.p_5m
+    if ttl_s >= TTL_1H_S:
+        write, p_next = rates.write_1h, forecast.p_1h
+    else:
+        write, p_next = rates.write_5m, forecast.p_5m
     now = p_warm * (1 - rates.read) - (1 - p_warm) * (write - 1) * margin
     return tokens * (now + p_next * (write - rates.read))
 
@@ -230,15 +232,12 @@ def _wish(candidate: _Candidate, warm: Sequence[WarmEntry], prompt: Prompt) -> W
     if layer >= HISTORY and warm and warm[-1].position == position:
         why = Why("on the conversation's warm entry: read at P {:.2f}", (p_warm,))
     else:
-        form = _USED_IN_AN_HOUR if ttl_s >= TTL_1H_S else _USED_SOON
+        hour = ttl_s >= TTL_1H_S
+        form, p_next = (_USED_IN_AN_HOUR, forecast.p_1h) if hour else (_USED_SOON, forecast.p_5m)
         if prompt.volatile_from >= 0 and layer >= HISTORY:
             form = (_BEFORE_CONTEXT if position < prompt.volatile_from else _IN_LOOP) + form
-        why = Why(form, (_p_next(forecast, ttl_s), p_warm))
+        why = Why(form, (p_next, p_warm))
     return Wish(position, layer, ttl_s, tokens, why)
-
-
-def _p_next(forecast: Forecast, ttl_s: int) -> float:
-    return forecast.p_1h if ttl_s >= TTL_1H_S else forecast.p_5m
 
 
 def _refusal(candidate: _Candidate, rules: CacheRules, rates: Rates) -> Why:
@@ -249,7 +248,7 @@ def _refusal(candidate: _Candidate, rules: CacheRules, rates: Rates) -> Why:
     if layer > SYSTEM:
         needed *= PRIVATE_MARGIN
     form = _NOT_WORTH_AN_HOUR if ttl_s >= TTL_1H_S else _NOT_WORTH
-    return Why(form, (_p_next(forecast, ttl_s), needed))
+    return Why(form, (forecast.p_1h if ttl_s >= TTL_1H_S else forecast.p_5m, needed))
 
 
 _USED_SOON = "P(next use < 5 min) {:.2f}, warm {:.2f}"

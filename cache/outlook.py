@@ -56,12 +56,13 @@ class Outlook(NamedTuple):
 class TokenCounts:
     """Tokens of each prefix: exact where usage proved them, estimates in between, never decreasing."""
 
-    __slots__ = ("_anchors", "_estimates", "_exact")
+    __slots__ = ("_anchors", "_estimates", "_exact", "known")
 
     def __init__(self, estimates: Sequence[int], beliefs: Sequence[Belief | None]) -> None:
         anchors: list[int] = []
         exact: list[int] = []
-        for position, belief in known_beliefs(beliefs):
+        self.known = known_beliefs(beliefs)
+        for position, belief in self.known:
             # A count below a shallower one's contradicts it; both can not be right and the shallower is older
             # news.
             if belief.exact and (not exact or belief.tokens >= exact[-1]):
@@ -90,10 +91,10 @@ class TokenCounts:
         return self.at(len(self._estimates) - 1) if self._estimates else 0
 
 
-def warm_entries(beliefs: Sequence[Belief | None], counts: TokenCounts, now: float) -> list[WarmEntry]:
-    """Entries that may be readable at `now`, shallowest first."""
+def warm_entries(counts: TokenCounts, now: float) -> list[WarmEntry]:
+    """Entries that may be readable at `now`, shallowest first, of the beliefs that `counts` was made from."""
     warm = []
-    for position, belief in known_beliefs(beliefs):
+    for position, belief in counts.known:
         p = belief.p_warm(now)
         if p > 0:
             warm.append(WarmEntry(position, counts.at(position), p, belief.ttl_s))
@@ -144,7 +145,10 @@ def outlook(
 
 def implicit_outlook(warm: Sequence[WarmEntry], total_tokens: int, minimum_tokens: int) -> Outlook:
     """The same where the provider caches by itself: entries past the minimum are read, none written."""
+    cold = TokenSplit(0, 0, 0, total_tokens)
     reachable = [entry for entry in reversed(warm) if entry.tokens >= minimum_tokens]
+    if not reachable:
+        return Outlook(cold, cold, 0.0, (), 0)
     read = taken = 0.0
     for entry in reachable:
         if entry.p_warm > taken:
@@ -152,11 +156,11 @@ def implicit_outlook(warm: Sequence[WarmEntry], total_tokens: int, minimum_token
             taken = entry.p_warm
     whole = min(int(read + 0.5), total_tokens)
     return Outlook(
-        TokenSplit(read=whole, uncached=total_tokens - whole),
-        TokenSplit(uncached=total_tokens),
+        TokenSplit(whole, 0, 0, total_tokens - whole),
+        cold,
         taken,
         tuple([(entry.position, entry.p_warm) for entry in reachable]),
-        reachable[0].tokens if reachable else 0,
+        reachable[0].tokens,
     )
 
 

@@ -167,7 +167,7 @@ def plan(
         A valid plan; without breakpoints for a provider that caches by itself.
     """
     counts = TokenCounts(cumulative_tokens, beliefs)
-    warm = warm_entries(beliefs, counts, now)
+    warm = warm_entries(counts, now)
     total = counts.total()
     if rules.implicit:
         return _without_breakpoints(
@@ -342,16 +342,16 @@ def _ordered_ttls(placed: Sequence[Wish]) -> list[int]:
 def _without_breakpoints(
     strategy: Strategy, total: int, expectation: Outlook, rules: CacheRules, skipped: tuple[Skipped, ...] = ()
 ) -> Plan:
-    uncached = TokenSplit(uncached=total)
     full_read = expectation.full_read_tokens
+    warm = TokenSplit(full_read, 0, 0, total - full_read) if full_read else expectation.cold
     return Plan(
         strategy,
         (),
         skipped,
         total,
         expectation.expected,
-        uncached,
-        TokenSplit(read=full_read, uncached=total - full_read),
+        expectation.cold,
+        warm,
         expectation.p_hit,
         expectation.believed,
         full_read,

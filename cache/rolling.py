@@ -101,7 +101,7 @@ class SparseBeliefs(Sequence[Belief | None]):
 
 def known_beliefs(beliefs: Sequence[Belief | None]) -> Iterable[tuple[int, Belief]]:
     """Positions and what is believed there, ascending, however the beliefs are kept."""
-    if isinstance(beliefs, SparseBeliefs):
+    if type(beliefs) is SparseBeliefs:
         return beliefs.known()
     return [(position, belief) for position, belief in enumerate(beliefs) if belief is not None]
 

@@ -18,7 +18,7 @@ from cache.plan import Breakpoint, Plan, Strategy, plan
 from cache.prefix import extend_digests, prefix_digests
 from cache.prompt import CacheScope, Layer, Prompt
 from cache.rolling import Rolling
-from cache.rules import rules_for
+from cache.rules import CacheRules, rules_for
 from cache.tokens import UNCOUNTED, Counted, TokenEstimator
 from classifier.route import Route
 from router.pricing import PriceTable, UnknownPrice
@@ -178,7 +178,8 @@ class Beliefs:
         expected_follow_ups: int | None,
         rolling: Rolling | None,
     ) -> CacheView:
-        scope = self._scope(route, model, rules_for(model).upstream)
+        rules = rules_for(model)
+        scope = self._scope(route, model, rules.upstream)
         counts: Sequence[int]
         counted = self.estimator.counted(prompt, model)
         if rolling is None:
@@ -186,7 +187,7 @@ class Beliefs:
         else:
             counts = self.estimator.counts(rolling.sums, model, counted)
         planned = self._plan(
-            scope, prompt, digests, counts, counted, strategy, kind, now_s, expected_follow_ups, rolling
+            rules, scope, prompt, digests, counts, counted, strategy, kind, now_s, expected_follow_ups, rolling
         )
         return CacheView(scope, prompt, digests, counts, planned, rolling, counted)
 
@@ -207,6 +208,7 @@ class Beliefs:
             ends_before: As for `cache.plan.plan`; likewise `points`.
         """
         planned = self._plan(
+            rules_for(view.scope.model),
             view.scope,
             view.prompt,
             view.digests,
@@ -224,6 +226,7 @@ class Beliefs:
 
     def _plan(
         self,
+        rules: CacheRules,
         scope: CacheScope,
         prompt: Prompt,
         digests: tuple[bytes, ...],
@@ -238,7 +241,6 @@ class Beliefs:
         points: Sequence[Breakpoint] | None = None,
     ) -> Plan:
         model = scope.model
-        rules = rules_for(model)
         believed: Sequence[Belief | None]
         if rolling is None:
             believed = self.index.belief(scope, digests)
@@ -255,7 +257,7 @@ class Beliefs:
             counts,
             believed,
             rules=rules,
-            rates=self._rates(model, now_s),
+            rates=_LIST_RATES if rules.implicit else self._rates(model, now_s),  # nothing is marked by them
             strategy=strategy,
             now=now_s,
             forecasts=forecasts,

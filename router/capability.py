@@ -4,6 +4,8 @@ Source: A-MODELS, G-MODELS (2026-11). On Claude 4.5 and later a request whose in
 exceed the window is accepted and may end early (A-STOP), so only the input counts here.
 """
 
+from functools import lru_cache
+
 from cache.rules import rules_for
 
 _SMALL_CLAUDE_CONTEXT = 200_000
@@ -12,6 +14,7 @@ _GEMINI_CONTEXT = 1_048_576
 _SMALL = ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5")
 
 
+@lru_cache(maxsize=64)
 def context_tokens(model: str) -> int:
     """Input tokens the model takes.
 

@@ -166,7 +166,8 @@ def split_nano_usd(split: TokenSplit, output_tokens: int, price: Price) -> int:
         UnknownPrice: As `cost`.
     """
     read, write_5m, write_1h, uncached = split
-    price = price.for_input(read + write_5m + write_1h + uncached)
+    if price.above is not None:
+        price = price.for_input(read + write_5m + write_1h + uncached)
     if (write_5m and price.cache_write_5m is None) or (write_1h and price.cache_write_1h is None):
         raise UnknownPrice(f"cache writes are planned on {price.model}, which have no price")
     per_input, per_read, per_write_5m, per_write_1h, per_output = price.femto_usd
@@ -181,7 +182,9 @@ def split_nano_usd(split: TokenSplit, output_tokens: int, price: Price) -> int:
 
 def uncached_nano_usd(usage: Usage, price: Price) -> int:
     """Return what the same tokens would have cost with nothing read from or written to the cache."""
-    per_input, _, _, _, per_output = price.for_input(usage.input_tokens).femto_usd
+    if price.above is not None:
+        price = price.for_input(usage.input_tokens)
+    per_input, _, _, _, per_output = price.femto_usd
     return _half_even(usage.input_tokens * per_input + usage.output_tokens * per_output)
 
 
@@ -269,7 +272,9 @@ def upper_bound(
     """
     if input_tokens < 0 or max_output_tokens < 0:
         raise ValueError(f"token bounds must not be negative: {input_tokens}, {max_output_tokens}")
-    per_input, _, per_write_5m, per_write_1h, per_output = price.for_input(input_tokens).femto_usd
+    if price.above is not None:
+        price = price.for_input(input_tokens)
+    per_input, _, per_write_5m, per_write_1h, per_output = price.femto_usd
     dearest = max(per_input, per_write_5m if write_5m else 0, per_write_1h if write_1h else 0)
     return -(-(input_tokens * dearest + max_output_tokens * per_output) // FEMTO_PER_NANO)
 
@@ -287,7 +292,8 @@ def total(amounts_nano_usd: Iterable[int | None]) -> Sum:
 
 def _per_token(usage: Usage, price: Price) -> tuple[int, int, int, int, int]:
     """Return the prices per token that `usage` is billed at, in 1e-15 USD."""
-    price = price.for_input(usage.input_tokens)
+    if price.above is not None:
+        price = price.for_input(usage.input_tokens)
     if (price.cache_write_5m is None and usage.cache_write_5m_tokens) or (
         price.cache_write_1h is None and usage.cache_write_1h_tokens
     ):
@@ -297,8 +303,10 @@ def _per_token(usage: Usage, price: Price) -> tuple[int, int, int, int, int]:
 
 def _half_even(femto: int) -> int:
     """Round 1e-15 USD to nano-USD, half to even."""
-    nano, rest = divmod(femto, FEMTO_PER_NANO)
-    return nano + (2 * rest > FEMTO_PER_NANO or (2 * rest == FEMTO_PER_NANO and nano % 2 == 1))
+    nano, twice = femto // FEMTO_PER_NANO, femto % FEMTO_PER_NANO * 2
+    if twice < FEMTO_PER_NANO:
+        return nano
+    return nano + (twice > FEMTO_PER_NANO or nano % 2)
 
 
 def _rounded(femto: tuple[int, ...]) -> list[int]:

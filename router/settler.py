@@ -780,8 +780,9 @@ class Attempt:
 
 def _scale_elsewhere(here: CacheView, there: CacheView, usage: Usage) -> float:
     """Tokens `there` per token planned there, by how far what was estimated `here` was off."""
-    estimated = here.plan.total_tokens - here.counted.tokens
-    off = max(0, usage.input_tokens - here.counted.tokens) / estimated if estimated > 0 else 1.0
+    known = here.counted.tokens
+    estimated = here.plan.total_tokens - known
+    off = max(0, usage.input_tokens - known) / estimated if estimated > 0 else 1.0
     total, counted = there.plan.total_tokens, there.counted.tokens
     return (counted + (total - counted) * off) / total if total > 0 else 1.0
 

@@ -592,7 +592,7 @@ def test_every_mark_of_auto_pays_for_itself(driver_for, prompts, chances, later,
         now = number * gap_s
         counts = driver.estimator.cumulative_tokens(prompt, driver.rules.model)
         beliefs = driver.index.belief(driver.scope, prefix_digests(prompt))
-        warm = warm_entries(beliefs, TokenCounts(counts, beliefs), now)
+        warm = warm_entries(TokenCounts(counts, beliefs), now)
         planned, _, _ = driver.call(prompt, now, forecasts=forecasts)
         marks = [Mark(p.position, p.prefix_tokens, p.ttl_s) for p in planned.breakpoints]
         marks = [mark for mark in marks if mark.tokens >= driver.rules.minimum_tokens]

@@ -124,7 +124,7 @@ def test_sparse_beliefs_are_the_beliefs(believed, looked_at, data):
     estimates = [100 * number for number in range(30)]
     found, expected = TokenCounts(estimates, sparse), TokenCounts(estimates, whole)
     assert [found.at(number) for number in range(30)] == [expected.at(number) for number in range(30)]
-    assert warm_entries(sparse, found, 100.0) == warm_entries(whole, expected, 100.0)
+    assert warm_entries(found, 100.0) == warm_entries(expected, 100.0)
 
 
 def test_beliefs_are_looked_up_where_an_entry_can_be():

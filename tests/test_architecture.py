@@ -39,6 +39,7 @@ GRPC_EDGE = {
     "router.feedback_service",
     "router.interceptors",
     "router.operator_service",
+    "router.registration",
     "router.server",
     "router.service",
     "router.session_service",

@@ -19,6 +19,7 @@ from contextvars import ContextVar, Token
 from typing import Final, Self
 
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
@@ -43,6 +44,7 @@ from router.feedback import Feedback, Receipt
 from router.money import NANO_PER_USD
 from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry import spans
+from router.telemetry.light_spans import LightSpans, Parent, are_allowed
 from router.telemetry.metrics import (
     Calibrations,
     ChunkTimer,
@@ -53,7 +55,6 @@ from router.telemetry.metrics import (
 )
 from router.telemetry.providers import Metering, Tracing, build_metering, build_tracing
 from router.telemetry.settings import TelemetrySettings, from_environ
-from router.telemetry.stages import Stages
 
 __all__ = [
     "ChunkTimer",
@@ -72,10 +73,11 @@ _W3C: Final = TraceContextTextMapPropagator()
 _TRACEPARENT: Final = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 """What nearly every caller sends; the SDK reads it too, at five times the price (measured: 15 us)."""
 _ERROR: Final = Status(StatusCode.ERROR)
-_unsampled: ContextVar[bool] = ContextVar("hybrid_router_unsampled", default=False)
-"""Whether what runs here belongs to a request whose trace is not sampled: asked four times a request, at a tenth of the
-price of looking up the current span."""
-Entered = tuple[Token[Context], Token[bool]]
+_Entered = SpanContext | Parent
+_entered: ContextVar[_Entered | None] = ContextVar("hybrid_router_entered", default=None)
+"""Of the request that what runs here belongs to: what its spans stand below, or the context alone of a trace that is
+not sampled. None outside of any, where the current span is asked, at ten times the price."""
+Entered = tuple[Token[Context] | None, Token[_Entered | None]]
 
 
 class Telemetry:
@@ -90,7 +92,7 @@ class Telemetry:
         self._settings = settings
         self._tracing = tracing
         self._tracer: Tracer | None = None
-        self._stages: Stages | None = None
+        self._light: LightSpans | None = None
         self._metrics = metrics
         self._metering: Metering | None = None
         self._in_flight: Observe = lambda: 0
@@ -102,8 +104,8 @@ class Telemetry:
             scope = getattr(
                 self._tracer, "_instrumentation_scope", None
             )  # private; without it spans go the SDK's way
-            if scope is not None:
-                self._stages = Stages(tracing.processor, tracing.provider.resource, scope)
+            if scope is not None and are_allowed(SpanLimits()):
+                self._light = LightSpans(tracing.provider, tracing.processor, scope)
 
     @classmethod
     def build(cls, settings: TelemetrySettings) -> Self:
@@ -207,27 +209,43 @@ class Telemetry:
             return caller
         if traceparent and self._follows_parent and not _worth_a_child(caller):
             return caller  # what the SDK would start is not recorded either, and costs 20 us (measured)
-        span = self._tracer.start_span(
-            method,
-            context=set_span_in_context(caller, _ROOT) if traceparent else _ROOT,
-            kind=SpanKind.SERVER,
-            attributes=self._server_attributes(method),
-            record_exception=False,
-            set_status_on_exception=False,
-        )
+        light, context = self._light, caller.get_span_context()
+        span: Span
+        if light is not None and not context.is_valid:
+            span = light.start_root(method, SpanKind.SERVER, self._server_attributes(method))
+        elif light is not None and self._follows_parent:
+            parent, attributes = Parent(context), self._server_attributes(method).copy()
+            span = light.start(method, parent, parent.child(), SpanKind.SERVER, attributes)
+        else:
+            span = self._tracer.start_span(
+                method,
+                context=set_span_in_context(caller, _ROOT),
+                kind=SpanKind.SERVER,
+                attributes=self._server_attributes(method),
+                record_exception=False,
+                set_status_on_exception=False,
+            )
         if span.is_recording():
             _set_peer(span, peer())
         return span
 
     def enter(self, span: Span) -> Entered:
         """Make the span of an RPC the current one of the running task; give what comes to `leave`, in the same task."""
-        return attach(set_span_in_context(span, _ROOT)), _unsampled.set(not _worth_a_child(span))
+        context = span.get_span_context()
+        if not _worth_a_child(span):
+            return None, _entered.set(
+                context
+            )  # nothing is recorded below it, so nobody asks for the current span
+        return attach(set_span_in_context(span, _ROOT)), _entered.set(
+            Parent(context) if context.is_valid else None
+        )
 
     def leave(self, entered: Entered) -> None:
         """Make the span current that was so before `enter`."""
-        context, unsampled = entered
-        _unsampled.reset(unsampled)
-        detach(context)
+        context, token = entered
+        _entered.reset(token)
+        if context is not None:
+            detach(context)
 
     def end_server_span(self, span: Span, status_code: str, error_type: str) -> None:
         """Close the span of an RPC with its outcome; `error_type` is "" when nothing of ours failed."""
@@ -301,12 +319,12 @@ class Telemetry:
             record_exception=False,
             set_status_on_exception=False,
         )
-        unsampled = _unsampled.set(False)  # its trace is its own, whatever that of its cause is
+        entered = _entered.set(None)  # its trace is its own, whatever that of its cause is
         try:
             with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
                 yield span
         finally:
-            _unsampled.reset(unsampled)
+            _entered.reset(entered)
 
     def annotate_warm(
         self, span: Span, result: str, settlement: Settlement | None, owner: tuple[str, str]
@@ -328,12 +346,15 @@ class Telemetry:
 
     def current_trace_id(self) -> str:
         """Trace that is being made now, as the ledger keeps it; "" without one."""
-        context = get_current_span().get_span_context()
+        context = self.current_span()
         return f"{context.trace_id:032x}" if context.is_valid else ""
 
     def current_span(self) -> SpanContext:
         """What a warm that is ordered now is to be linked to."""
-        return get_current_span().get_span_context()
+        entered = _entered.get()
+        if entered is None:
+            return get_current_span().get_span_context()
+        return entered.context if isinstance(entered, Parent) else entered
 
     def record_lead(self, purpose: str) -> None:
         """Count a call that began to write a cold prefix that nobody else was writing."""
@@ -370,14 +391,14 @@ class Telemetry:
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer
-        if tracer is None or _unsampled.get():
+        if tracer is None:
             return _NO_STAGE
-        parent = get_current_span().get_span_context()
-        if not parent.is_valid:
+        parent = _entered.get() or _current()
+        if type(parent) is SpanContext:
+            return _NO_STAGE
+        if type(parent) is not Parent or self._light is None:
             return _recorded_stage(tracer, name)
-        if not parent.trace_flags & TraceFlags.SAMPLED:
-            return _NO_STAGE
-        return _recorded_stage(tracer, name) if self._stages is None else self._stages.stage(name, parent)
+        return self._light.stage(name, parent)
 
     def record_decision(self, decision: DecisionRecord) -> None:
         """Count a decision; once per request."""
@@ -427,14 +448,21 @@ class Telemetry:
             A span to end with `end_inference`, whatever happened.
         """
         tracer = self._tracer
-        if tracer is None or _unsampled.get() or not _worth_a_child(get_current_span()):
+        if tracer is None:
             return INVALID_SPAN
-        return tracer.start_span(
+        parent = _entered.get() or _current()
+        if type(parent) is SpanContext:
+            return INVALID_SPAN
+        name, attributes = (
             f"{target.operation} {target.model}",
+            spans.inference_start(target, call, route=route, purpose=purpose, stream=stream, attempt=attempt),
+        )
+        if type(parent) is Parent and self._light is not None:
+            return self._light.start(name, parent, parent.child(), SpanKind.CLIENT, attributes)
+        return tracer.start_span(
+            name,
             kind=SpanKind.CLIENT,
-            attributes=spans.inference_start(
-                target, call, route=route, purpose=purpose, stream=stream, attempt=attempt
-            ),
+            attributes=attributes,
             record_exception=False,
             set_status_on_exception=False,
         )
@@ -519,6 +547,15 @@ def _worth_a_child(parent: Span) -> bool:
     """
     context = parent.get_span_context()
     return not context.is_valid or bool(context.trace_flags & TraceFlags.SAMPLED)
+
+
+def _current() -> _Entered | None:
+    """What `_entered` would hold below the current span; None where there is none, and what begins is a root."""
+    span = get_current_span()
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    return Parent(context) if _worth_a_child(span) else context
 
 
 @contextmanager

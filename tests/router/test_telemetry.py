@@ -381,7 +381,7 @@ async def test_stages_are_children_of_the_server_span(by_hand):
     """
     async with exporting() as (telemetry, collector):
         if not by_hand:
-            telemetry._stages = None
+            telemetry._light = None
         server = telemetry.start_server_span(
             "router.v1.RouterService/Generate", "", "", lambda: "unix:/run/x"
         )

@@ -128,7 +128,7 @@ class AnthropicUpstream:
                 content, request_id = await self._transport.whole(_MESSAGES, body, timeout_s)
         except anthropic_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error
-        return parse_reply(content, self.model, request_id, self._secret)
+        return parse_reply(content, self.model, request_id, self._secret, rendered.call.messages)
 
     def stream(
         self, rendered: Rendered, plan: Plan | None, timeout_s: float, *, waits: bool = False
@@ -145,7 +145,7 @@ class AnthropicUpstream:
 
         async def open_source() -> tuple[Source, Fold]:
             source, request_id = await self._transport.stream(_MESSAGES, body, timeout_s)
-            return source, AnthropicFold(self.model, request_id, self._secret)
+            return source, AnthropicFold(self.model, request_id, self._secret, rendered.call.messages)
 
         return relay(
             open_source,

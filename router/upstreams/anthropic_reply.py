@@ -9,17 +9,17 @@ What no request may hold is no part of a Reply, or an answer sent back as it cam
 (A-ERR), and a call whose arguments broke off or whose name no tool can have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from router.call import FinishReason, Part, Text, Thinking, ToolCall
+from router.call import FinishReason, Message, Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Reply
 from router.tool_schema import is_tool_name
 from router.upstreams.anthropic_errors import NAME, from_body
-from router.upstreams.conversation import is_blank
+from router.upstreams.conversation import CallIds, is_blank
 from router.upstreams.parameters import compact
 from router.upstreams.wire import MAX_COUNT, WireObject, decoder
 from router.usage import Usage
@@ -140,7 +140,9 @@ class WireMessage(WireObject):
 _decode = decoder(WireMessage)
 
 
-def parse_reply(body: bytes, model: str, request_id: str, secret: str = "") -> Reply:
+def parse_reply(
+    body: bytes, model: str, request_id: str, secret: str = "", messages: Sequence[Message] = ()
+) -> Reply:
     """Read a whole answer.
 
     Args:
@@ -148,13 +150,14 @@ def parse_reply(body: bytes, model: str, request_id: str, secret: str = "") -> R
         model: Id that was asked for.
         request_id: The `request-id` header.
         secret: The credential, to keep it out of messages.
+        messages: The conversation that is answered, whose calls keep their ids to themselves.
 
     Raises:
         UpstreamError: The error it is; UpstreamMalformed if it is neither an error nor a Message.
     """
     try:
-        wire = _decode(body)
-        parts = tuple(part for block in wire.content if (part := _part(block, model)) is not None)
+        wire, ids = _decode(body), CallIds(messages)
+        parts = tuple(part for block in wire.content if (part := _part(block, model, ids)) is not None)
     except msgspec.DecodeError as error:
         raise _no_message(model, request_id, None) from error
     if wire.type == "error":
@@ -222,7 +225,7 @@ def reply_of(
     )
 
 
-def _part(block: WireBlock, model: str) -> Part | None:
+def _part(block: WireBlock, model: str, ids: CallIds) -> Part | None:
     match block.type:
         case "text":
             return None if is_blank(block.text or "") else Text(block.text or "")
@@ -234,7 +237,7 @@ def _part(block: WireBlock, model: str) -> Part | None:
             arguments = compact(block.input)
             if not arguments.startswith("{") or not is_tool_name(block.name or ""):
                 return None
-            return ToolCall(block.id or "", block.name or "", arguments, model=model)
+            return ToolCall(ids.free(block.id or "call"), block.name or "", arguments, model=model)
         case _:  # blocks of server tools, which we never ask for
             return None
 

@@ -10,12 +10,12 @@ A delta of a kind that is not known says nothing, whatever fields it has.
 Events: A-STREAM (platform.claude.com/docs/en/build-with-claude/streaming), 2026-11.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from router.call import Part, Text, Thinking, ToolCall
+from router.call import Message, Part, Text, Thinking, ToolCall
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.tool_schema import is_tool_name
@@ -32,7 +32,7 @@ from router.upstreams.anthropic_reply import (
     normal_usage,
     reply_of,
 )
-from router.upstreams.conversation import is_blank
+from router.upstreams.conversation import CallIds, is_blank
 from router.upstreams.parameters import compact, is_object
 from router.upstreams.sse import SseSplitter
 from router.upstreams.wire import LOST, WireObject, decoder, is_half, seamed
@@ -94,13 +94,13 @@ class _Block:
 
     __slots__ = ("held", "id", "index", "kind", "name", "pieces", "signature", "start_input")
 
-    def __init__(self, wire: WireBlock) -> None:
+    def __init__(self, wire: WireBlock, id_: str) -> None:
         self.kind = wire.type
         self.index = -1
         self.held = ""
         self.pieces: list[str] = [piece for piece in (wire.text, wire.thinking) if piece]
         self.signature = wire.data or wire.signature or ""
-        self.id = wire.id or ""
+        self.id = id_
         self.name = wire.name or ""
         self.start_input = wire.input
 
@@ -122,9 +122,10 @@ class AnthropicFold:
         model: Id that was asked for.
         request_id: The `request-id` header.
         secret: The credential, to keep it out of messages.
+        messages: The conversation that is answered.
     """
 
-    def __init__(self, model: str, request_id: str, secret: str) -> None:
+    def __init__(self, model: str, request_id: str, secret: str, messages: Sequence[Message] = ()) -> None:
         self.started = False
         self.done = False
         self.usage: Usage | None = None
@@ -141,6 +142,7 @@ class AnthropicFold:
         self._pieces: list[str] = []
         self._opens_call = False
         self._is_counted = False
+        self._ids = CallIds(messages)
         self._has_broken_call = False
 
     def feed(self, data: bytes) -> list[Chunk]:
@@ -227,7 +229,8 @@ class AnthropicFold:
         if wire.type == "tool_use" and not is_tool_name(wire.name or ""):
             self._has_broken_call = True
             return
-        block = self._open[index] = _Block(wire)
+        id_ = self._ids.free(wire.id or "call") if wire.type == "tool_use" else ""
+        block = self._open[index] = _Block(wire, id_)
         said = "".join(block.pieces)
         if block.kind != "text" or not is_blank(said):
             self._number(block)

@@ -12,11 +12,11 @@ This module does not know how a part is spelled on a wire.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 
-from router.call import Call, Document, Image, Part, Role, Text, Thinking, ToolCall, ToolResult
+from router.call import Call, Document, Image, Message, Part, Role, Text, Thinking, ToolCall, ToolResult
 from router.errors import InvalidRequest
 
 _USER_ONLY = (ToolResult, Image, Document)
@@ -99,6 +99,49 @@ def without_thinking_before(turns: Sequence[Turn], end: int) -> list[Turn]:
         else:
             kept.append(Turn(turn.role, parts))
     return kept
+
+
+AGAIN = "--"
+"""Stands between a provider's id of a call and a number, where the conversation has that id already."""
+
+
+class CallIds:
+    """Ids for the calls of one answer, none of which the conversation has: providers count calls anew in each answer
+    (`call_0`), and neither a caller nor Claude takes an id twice.
+
+    Args:
+        messages: The conversation that is answered; looked at when a call comes.
+    """
+
+    __slots__ = ("_messages", "_taken")
+
+    def __init__(self, messages: Sequence[Message] = ()) -> None:
+        self._messages = messages
+        self._taken: set[str] | None = None
+
+    def free(self, id_: str) -> str:
+        """The provider's `id_`, or that with a number where it is taken."""
+        taken = self._taken
+        if taken is None:
+            taken = self._taken = {
+                part.id for message in self._messages for part in message.parts if isinstance(part, ToolCall)
+            }
+        found, number = id_, 1
+        while found in taken:
+            number += 1
+            found = f"{id_}{AGAIN}{number}"
+        taken.add(found)
+        return found
+
+
+def given_id(id_: str, ids: Container[str]) -> str:
+    """The provider's own id of a call of its own, as it gave it before `CallIds` made it one of a kind.
+
+    Args:
+        ids: Ids of the calls of the conversation.
+    """
+    first, again, number = id_.rpartition(AGAIN)
+    return first if again and number.isdecimal() and first in ids else id_
 
 
 def converse(call: Call, model: str, *, signed_text: bool = False) -> Conversation:

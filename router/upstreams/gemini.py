@@ -122,7 +122,7 @@ class GeminiUpstream:
                 content, headers = await self._transport.generate(body, timeout_s)
         except gemini_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error
-        answer = Answer(self.model, _request_id(headers))
+        answer = Answer(self.model, _request_id(headers), rendered.call.messages)
         try:
             for frame in decode_frames(content):
                 if frame.error is not None:
@@ -156,7 +156,7 @@ class GeminiUpstream:
 
         async def open_source() -> tuple[Source, Fold]:
             source, headers = await self._transport.stream(body, timeout_s)
-            return source, GeminiFold(self.model, _request_id(headers), self._secret)
+            return source, GeminiFold(self.model, _request_id(headers), self._secret, rendered.call.messages)
 
         return relay(
             open_source,

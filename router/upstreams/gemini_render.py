@@ -33,10 +33,12 @@ from router.call import (
 from router.errors import InvalidRequest
 from router.upstreams.base import Rendered
 from router.upstreams.conversation import (
+    AGAIN,
     Conversation,
     Placed,
     converse,
     current_turn,
+    given_id,
     is_blank,
     leading_result_count,
     same_model,
@@ -215,6 +217,7 @@ class _Speller:
         self._model = model
         self._traits = traits
         self._unsigned = False
+        self._given: dict[str, str] = {}
 
     def begin(self) -> None:
         """Begin a turn; an assistant turn is one step, whose first call must be signed."""
@@ -231,7 +234,7 @@ class _Speller:
                 if self._unsigned and not signature:
                     signature = DUMMY_SIGNATURE
                 self._unsigned = False
-                return BlockKind.TOOL_CALL, _function_call(part, placed.field, signature)
+                return BlockKind.TOOL_CALL, _function_call(part, self._id(part), placed.field, signature)
             case ToolResult():
                 return BlockKind.TOOL_RESULT, self._function_response(part, placed.field)
             case Thinking(text=text, signature=signature):
@@ -241,6 +244,13 @@ class _Speller:
                 return BlockKind.IMAGE, _inline(part, placed.field)
             case Document():
                 return BlockKind.DOCUMENT, _inline(part, placed.field)
+
+    def _id(self, part: ToolCall) -> str:
+        """A call's id as it goes to Gemini: its own calls go back by the id it gave them (G-FC, 2026-11)."""
+        if AGAIN not in part.id or not part.model or not same_model(part.model, self._model):
+            return part.id
+        given = self._given[part.id] = given_id(part.id, self._names)
+        return given
 
     def _own(self, signature: str, model: str) -> str:
         return signature if signature and same_model(model, self._model) else ""
@@ -256,7 +266,7 @@ class _Speller:
         # "output" and "error" are the keys Gemini reads as result and failure (G-SDK types, 2026-11)
         content = b'{"functionResponse":{"id":%b,"name":%b,"response":{"%b":%b}%b}}'
         return content % (
-            quoted(part.call_id),
+            quoted(self._given.get(part.call_id, part.call_id)),
             quoted(name),
             b"error" if part.is_error else b"output",
             quoted("\n".join(texts)),
@@ -275,13 +285,13 @@ def _text(text: str, signature: str = "") -> bytes:
     return b'{"text":%b}' % quoted(text)
 
 
-def _function_call(part: ToolCall, field: str, signature: str) -> bytes:
+def _function_call(part: ToolCall, id_: str, field: str, signature: str) -> bytes:
     arguments = b"{}"
     if part.arguments_json:
         arguments = json_object(part.arguments_json, f"{field}.tool_call.arguments_json")
     content = b'{"functionCall":{"id":%b,"name":%b,"args":%b}%b}'
     signed = b',"thoughtSignature":' + quoted(signature) if signature else b""
-    return content % (quoted(part.id), quoted(part.name), arguments, signed)
+    return content % (quoted(id_), quoted(part.name), arguments, signed)
 
 
 def _inline(part: Image | Document, field: str) -> bytes:

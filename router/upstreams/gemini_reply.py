@@ -11,16 +11,16 @@ no request may hold them, and an answer must go back as it came. A Reply's parts
 `model` the id that answered.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, ClassVar
 
 import msgspec
 
-from router.call import FinishReason, Part, Text, Thinking, ToolCall
+from router.call import FinishReason, Message, Part, Text, Thinking, ToolCall
 from router.reply import Chunk, Reply, TextDelta, ThinkingDelta, ToolCallDelta
 from router.tool_schema import is_tool_name
-from router.upstreams.conversation import is_blank
+from router.upstreams.conversation import CallIds, is_blank
 from router.upstreams.parameters import compact
 from router.upstreams.wire import LOST, MAX_COUNT, WireObject, fitted, is_half, loads, seamed
 from router.usage import Usage
@@ -170,9 +170,10 @@ class Answer:
     Args:
         model: Id that was asked for.
         request_id: The provider's id of the HTTP request, "" when it gave none.
+        messages: The conversation that is answered, whose calls keep their ids to themselves.
     """
 
-    def __init__(self, model: str, request_id: str = "") -> None:
+    def __init__(self, model: str, request_id: str = "", messages: Sequence[Message] = ()) -> None:
         self.model = model
         self.request_id = request_id
         self.answered_by = model
@@ -183,6 +184,7 @@ class Answer:
         """The newest usable counts, final if they came with the end or after it; None when none were given."""
         self._building: list[_Building] = []
         self._calls = 0
+        self._ids = CallIds(messages)
         self._lead = ""
         """White space that would open a text: held back until a word or a signature follows."""
         self._has_broken_call = False
@@ -279,7 +281,8 @@ class Answer:
         if not arguments.startswith("{") or not is_tool_name(wire.name):
             self._has_broken_call = True
             return
-        call = ToolCall(wire.id or self._made_id(), wire.name, arguments, signature, self.model)
+        id_ = self._ids.free(wire.id or self._made_id())
+        call = ToolCall(id_, wire.name, arguments, signature, self.model)
         self._calls += 1
         self._building.append(_Building(call=call))
         deltas.append(ToolCallDelta(len(self._building) - 1, call.id, call.name, arguments))

@@ -6,8 +6,11 @@ whole once a finish reason (or a block reason) was seen and the body ended (G-GE
 be read ("[DONE]", say) does not matter.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
+from router.call import Message
 from router.errors import UpstreamError, UpstreamMalformed
 from router.reply import Chunk, Finished, Started, UsageSeen
 from router.upstreams.gemini_errors import NAME, from_body
@@ -23,13 +26,14 @@ class GeminiFold:
         model: Id that was asked for.
         request_id: The provider's id of the HTTP request, "" when it gave none.
         secret: The credential, to keep it out of messages.
+        messages: The conversation that is answered.
     """
 
-    def __init__(self, model: str, request_id: str, secret: str) -> None:
+    def __init__(self, model: str, request_id: str, secret: str, messages: Sequence[Message] = ()) -> None:
         self.started = False
         self.done = False
         self.fault: UpstreamError | None = None
-        self._answer = Answer(model, request_id)
+        self._answer = Answer(model, request_id, messages)
         self._secret = secret
         self._split = SseSplitter()
         self._reported: Usage | None = None

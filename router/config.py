@@ -422,6 +422,10 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
             f"routing.circuit_open_s, which is {routing.circuit_open_s:g}"
         )
     _check_url(config.ledger.url)
+    if "://" in config.ledger.path:
+        raise ConfigError(
+            "ledger.path: is a directory for the journal; the URL of a server belongs in ledger.url"
+        )
     base = path.parent if path else Path.cwd()
     return _with_facts_file(_with_filler(_with_system_files(config, base), base), base)
 

@@ -26,6 +26,8 @@ _FAULTS = {
     " WHERE later.request_id = calls.request_id AND later.attempt > calls.attempt)",
     "misses of calls that are not there": "misses WHERE NOT EXISTS (SELECT 1 FROM calls"
     " WHERE calls.request_id = misses.request_id AND calls.attempt = misses.attempt)",
+    "prompts of calls that are not there": "prefixes LEFT JOIN calls ON calls.id = prefixes.call"
+    " WHERE calls.id IS NULL",
     "calls that are settled and open at once": "intents WHERE EXISTS (SELECT 1 FROM calls"
     " WHERE calls.request_id = intents.request_id AND calls.attempt = intents.attempt AND calls.kind = 'settled')",
 }
@@ -55,7 +57,7 @@ def faults(connection: Database) -> list[Finding]:
     """Return what must not be, those that are; a few seconds for a million calls."""
     found = []
     for name, where in _FAULTS.items():
-        count, example = connection.execute(f"SELECT count(*), min(request_id) FROM {where}").fetchone()
+        count, example = connection.execute(f"SELECT count(*), coalesce(min(request_id), 'unknown') FROM {where}").fetchone()
         if count:
             found.append(Finding(name, count, example))
     return found

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from os import dup
 from socket import SHUT_RDWR, socket
+from threading import Event, Timer
 from typing import Any
 
 import msgspec
@@ -26,12 +27,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import NumericBinaryLoader
 
 from router.ledger import past, prefixes
-from router.ledger.codec import IntentRecord
+from router.ledger.codec import IntentRecord, Key
 from router.ledger.database import Database, Rows, Value
 from router.ledger.dialect import postgres
 from router.ledger.place import Server
-from router.ledger.postgres_schema import migrate_server
-from router.ledger.store import StoreError, Unstorable
+from router.ledger.postgres_schema import migrate_server, version_of
+from router.ledger.store import NOTHING_BROUGHT, StoreError, Unstorable
 from router.ledger.tables import Row, TableStore, intents_of
 
 _LOG = logging.getLogger("router.ledger")
@@ -40,6 +41,8 @@ ABANDONED_S = 86_400.0
 """A router that has not been seen for so long is gone: its open intents are interrupted calls. Should it come back
 with a settlement after all, that takes the interruption's place."""
 
+ANSWER_S = 30.0
+"""How long a start waits for the answers to its first questions, a migration apart."""
 _CONNECTING = {
     "application_name": "hybrid-router",
     "connect_timeout": "5",
@@ -91,14 +94,17 @@ class PostgresStore(TableStore):
         self._owner = owner
         self._connection = _connected(server)
         try:
-            migrate_server(self._connection, now_s)
-            _begin_writing(self._connection, server)
-            self._note_seen(now_s)
-            kept = self._connection.execute(
-                "SELECT request_id, attempt FROM intents WHERE owner = ?", (owner,)
-            )
-            self._kept = set(kept)
-            self._note_pruned()
+            with _answering(self._connection, server):
+                version_of(self._connection)
+            migrate_server(self._connection, now_s)  # which may take its time
+            with _answering(self._connection, server):
+                _begin_writing(self._connection, server)
+                self._note_seen(now_s)
+                kept = self._connection.execute(
+                    "SELECT request_id, attempt FROM intents WHERE owner = ?", (owner,)
+                )
+                self._kept = set(kept)
+                self._note_pruned()
             self._opened_time_s = now_s
         except BaseException:
             self._connection.close()
@@ -133,6 +139,13 @@ class PostgresStore(TableStore):
             self._pruned_before_s = max(self._pruned_before_s, before_s)
         return count
 
+    def last_brought(self) -> Key | None:
+        """Return the last settlement that this journal is known to have brought."""
+        request_id, attempt = self._connection.execute(
+            "SELECT request_id, attempt FROM owners WHERE owner = ?", (self._owner,)
+        ).fetchone()
+        return None if request_id is None else (request_id, attempt)
+
     def make_durable(self) -> bool:
         """Nothing is left to do: every commit waited for the server's disk."""
         return True
@@ -142,9 +155,17 @@ class PostgresStore(TableStore):
         self._connection.break_off()
 
     def close(self) -> None:
-        """Say that this router is gone, so that others may take over what it left open, and release the connection."""
+        """Say that this router is gone, so that others may take over what it left open, and release the connection.
+
+        One that never brought anything (`hybrid-router ledger prune`) leaves nothing to say.
+        """
         with suppress(StoreError):
             self._connection.execute("UPDATE owners SET gone = 1 WHERE owner = ?", (self._owner,))
+            self._connection.execute(
+                "DELETE FROM owners WHERE owner = ? AND request_id = ''"
+                " AND NOT EXISTS (SELECT 1 FROM intents WHERE intents.owner = owners.owner)",
+                (self._owner,),
+            )
         self._connection.close()
 
     def _insert_rows(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> int:
@@ -167,9 +188,14 @@ class PostgresStore(TableStore):
 
     def _note_seen(self, now_s: float) -> None:
         self._connection.execute(
-            "INSERT INTO owners VALUES (?, ?, 0)"
+            "INSERT INTO owners (owner, seen_time_s, gone, request_id, attempt) VALUES (?, ?, 0, ?, ?)"
             " ON CONFLICT (owner) DO UPDATE SET seen_time_s = excluded.seen_time_s, gone = 0",
-            (self._owner, now_s),
+            (self._owner, now_s, *NOTHING_BROUGHT),
+        )
+
+    def _note_brought(self, last: Key) -> None:
+        self._connection.execute(
+            "UPDATE owners SET request_id = ?, attempt = ? WHERE owner = ?", (*last, self._owner)
         )
 
     def _ready(self) -> None:
@@ -281,6 +307,27 @@ def _writing(server: Server) -> Connection:
     connection = _connected(server)
     _begin_writing(connection, server)
     return connection
+
+
+@contextmanager
+def _answering(connection: Connection, server: Server) -> Iterator[None]:
+    """Give up a server that takes the connection and does not answer, which no setting of the server's bounds."""
+    late = Event()
+
+    def give_up() -> None:
+        late.set()
+        connection.break_off()
+
+    timer = Timer(ANSWER_S, give_up)
+    timer.start()
+    try:
+        yield
+    except StoreError as error:
+        if not late.is_set():
+            raise
+        raise StoreError(f"the ledger's server {server} did not answer within {ANSWER_S:g} s") from error
+    finally:
+        timer.cancel()
 
 
 def _begin_writing(connection: Connection, server: Server) -> None:

@@ -36,6 +36,12 @@ ALTER TABLE calls SET (toast_tuple_target = 256);
 belong to the journal that they came from: `owners` says which of them nobody will settle any more. Records are kept
 apart from their rows (from 256 bytes on, instead of 2 kB), so that questions to the columns read an eighth as much."""
 
+_OWN_SINCE = {
+    7: "ALTER TABLE owners ADD COLUMN request_id TEXT; ALTER TABLE owners ADD COLUMN attempt INTEGER"
+}
+"""What a version brings here alone. Of each journal the last settlement it brought (`LedgerStore.last_brought`): NULL
+for journals of releases before."""
+
 _KEY = "hashtextextended('hybrid-router ledger ' || current_schema(), 1)"
 
 
@@ -49,21 +55,21 @@ def migrate_server(connection: Database, now_s: float, migrations: Sequence[str]
         SchemaTooNew: The database is ahead of `migrations`.
         StoreError: A migration failed; the database is at the version before it.
     """
-    if _version(connection) < len(migrations):
+    if version_of(connection) < len(migrations):
         connection.execute(f"SELECT pg_advisory_lock({_KEY})")
         try:
             # Another may have done it while this one waited.
-            while (current := _version(connection)) < len(migrations):
+            while (current := version_of(connection)) < len(migrations):
                 _lead_on(connection, current, now_s, migrations)
         finally:
             with suppress(StoreError):  # a connection that broke has let go of it
                 connection.execute(f"SELECT pg_advisory_unlock({_KEY})")
-    if (current := _version(connection)) > len(migrations):
+    if (current := version_of(connection)) > len(migrations):
         raise SchemaTooNew(too_new(current, len(migrations)))
     return current
 
 
-def _version(connection: Database) -> int:
+def version_of(connection: Database) -> int:
     """Return the schema version, 0 where there is no ledger."""
     if connection.execute("SELECT to_regclass('schema_version')").fetchone()[0] is None:
         return 0
@@ -79,6 +85,8 @@ def _lead_on(connection: Database, current: int, now_s: float, migrations: Seque
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statement in _made_at_once() if not current else _statements(migrations[current]):
+            connection.execute(postgres_schema(statement))
+        for statement in _statements(_OWN_SINCE.get(versions[-1], "")):
             connection.execute(postgres_schema(statement))
         for version in versions:
             connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, now_s))

@@ -25,7 +25,7 @@ from router.ledger.codec import (
     WarmRecord,
 )
 from router.ledger.journal import Damage, Line, read_segment, segment_path, segments, sync_directory
-from router.ledger.store import LedgerStore
+from router.ledger.store import LedgerStore, Written
 from router.warm_verdict import WarmVerdict
 
 _LOG = logging.getLogger("router.ledger")
@@ -76,7 +76,9 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
     """
     numbers = segments(directory)
     open_intents = {record.key: record for record in store.open_intents()}
+    held_open = set(open_intents)
     settled = _Settled(store, now_s)
+    late = _Late(store)
     judgements: list[Feedback] = []
     verdicts: list[WarmVerdict] = []
     torn = damaged = 0
@@ -86,10 +88,11 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
             record = _record(item)
             match record:
                 case IntentRecord():
-                    open_intents[record.key] = record
+                    open_intents.setdefault(record.key, record)
                 case SettlementRecord():
                     open_intents.pop(record.key, None)
-                    settled.add(record)
+                    if not late.take(record):
+                        settled.add(record)
                 case FeedbackRecord():
                     judgements.append(record.feedback)
                 case WarmRecord():
@@ -100,8 +103,15 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
                     damaged += 1
                     kept_aside.append(record.raw)
         _keep_aside(directory, number, kept_aside)
+    for record in late.brought:
+        settled.add(record)
+    settled.write_late(late.records)
     settled.write()
-    interrupted = store.interrupt(list(open_intents.values()), now_s) if open_intents else 0
+    # What the store held open is in no sum; of what the journal alone has that cannot be told.
+    held = [record for key, record in open_intents.items() if key in held_open]
+    others = [record for key, record in open_intents.items() if key not in held_open]
+    interrupted = store.interrupt(held, now_s, late=True) if held else 0
+    interrupted += store.interrupt(others, now_s) if others else 0
     kept = _keep_feedback(store, judgements)
     warms = store.keep_warms(verdicts) if verdicts else 0
     if numbers and store.make_durable():
@@ -137,6 +147,29 @@ def _keep_feedback(store: LedgerStore, judgements: Sequence[Feedback]) -> int:
     return new
 
 
+class _Late:
+    """Settlements of days that are kept as sums by now: those that came after the last one the journal brought are in
+    none, because another router of the server pruned while this one was away.
+    """
+
+    def __init__(self, store: LedgerStore) -> None:
+        self._before_s = store.pruned_before_s
+        self._last = store.last_brought()
+        self.is_known = self._last is not None
+        self.brought: list[SettlementRecord] = []
+        self.records: list[SettlementRecord] = []
+
+    def take(self, record: SettlementRecord) -> bool:
+        """Keep one that is old; they come in the journal's order."""
+        old = self.is_known and record.settlement.intent.started_time_s < self._before_s
+        if old:
+            self.records.append(record)
+        if record.key == self._last:
+            self.brought += self.records
+            self.records = []
+        return old
+
+
 class _Settled:
     """Settlements on their way into the store, a batch at a time."""
 
@@ -154,11 +187,19 @@ class _Settled:
 
     def write(self) -> None:
         """Write what has gathered."""
-        written = self._store.write(self._batch, (), self._now_s)
+        self._count(self._store.write(self._batch, (), self._now_s))
+        self._batch = []
+
+    def write_late(self, records: Sequence[SettlementRecord]) -> None:
+        """Write what is known to be in no sum, and with each batch note that: the next replay must not do it again."""
+        for start in range(0, len(records), _BATCH):
+            batch = records[start : start + _BATCH]
+            self._count(self._store.write(batch, (), self._now_s, brought=batch[-1].key, late=True))
+
+    def _count(self, written: Written) -> None:
         self.stored += written.stored
         self.repeated += written.repeated
         self.conflicting += written.conflicting
-        self._batch = []
 
 
 def _record(item: Line | Damage) -> Record | Damage:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router.feedback import Feedback, Receipt
-from router.ledger.codec import IntentRecord, SettlementRecord
+from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.warm_verdict import WarmVerdict
+
+NOTHING_BROUGHT: Key = ("", 0)
+"""No settlement's key."""
 
 
 class StoreError(Exception):
@@ -42,10 +45,32 @@ class Written:
 class LedgerStore(Protocol):
     """Durable home of settlements and of intents that outlive their journal segment."""
 
+    @property
+    def pruned_before_s(self) -> float:
+        """Calls that began before are kept as sums by day, seconds since the epoch; -inf for none."""
+        ...
+
+    def last_brought(self) -> Key | None:
+        """Return the last settlement that this journal is known to have brought; NOTHING_BROUGHT where it is known to
+        have brought none, None where that is not known.
+        """
+        ...
+
     def write(
-        self, settled: Sequence[SettlementRecord], open_intents: Sequence[IntentRecord], now_s: float
+        self,
+        settled: Sequence[SettlementRecord],
+        open_intents: Sequence[IntentRecord],
+        now_s: float,
+        *,
+        brought: Key | None = None,
+        late: bool = False,
     ) -> Written:
         """Store settlements, forget their intents, keep `open_intents`; all or nothing.
+
+        Args:
+            brought: The last of these in the journal's order, when all before it have been brought; see `last_brought`.
+            late: Whether these are known to be in no sum, so that one that began before the day up to which calls are
+                kept as sums is stored all the same, to be moved there in its turn.
 
         Raises:
             StoreError: Nothing was written.
@@ -107,8 +132,11 @@ class LedgerStore(Protocol):
         """Return the intents kept by `write` and not settled since, but for those of other processes that still run."""
         ...
 
-    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float) -> int:
+    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float, *, late: bool = False) -> int:
         """Store intents whose process died as interrupted calls, cost unknown; return how many are new.
+
+        Args:
+            late: As for `write`.
 
         Raises:
             StoreError: Nothing was written.

@@ -45,7 +45,6 @@ class TableStore(ABC):
     """Statement that waits until nobody else is judging; none where nobody else can be."""
     _connection: Database
     _pruned_before_s: float = -inf
-    """Calls that began before are kept as sums by day."""
     _kept: set[Key]
     """Calls whose intents the store has from this process."""
 
@@ -84,15 +83,34 @@ class TableStore(ABC):
     def close(self) -> None:
         """Release the store."""
 
+    @property
+    def pruned_before_s(self) -> float:
+        """Calls that began before are kept as sums by day; see `LedgerStore.pruned_before_s`."""
+        return self._pruned_before_s
+
+    def last_brought(self) -> Key | None:
+        """Return the last settlement that this journal brought, None for unknown: one process alone need not ask."""
+        return None
+
+    def _note_brought(self, last: Key) -> None:  # noqa: B027 - as `last_brought`
+        """Note the last settlement of this journal, in the transaction that stores it."""
+
     def write(
-        self, settled: Sequence[SettlementRecord], open_intents: Sequence[IntentRecord], now_s: float
+        self,
+        settled: Sequence[SettlementRecord],
+        open_intents: Sequence[IntentRecord],
+        now_s: float,
+        *,
+        brought: Key | None = None,
+        late: bool = False,
     ) -> Written:
         """Store settlements, forget their intents, keep `open_intents`; all or nothing.
 
         Raises:
             StoreError: Nothing was written, or all of it, and writing it again is harmless.
         """
-        news = [each for each in settled if each.settlement.intent.started_time_s >= self._pruned_before_s]
+        before_s = -inf if late else self._pruned_before_s
+        news = [each for each in settled if each.settlement.intent.started_time_s >= before_s]
         repeated = len(settled) - len(news)
         self._say_taken_for_summed(repeated, "settlements")
         with self._transaction():
@@ -105,6 +123,8 @@ class TableStore(ABC):
             self._forget(known)
             if open_intents:
                 self._keep_intents(open_intents, now_s)
+            if brought is not None:
+                self._note_brought(brought)
         self._kept.difference_update(known)
         self._kept.update(record.key for record in open_intents)
         return written
@@ -156,14 +176,15 @@ class TableStore(ABC):
         pruned = past.pruned(self._connection)
         self._pruned_before_s = -inf if pruned is None else pruned.before_s
 
-    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float) -> int:
+    def interrupt(self, intents: Sequence[IntentRecord], found_time_s: float, *, late: bool = False) -> int:
         """Store intents whose process died as interrupted calls, cost unknown; return how many are new.
 
         Raises:
             StoreError: As `write`.
         """
         new = 0
-        news = [each for each in intents if each.intent.started_time_s >= self._pruned_before_s]
+        before_s = -inf if late else self._pruned_before_s
+        news = [each for each in intents if each.intent.started_time_s >= before_s]
         self._say_taken_for_summed(len(intents) - len(news), "interrupted calls")
         with self._transaction():
             for record in news:

@@ -292,7 +292,8 @@ class Writer:
         parting = bool(batch.ended) or batch.stop is not None
         keep = [record for key, record in self._open.items() if key not in self._kept] if parting else []
         if batch.settled or keep:
-            written = self._store.write(batch.settled, keep, self._now_s())
+            brought = batch.settled[-1].key if batch.settled else None
+            written = self._store.write(batch.settled, keep, self._now_s(), brought=brought)
             self.counts.batches += 1
             self.counts.stored += written.stored
             self.counts.repeated += written.repeated

@@ -44,6 +44,13 @@ def test_the_environment_wins_over_the_file(tmp_path: Path):
     assert config.telemetry.tenants == ("acme", "bolt")
 
 
+def test_a_servers_url_is_not_taken_for_a_directory():
+    """The URL of a ledger's server under ledger.path is refused, by the name of where it belongs, and not repeated."""
+    with pytest.raises(ConfigError, match=r"ledger\.path.*belongs in ledger\.url") as refused:
+        load_config(None, {"HYBRID_ROUTER__LEDGER__PATH": "postgresql://router:5ecret@db/ledger"})
+    assert "5ecret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [

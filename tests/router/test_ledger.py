@@ -55,11 +55,11 @@ class Troubled:
         self.gate = threading.Event()
         self.gate.set()
 
-    def write(self, settled, open_intents, now_s):
+    def write(self, settled, open_intents, now_s, **told):
         self.gate.wait()
         if self.troubled:
             raise StoreError("the ledger's database failed: disk is full")
-        return super().write(settled, open_intents, now_s)
+        return super().write(settled, open_intents, now_s, **told)
 
 
 @pytest.fixture

@@ -19,13 +19,17 @@ from router.ledger import (
     Server,
     StoreError,
     place_of,
+    postgres,
 )
-from router.ledger.codec import IntentRecord, SettlementRecord, encode
+from router.ledger.codec import SETTLEMENT, IntentRecord, SettlementRecord, encode
+from router.ledger.journal import Journal
+from router.ledger.ledger import owner_of
 from router.ledger.past import past_costs
 from router.ledger.postgres import ABANDONED_S, PostgresStore
 from router.ledger.postgres_schema import migrate_server
 from router.ledger.readers import IDLE_LIMIT
 from router.ledger.schema import MIGRATIONS
+from router.ledger.store import NOTHING_BROUGHT
 from router.page import figures_of, page
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 
@@ -181,6 +185,86 @@ def test_routers_that_prune_at_once_sum_each_call_once(server):
     assert sums.cost.total_nano_usd == 60 * 23_750_000
     for store in stores:
         store.close()
+
+
+def test_calls_of_a_router_that_was_away_for_longer_than_calls_are_kept_are_in_the_sums_once(
+    tmp_path, server
+):
+    """What only a dead router's journal had is booked when it comes back, though its day has been summed by then.
+
+    What it had brought before, or what the journal says twice, is not.
+    """
+    day_s, directory = 86_400.0, tmp_path / "a"
+    calls = [a_settlement(an_intent(request_id=f"r{n}", started_time_s=START_S + n)) for n in range(4)]
+    calls.append(a_settlement(an_intent(request_id="new", started_time_s=START_S + 40 * day_s)))
+    journal = directory / "journal"
+    journal.mkdir(parents=True)
+    written = Journal(journal, first=1, segment_bytes=1 << 20)
+    for each in calls:
+        written.append(SETTLEMENT, encode(each))
+    written.close(remove=False)
+    (segment,) = journal.iterdir()
+    raw = segment.read_bytes()
+    dead = PostgresStore(server, owner_of(directory), START_S)
+    dead.write([kept(each) for each in calls[:2]], (), START_S, brought=("r1", 1))
+    an_open_call(dead)
+    dead._connection.close()  # killed
+    other = PostgresStore(server, "other", START_S)
+    assert other.prune(START_S + 30 * day_s, 100) == 2
+    for stored, repeated, lost in ((3, 2, 1), (0, 5, 0)):
+        segment.write_bytes(raw)
+        again = opened(directory, server, START_S + 41 * day_s)
+        found = again.recovery
+        assert (found.settlements, found.repeated, found.interrupted) == (stored, repeated, lost)
+        again.close_blocking()
+        other.prune(START_S + 30 * day_s, 100)
+        with LedgerReader.open(server) as reader:
+            (sums,) = reader.ask(past_costs)
+            assert (sums.calls, sums.unknown_calls, reader.totals().calls) == (5, 1, 1)
+            assert sums.cost.total_nano_usd == 4 * 23_750_000
+    other.close()
+
+
+def test_a_prune_by_command_leaves_no_router_behind(tmp_path, server):
+    """What opened the ledger and brought nothing is not kept as a router; one that brought a call is."""
+    first = opened(tmp_path / "a", server)
+    first.settle(a_settlement())
+    first.close_blocking()
+    second = opened(tmp_path / "b", server, START_S + 5 * 86_400.0)
+    assert second.prune_blocking(START_S + 86_400.0) == 1
+    second.close_blocking()
+    store = PostgresStore(server, "looking", START_S)
+    owners = [owner for (owner,) in store._connection.execute("SELECT owner FROM owners ORDER BY 1")]
+    assert sorted(owners) == sorted([owner_of(tmp_path / "a"), "looking"])
+    store.close()
+
+
+def test_a_start_does_not_wait_for_ever_for_a_server_that_hangs(server, monkeypatch):
+    """A server that takes the connection and never answers is given up, by name."""
+    PostgresStore(server, "a", START_S).close()
+    monkeypatch.setattr(postgres, "ANSWER_S", 0.05)
+    with psycopg.connect(server.url) as other:
+        other.execute("LOCK TABLE schema_version IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreError, match=r"did not answer within 0\.05 s"):
+            PostgresStore(server, "a", START_S)
+
+
+def test_a_ledger_of_the_release_before_learns_who_brought_what(server):
+    """Version 6 on a server is led on; a journal of which nothing is known is treated as it was."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        for table in ("prefixes", "prefix_key"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("ALTER TABLE owners DROP COLUMN request_id, DROP COLUMN attempt")
+        connection.execute("DELETE FROM schema_version WHERE version > 6")
+        connection.execute(f"INSERT INTO owners VALUES ('old', {START_S}, 0)")
+    store = PostgresStore(server, "old", START_S)
+    assert store.last_brought() is None
+    store.write([kept(a_settlement())], (), START_S, brought=("r1", 1))
+    assert store.last_brought() == ("r1", 1)
+    fresh = PostgresStore(server, "fresh", START_S)
+    assert fresh.last_brought() == NOTHING_BROUGHT
+    fresh.close()
+    store.close()
 
 
 # --- a server that goes away

@@ -15,7 +15,7 @@ from router.cli.instant import epoch_s
 from router.cli.place import LedgerOption, place_asked
 from router.clock import SystemClock
 from router.config import ConfigError
-from router.ledger import Filter, Ledger, LedgerLocked, LedgerReader, Place, Server
+from router.ledger import Filter, Ledger, LedgerLocked, LedgerReader, Place, Server, prefixes
 from router.ledger.health import faults, notes
 from router.ledger.past import DAY_S, SINCE, past_costs, pruned, whole_days
 from router.money import usd
@@ -112,7 +112,7 @@ def check(ledger: LedgerOption = None, config: ConfigOption = None) -> None:
     Example: hybrid-router ledger check --ledger ./ledger
     """
     with LedgerReader.open(place_asked(ledger, config)) as reader, reader.snapshot():
-        wrong, known = reader.ask(faults, version=SINCE), reader.ask(notes, version=SINCE)
+        wrong, known = reader.ask(faults, version=prefixes.SINCE), reader.ask(notes, version=SINCE)
         gone = reader.ask(pruned, version=SINCE)
         past = reader.ask(past_costs, version=SINCE)[0]
     for each in known:

@@ -80,8 +80,9 @@ from router.upstreams.anthropic_render import Options
 from router.upstreams.base import Upstream
 from router.upstreams.gemini import GeminiUpstream
 from router.warm_recall import recall
+from router.warm_settings import WarmingSettings
 from router.warmer import WarmerParts
-from router.warming import Warming, WarmingSettings
+from router.warming import Warming
 
 if TYPE_CHECKING:
     from router.sandbox import Sandbox

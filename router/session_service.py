@@ -30,7 +30,8 @@ from router.session_book import Account, SessionBook
 from router.session_store import SessionStore
 from router.v1 import routing_pb2, session_service_pb2_grpc
 from router.v1 import session_service_pb2 as pb
-from router.warming import Answer, Warming
+from router.warm_ahead import Answer
+from router.warming import Warming
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

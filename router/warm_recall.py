@@ -27,11 +27,12 @@ from classifier.foresight.history import Turn as Seen
 from classifier.route import Route
 from router.call import FinishReason
 from router.clock import Clock
+from router.keep_alives import turn_path
 from router.ledger import Filter, Ledger, PastWarm, Turn
 from router.money import NANO_PER_USD
 from router.settlement import Purpose
 from router.stack import stack_of
-from router.warming import Warming, turn_path
+from router.warming import Warming
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from cache.regret import LEAST, REPROBE_S, Regret, Result, Tried
 from cache.returns import WINDOW_S, WINDOWS, Returns
 from classifier.foresight.history import Turn as Seen
 from router.foresight import Foreseer
+from router.keep_alives import turn_path
 from router.ledger import PastWarm, Turn
 from router.settlement import Purpose
 from router.warm_recall import TURN_LIMIT, WARM_LIMIT, recall, replay
-from router.warming import turn_path
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 from tests.router.test_ledger_warms import ledger  # noqa: F401 (a fixture)
 

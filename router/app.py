@@ -47,6 +47,7 @@ from router.estimate import OutputForecast
 from router.facts_file import applying
 from router.feedback import Feedback, Receipt
 from router.feedback_service import FeedbackService, Learn
+from router.first_byte_recall import recall_first_bytes
 from router.flights import Flights, FlightSettings, LoopTimer, Timer
 from router.foresight import Foreseer, Foresights
 from router.hedge import Hedging
@@ -218,6 +219,9 @@ async def running(
         timer = LoopTimer() if timer is None else timer
         preparation = _preparation(config, state, upstreams, telemetry, settler, learning)
         flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
+        if flights is not None:
+            asked = frozenset({upstreams[Route.OPUS].model})
+            await recall_first_bytes(flights.first_byte, asked, ledger, clock)
         foresights = None
         if config.warming.policy != Policy.OFF.value:
             foresights = Foresights(config.warming.foresight, registry=config.classifier.registry)

@@ -9,7 +9,7 @@ from router.ledger.ledger import Ledger, LedgerLocked, LedgerSettings, LedgerSta
 from router.ledger.misses import MISS_GROUPS, CachingRow, DearMiss, MissRow
 from router.ledger.place import DATABASE, Place, Server, place_of
 from router.ledger.queries import Interrupted, LedgerReader
-from router.ledger.recent import Turn
+from router.ledger.recent import PastFirstByte, Turn
 from router.ledger.recovery import Recovery
 from router.ledger.schema import WARMS_SINCE, SchemaTooNew
 from router.ledger.store import LedgerStore, StoreError
@@ -37,6 +37,7 @@ __all__ = [
     "LedgerStats",
     "LedgerStore",
     "MissRow",
+    "PastFirstByte",
     "PastWarm",
     "Place",
     "Recovery",

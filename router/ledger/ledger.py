@@ -42,7 +42,7 @@ from router.ledger.past import DAY_S, Past, whole_days
 from router.ledger.place import DATABASE, Server, driver
 from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.readers import Readers
-from router.ledger.recent import LastCall, Turn
+from router.ledger.recent import LastCall, PastFirstByte, Turn
 from router.ledger.recovery import Recovery, recover
 from router.ledger.sqlite import SqliteStore
 from router.ledger.store import LedgerStore, StoreError
@@ -511,6 +511,10 @@ class Ledger:
     async def last_turns(self, since_s: float, limit: int) -> list[Turn]:
         """Return the last answered turns of sessions; see `LedgerReader.last_turns`."""
         return await self._read(lambda reader: reader.last_turns(since_s, limit))
+
+    async def first_bytes(self, route: str, since_s: float, limit: int) -> list[PastFirstByte]:
+        """Return how long streamed answers took to begin; see `LedgerReader.first_bytes`."""
+        return await self._read(lambda reader: reader.first_bytes(route, since_s, limit))
 
     async def settlements(self, where: Filter | None = None, *, page: int = 500) -> AsyncIterator[Settlement]:
         """Yield settlements by start time, reading `page` of them at a time off the loop."""

@@ -27,7 +27,7 @@ from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, DearMiss, MissRow
 from router.ledger.past import SINCE, Past, past_of
 from router.ledger.place import Place, Server, driver
-from router.ledger.recent import LastCall, Turn, last_calls, last_turns
+from router.ledger.recent import LastCall, PastFirstByte, Turn, first_bytes, last_calls, last_turns
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE
 from router.ledger.sqlite import as_store_error
 from router.ledger.store import StoreError
@@ -319,6 +319,12 @@ class LedgerReader:
     def last_turns(self, since_s: float, limit: int) -> list[Turn]:
         """Return the last `limit` answered turns of sessions since `since_s`, oldest first."""
         return last_turns(self._connection, since_s, limit)
+
+    @as_store_error()
+    def first_bytes(self, route: str, since_s: float, limit: int) -> list[PastFirstByte]:
+        """Return those of the last `limit` answers to users on `route` since `since_s` that were streamed, oldest
+        first."""
+        return first_bytes(self._connection, route, since_s, limit)
 
     @as_store_error()
     def aside(self) -> list[tuple[str, int, str]]:

@@ -172,6 +172,7 @@ QUESTIONS = {
     "feedback": lambda reader: reader.feedback_for(["plain", "lost", "never"]),
     "last calls": lambda reader: [reader.last_calls("opus", START_S - 1, limit) for limit in (2, 100)],
     "last turns": lambda reader: [reader.last_turns(START_S - 1, limit) for limit in (2, 100)],
+    "first bytes": lambda reader: [reader.first_bytes("opus", START_S - 1, limit) for limit in (2, 100)],
     "last warms": lambda reader: [reader.last_warms(limit) for limit in (2, 100)],
     "warms": lambda reader: [
         [changed(row, warmed=NO_MOMENTS, held=NO_MOMENTS) for row in reader.warms((name,), WINDOW)]

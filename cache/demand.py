@@ -35,6 +35,8 @@ _PRIOR_ARRIVALS = 0.5
 """Weight of the prior rate: half an arrival, so that two or three real ones outweigh it."""
 _PRIOR_IDLE_S = 12 * 3600.0
 _KEYED = (TOOLS, SYSTEM, CONTEXT)
+TOOL_LOOP = "tool loop"
+"""Place of a turn that brings results of tools."""
 _PLACES = ("first", "second", "third", "later")
 """Turns of a conversation told apart; from the fourth on they return alike."""
 _MATCH_DEPTH = 128
@@ -366,11 +368,11 @@ def _turn_path(
     last = len(prompt.blocks) - 1
     history = prompt.ends[HISTORY]
     if prompt.blocks[last].kind is TOOL_RESULT:
-        place = "tool loop"
+        place = TOOL_LOOP
     elif earlier is not None:
-        place = _PLACES[min(earlier.number, len(_PLACES) - 1)]
+        place = place_of(earlier.number + 1)
     else:
-        place = "first" if history < 0 else "resumed"
+        place = place_of(1) if history < 0 else "resumed"
     begins_run = earlier is None or now - earlier.started >= TTL_5M_S
     before = history if history >= 0 else prompt.stable_end
     if counts is None:
@@ -379,13 +381,33 @@ def _turn_path(
     else:
         whole = counts[last]
         added = whole - counts[before] if before >= 0 else whole
+    return turn_path(kind, place, begins_run, added, whole)
+
+
+def turn_path(kind: str, place: str, begins_run: bool, added: int | None, whole: int) -> Path:
+    """Kind of a turn, from the general to the special.
+
+    Args:
+        kind: Class of traffic that returns alike; "" for none.
+        place: As `place_of`, `TOOL_LOOP`, or "resumed" for a conversation that began before anything was seen of it.
+        begins_run: Whether nothing came before it within five minutes.
+        added: Tokens of the turn; None where they are not known, which leaves out the special kinds.
+        whole: Tokens of the whole prompt.
+    """
+    general: Path = (
+        (("", place, begins_run), (kind, place, begins_run)) if kind else (("", place, begins_run),)
+    )
+    if added is None:
+        return general
     octave = added.bit_length() - 1
     octave = _SMALLEST if octave < _SMALLEST else _LARGEST if octave > _LARGEST else octave
     sized = (kind, place, begins_run, octave)
-    both = (kind, place, begins_run, octave, whole.bit_length() // 2)
-    if kind:
-        return ("", place, begins_run), (kind, place, begins_run), sized, both
-    return ("", place, begins_run), sized, both
+    return (*general, sized, (kind, place, begins_run, octave, whole.bit_length() // 2))
+
+
+def place_of(number: int) -> str:
+    """Place in its conversation of a turn, from 1 on."""
+    return _PLACES[min(number, len(_PLACES)) - 1]
 
 
 def _tokens_to(prompt: Prompt, counts: Sequence[int] | None, position: int) -> float:

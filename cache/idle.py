@@ -22,6 +22,7 @@ from cache.schedule import (
     MARGIN,
     Policy,
     Prefix,
+    Verdict,
     Worth,
     lost_units,
     most_keep_alives,
@@ -45,6 +46,9 @@ class IdlePlan(NamedTuple):
     pings: int
     upgrades: bool
     value_units: float
+
+
+_NOTHING = IdlePlan(0, False, 0.0)
 
 
 def idle_plan(
@@ -73,6 +77,8 @@ def idle_plan(
         return IdlePlan(FIXED_PINGS, False, 0.0)
     gain, cost = lost_units(prefix, worth), MARGIN * read_units(prefix, worth)
     windows = windows_of(hazards, prefix.ttl_s)[1 : 1 + most_keep_alives(prefix, worth)]
+    if answer_tokens is None and max(windows, default=0.0) * gain <= cost:
+        return _NOTHING  # the last keep-alive of any plan has to pay by its own window alone
     value, pings, upgrades = 0.0, 0, False
     for place in range(len(windows) - 1, -1, -1):
         pinged = windows[place] * gain + (1 - windows[place]) * value - cost
@@ -96,6 +102,28 @@ def _upgrade_units(prefix: Prefix, worth: Worth, windows: Sequence[float], answe
         silent *= 1 - hazard
     kept = (rates.write_5m - rates.read + worth.latency) * (prefix.private_tokens + answer_tokens)
     return (1 - silent) * kept - MARGIN * (read_units(prefix, worth) + rates.write_1h * answer_tokens)
+
+
+def upgrade(
+    prefix: Prefix, worth: Worth, hazards: Sequence[float], answer_tokens: int, *, planned: bool
+) -> Verdict:
+    """What the upgrade ping of a private prefix is worth now.
+
+    Args:
+        hazards: Chance of a return in each window from the one on that it buys.
+        planned: Whether it is to be sent.
+    """
+    cost = read_units(prefix, worth) + worth.rates.write_1h * answer_tokens
+    value = _upgrade_units(prefix, worth, hazards, answer_tokens) + MARGIN * cost
+    silent = 1.0
+    for hazard in hazards[:WINDOWS_AN_HOUR]:
+        silent *= 1 - hazard
+    return Verdict(
+        planned,
+        cost,
+        value,
+        f"a return in the next hour has a chance of {1 - silent:.3f}: {value:,.0f} units for {cost:,.0f}",
+    )
 
 
 USUAL_ANSWER = 0.02

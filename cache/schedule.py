@@ -58,6 +58,8 @@ class Trigger(StrEnum):
     PREDICTION = "prediction"
     SCORE = "score"
     SHARED = "shared"
+    UPGRADE = "upgrade"
+    """An idle prefix, once more, with its answer behind it and for an hour."""
     OPERATOR = "operator"
 
 
@@ -329,6 +331,8 @@ class Watch:
         touched_s: Start of the last request or warm that touched it: its TTL counts from there.
         pings: Keep-alives since `used_s`.
         due_s: When the next is due.
+        planned: Keep-alives it is to get, of those that are planned ahead (`cache.idle`); 0 otherwise.
+        upgrades: Whether the upgrade ping follows them.
     """
 
     prefix: Prefix
@@ -338,6 +342,8 @@ class Watch:
     touched_s: float
     due_s: float
     pings: int = 0
+    planned: int = 0
+    upgrades: bool = False
 
     @property
     def idle_windows(self) -> int:
@@ -365,22 +371,30 @@ class Schedule:
 
     def used(
         self, prefix: Prefix, owner: tuple[str, str], path: Path, started_s: float, jitter_s: float = 0.0
-    ) -> None:
+    ) -> Watch | None:
         """A request that started then left `prefix` warm: its keep-alive is due a margin before the TTL ends.
 
         Args:
             jitter_s: How much earlier, so that what was used together is not pinged together; >= 0.
+
+        Returns:
+            Its watch; None where one of a later use stands.
         """
         due_s = started_s + ping_spacing_s(prefix.ttl_s) - jitter_s
         known = self._watches.get(prefix.key)
         if known is not None and known.used_s > started_s:
-            return
+            return None
         watch = Watch(prefix, owner, path, started_s, started_s, due_s)
         self._watches[prefix.key] = watch
         self._watches.move_to_end(prefix.key)
         self._file(watch)
         if len(self._watches) > self._max_watches:
             self._watches.popitem(last=False)
+        return watch
+
+    def find(self, key: bytes) -> Watch | None:
+        """The watch of a prefix; None when it is not watched."""
+        return self._watches.get(key)
 
     def pinged(self, watch: Watch, started_s: float, jitter_s: float = 0.0) -> None:
         """A keep-alive that started then touched it: the next is due a TTL later."""

@@ -13,6 +13,7 @@ from cache.demand import Demand
 from cache.economics import Rates
 from cache.facts import ASSUMED, Facts
 from cache.forecast import Forecast, Forecasts
+from cache.hazard import Path
 from cache.index import Learned, PrefixIndex
 from cache.plan import Breakpoint, Plan, Strategy, plan
 from cache.prefix import extend_digests, prefix_digests
@@ -101,10 +102,13 @@ class Beliefs:
             for route, model in models.items()
         }
 
-    def arrive(self, view: CacheView, kind: str, now_s: float) -> None:
-        """Count one request for the route's cache; once per request, however many attempts it takes."""
+    def arrive(self, view: CacheView, kind: str, now_s: float) -> Path:
+        """Count one request for the route's cache, once per request, however many attempts it takes; give the kind of
+        its turn."""
         keyed = not rules_for(view.scope.model).implicit  # no forecast is asked where nothing is marked
-        self.demand.arrive(view.scope, view.prompt, view.digests, now_s, kind, view.counts, keyed=keyed)
+        return self.demand.arrive(
+            view.scope, view.prompt, view.digests, now_s, kind, view.counts, keyed=keyed
+        )
 
     def begin(self, view: CacheView, started_s: float) -> None:
         """Note that an attempt is on its way."""

@@ -110,12 +110,12 @@ class Dispatch:
         hedging: Hedging = Hedging(),  # noqa: B008 (frozen)
         cascades: Cascades = Cascades(),  # noqa: B008 (frozen)
         flights: Flights | None = None,
-        answered: Callable[[Prepared, Settlement], None] | None = None,
+        answered: Callable[[Prepared, Settlement, Reply], None] | None = None,
         draw: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Keep references; `draw` gives a number in [0, 1) for jitter. Without `flights` nobody waits for another;
-        `answered` is told of every request that was answered.
+        `answered` is told of every request that was answered, and how.
         """
         self._preparation = preparation
         self._settler = settler
@@ -318,7 +318,7 @@ class Dispatch:
                 if self._flights is not None and life.route is Route.OPUS:
                     self._flights.learn(ended.settlement)
                 if self._tell_answered is not None:
-                    self._tell_answered(life.prepared, ended.settlement)
+                    self._tell_answered(life.prepared, ended.settlement, ended.reply)
                 return ended
             finally:
                 if flight is not None:

@@ -110,7 +110,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
             turn_byte_count: Of `turn`, counted as `byte_count`.
             planned: Of this turn; None keeps the last one, from which more has to be spelled next time.
         """
-        kept = tuple([part for part in answer if not _is_blank(part)])
+        kept = kept_parts(answer)
         added = (*turn, Message(Role.ASSISTANT, kept)) if kept else turn
         byte_count = self.byte_count + turn_byte_count
         if kept:
@@ -127,6 +127,11 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
             past=self.past.with_messages(added),
             planned=self.planned if planned is None else planned,
         )
+
+
+def kept_parts(answer: Iterable[Part]) -> tuple[Part, ...]:
+    """An answer as history keeps it: without what no request may carry, blank text that nothing signs."""
+    return tuple([part for part in answer if not _is_blank(part)])
 
 
 def byte_count_of(texts: Iterable[str]) -> int:

@@ -15,7 +15,8 @@ import msgspec.structs
 
 from cache.plan import Breakpoint
 from classifier.route import Route
-from router.call import Call, Identity, Message, Role, Text
+from router.call import Call, Identity, Message, Part, Role, Text
+from router.held_session import byte_count_of_parts
 from router.request import Demands, Request
 
 PLACEHOLDER = (Message(Role.USER, (Text("."),)),)
@@ -30,12 +31,18 @@ class Recipe(msgspec.Struct, frozen=True, gc=False):
         key: Digest of the prefix.
         points: Breakpoints of the request that had it, down to this prefix.
         byte_count: Of what it keeps in memory, about.
+        tail_tokens: What the request holds behind the prefix, sent as ordinary input.
+        answer: What came back, as the conversation will go on from it; () where that is not wanted.
+        answer_tokens: Of the answer.
     """
 
     key: bytes
     request: Request
     points: tuple[Breakpoint, ...]
     byte_count: int
+    tail_tokens: int = 0
+    answer: tuple[Part, ...] = ()
+    answer_tokens: int = 0
 
 
 class Recipes:
@@ -74,19 +81,30 @@ class Recipes:
 
 
 def recipe_of(
-    request: Request, points: Sequence[Breakpoint], content_bytes: int, output_tokens: int = 0
+    request: Request,
+    points: Sequence[Breakpoint],
+    content_bytes: int,
+    output_tokens: int = 0,
+    *,
+    tail_tokens: int = 0,
+    answer: tuple[Part, ...] = (),
+    answer_tokens: int = 0,
 ) -> Recipe:
     """Keep a request by the last of `points`.
 
     Args:
         content_bytes: Bytes of its blocks.
         output_tokens: What a warm asks for.
+        tail_tokens: As in `Recipe`; likewise `answer` and `answer_tokens`.
     """
     return Recipe(
         points[-1].digest,
         as_warm(request, request.call, output_tokens=output_tokens),
         tuple(points),
-        content_bytes + _RECIPE_OVERHEAD_BYTES,
+        content_bytes + byte_count_of_parts(answer) + _RECIPE_OVERHEAD_BYTES,
+        tail_tokens,
+        answer,
+        answer_tokens,
     )
 
 

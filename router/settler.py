@@ -16,6 +16,7 @@ import msgspec.structs
 from opentelemetry.trace import Span
 
 from cache.economics import TokenSplit
+from cache.hazard import Path
 from cache.index import Learned
 from classifier.route import Route
 from router import cost
@@ -107,6 +108,8 @@ class Settler:
         self.prefixes = prefixes
         self.spending = spending
         self.returns = returns
+        self.arrived: Callable[[Prepared, Path, float], None] | None = None
+        """Told of every user's request that goes out to Opus, with the kind of its turn and the time."""
         self._unpriced: set[str] = set()
 
     def note_unpriced(self, model: str, error: UnknownPrice) -> None:
@@ -165,7 +168,9 @@ class Settler:
         view = prepared.views.get(route)
         if view is not None:
             if purpose is Purpose.USER and (number == 1 or fell_back or escalated):
-                self.beliefs.arrive(view, identity.application, now_s)
+                path = self.beliefs.arrive(view, identity.application, now_s)
+                if self.arrived is not None and route is Route.OPUS:
+                    self.arrived(prepared, path, now_s)
             self.beliefs.begin(view, now_s)
         span = self.telemetry.start_inference(
             upstream,

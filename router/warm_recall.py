@@ -5,29 +5,33 @@ in a thread, before anything is served; a start without it serves as well and le
 
     verdicts    -> who may be warmed (`cache.regret`): sums of every owner, and until when it is switched off
                 -> how often an opened session is followed by a request (`cache.chances`), of those that were decided on
-    turns       -> who comes back when (`cache.returns`), by kind of turn, and what foresight reads of each session,
-                   but for sizes and durations
+    turns       -> who comes back when (`cache.returns`), by kind of turn, and what foresight reads of each session
+                -> how often what Flash answered was followed by Opus (`router.warm_score`), by score or by foresight
     spending    -> what is left of the hour's dollars and the minute's warms (`cache.pace`)
 
 What the ledger does not hold cannot be rebuilt: the requests that prefixes are warmed with, hence what is watched
 (`cache.schedule`), the parameters of an application's last requests, users' actions, and decisions that were open. Nor
 does it hold how many turns a conversation had had before the window; such a one is taken for younger than it is. A step
-of a tool loop is told by the turn before it having ended in a tool call.
+of a tool loop is told by the turn before it having ended in a tool call, and the tokens that a turn added by what the
+turn before it read and answered; where that was on Flash, or was not seen, its kind is told in general only.
 """
 
 import asyncio
 import logging
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
+from cache.demand import TOOL_LOOP, place_of, turn_path
+from cache.hazard import Path
 from cache.regret import Past
+from cache.rules import TTL_5M_S
 from cache.schedule import Trigger
-from classifier.foresight.history import Turn as Seen
+from classifier.foresight.history import Turn as History
 from classifier.route import Route
 from router.call import FinishReason
 from router.clock import Clock
-from router.keep_alives import turn_path
 from router.ledger import Filter, Ledger, PastWarm, Turn
 from router.money import NANO_PER_USD
 from router.settlement import Purpose
@@ -41,6 +45,8 @@ WARM_LIMIT: Final = 50_000
 TURN_LIMIT: Final = 20_000
 """Turns: what is learnt of a kind of turn forgets all but the last thousand."""
 TURN_S: Final = 7 * 86_400.0
+FORESEEN_LIMIT: Final = 5_000
+"""Last turns of which it is worked out again what was foreseen of them: .1 ms each."""
 TIMEOUT_S: Final = 5.0
 """Longest that reading it may delay a start."""
 _HOUR_S: Final = 3600.0
@@ -100,33 +106,92 @@ def _replay_openings(warming: Warming, past: Iterable[PastWarm], now_s: float) -
     warming.chances.close(now_s)
 
 
+class _Seen(NamedTuple):
+    """A session's last turn.
+
+    Attributes:
+        request_id: "" before the first.
+        key: What its last turn on Opus left; None for none, or none that was cached.
+        number: Turns on Opus so far.
+        opus_s: Start of the last of them.
+    """
+
+    request_id: str = ""
+    turn: Turn | None = None
+    key: bytes | None = None
+    number: int = 0
+    opus_s: float = -inf
+
+
+_UNSEEN: Final = _Seen()
+
+
 def _replay_turns(warming: Warming, turns: Iterable[Turn], now_s: float) -> None:
     """Turns on Opus that left something cached: each is quiet until the session's next one there."""
-    waiting: dict[tuple[str, str], bytes] = {}
-    asked: dict[tuple[str, str], tuple[str, int, bool]] = {}
+    sessions: dict[tuple[str, str], _Seen] = {}
     turns = [turn for turn in turns if turn.started_s <= now_s]
     handed_on = {(turn.tenant, turn.session, turn.request_id): turn for turn in turns}
-    for turn in turns:
+    foreseen_from = len(turns) - FORESEEN_LIMIT
+    for place, turn in enumerate(turns):
         whose = turn.tenant, turn.session
-        request_id, count, in_loop = asked.get(whose, ("", 0, False))
-        if request_id != turn.request_id:  # another attempt of one request is no turn of its own
-            count += 1
-        asked[whose] = turn.request_id, count, turn.finish_reason == FinishReason.TOOL_CALL.value
+        before = sessions.get(whose, _UNSEEN)
         opus = turn.route == Route.OPUS.value
         if handed_on[*whose, turn.request_id] is turn:  # one before it was discarded
-            warming.foreseer.noted(
-                whose, Seen(turn.started_s, opus, turn.finish_reason, application=turn.application)
-            )
-        if not opus or not turn.cached_tokens:
-            continue
-        before = waiting.get(whose)
-        if before is not None:
-            warming.returns.returned(before, turn.started_s)
-        waiting[whose] = key = _key(turn)
-        warming.returns.quiet(key, turn_path(turn.application, None if in_loop else count), turn.started_s)
+            _replay_history(warming, turn, whose, opus, foreseen=place >= foreseen_from)
+        again = before.request_id == turn.request_id  # another attempt of one request is no turn of its own
+        number = before.number + (opus and not again)
+        seen = before._replace(request_id=turn.request_id, turn=before.turn if again else turn, number=number)
+        if opus and not (again and before.key is not None):
+            run = () if before.key is None else warming.returns.returned(before.key, turn.started_s)
+            seen = seen._replace(opus_s=turn.started_s, key=None)
+            if turn.cached_tokens:
+                seen = seen._replace(key=_key(turn))
+                warming.returns.quiet(_key(turn), _path(turn, before, number), turn.started_s, run=run)
+        sessions[whose] = seen
     warming.returns.close(now_s)
-    for (tenant, session), key in waiting.items():
-        warming.left_by(tenant, session, key)
+    warming.hints.close(now_s)
+    for (tenant, session), seen in sessions.items():
+        if seen.key is not None:
+            warming.left_by(tenant, session, seen.key)
+
+
+def _replay_history(
+    warming: Warming, turn: Turn, whose: tuple[str, str], opus: bool, *, foreseen: bool
+) -> None:
+    """What foresight reads of the session, and what was expected of it when Flash had answered."""
+    seen = History(
+        turn.started_s,
+        opus,
+        turn.finish_reason,
+        score=turn.score,
+        input_tokens=turn.input_tokens,
+        output_tokens=turn.output_tokens,
+        duration_s=turn.duration_s,
+        application=turn.application,
+    )
+    if opus:
+        warming.foreseer.noted(whose, seen)
+        warming.hints.followed(whose, turn.started_s)
+    elif foreseen:
+        forecast = warming.foreseer.answered(whose, seen)
+        chance = None if forecast is None else forecast.opus_within(float(TTL_5M_S))
+        warming.hints.recalled(turn.application, whose, turn.score, chance, turn.started_s)
+    else:
+        warming.foreseer.noted(whose, seen)
+
+
+def _path(turn: Turn, before: _Seen, number: int) -> Path:
+    """Kind of a turn on Opus, as far as the ledger tells."""
+    last = before.turn
+    if last is not None and last.finish_reason == FinishReason.TOOL_CALL.value:
+        place = TOOL_LOOP
+    else:
+        place = "resumed" if number == 1 and last is not None else place_of(number)
+    begins_run = turn.started_s - before.opus_s >= TTL_5M_S
+    whole, added = turn.input_tokens or 0, 0
+    if last is not None and last.route == turn.route:
+        added = whole - (last.input_tokens or whole) - (last.output_tokens or 0)
+    return turn_path(turn.application, place, begins_run, added if added > 0 else None, whole)
 
 
 def _key(turn: Turn) -> bytes:

@@ -11,6 +11,7 @@ policy warms by score whether it pays or not. What hints hold is what users said
 """
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from cache.chances import Chances
@@ -94,8 +95,7 @@ class ScoreHints:
             return False
         whose = (identity.tenant, identity.session)
         self._hints.pop(whose, None)
-        band = min(_BANDS - 1, int(chance * _BANDS))
-        kind = (foreseen is not None, band, identity.application)
+        kind = _kind(chance, foreseen is not None, identity.application)
         self._chances.close(now_s)
         p_use = self._chances.of(kind, chance if foreseen is not None else chance * RETURN_PRIOR)
         self._chances.signal(kind, whose, now_s)
@@ -106,6 +106,27 @@ class ScoreHints:
         if len(self._hints) > self._most:
             self._hints.popitem(last=False)
         return True
+
+    def recalled(
+        self,
+        application: str,
+        whose: tuple[str, str],
+        score: float | None,
+        foreseen: float | None,
+        then_s: float,
+    ) -> None:
+        """Count what Flash answered before this process began, as `answered` did; nothing is hinted at.
+
+        Args:
+            score: As for `answered`; likewise `foreseen`.
+        """
+        chance = foreseen if foreseen is not None else score
+        if chance is not None:
+            self._chances.signal(_kind(chance, foreseen is not None, application), whose, then_s)
+
+    def close(self, now_s: float) -> None:
+        """Count the waits that have ended by `now_s`."""
+        self._chances.close(now_s)
 
     def followed(self, whose: tuple[str, str], now_s: float) -> None:
         """The session asked Opus: what it was hinted at for is here."""
@@ -118,3 +139,8 @@ class ScoreHints:
         hints = [hint for hint in self._hints.values() if now_s < hint.time_s + TTL_5M_S]
         self._hints.clear()
         return hints
+
+
+def _kind(chance: float, foreseen: bool, application: str) -> Hashable:
+    """What is counted together: chances of about a size, of one application."""
+    return foreseen, min(_BANDS - 1, int(chance * _BANDS)), application

@@ -24,7 +24,7 @@ import msgspec.structs
 
 from cache.pace import Pace
 from cache.plan import Breakpoint, Plan
-from cache.schedule import Trigger, WarmOrder
+from cache.schedule import ALMOST_ALL, Trigger, WarmOrder
 from classifier.route import Route
 from router import errors
 from router.flights import Flight, Flights, Timer
@@ -77,8 +77,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an order.
 
     Attributes:
-        result: "read" (it was warm), "written", "failed", "unwarmable", "late", "paced", "overtaken" (a request wrote
-            it or is writing it).
+        result: "read" (it was warm), "written", "upgraded" (it was warm, and with its answer it lives for an hour),
+            "failed", "unwarmable", "late", "paced", "overtaken" (a request wrote it or is writing it).
         why: The same for people.
         settlement: None when nothing was sent.
         plan: What was asked to be cached; None when nothing was sent.
@@ -255,7 +255,7 @@ class Warmer:
         now_s = parts.settler.clock.now()
         parts.pace.charge(job.order.cost_usd, now_s)
         try:
-            return await self._ask(prepared, plan, flight)
+            return await self._ask(job.order, prepared, plan, flight)
         except (errors.CircuitOpen, errors.LedgerUnavailable) as error:
             parts.pace.correct(-job.order.cost_usd, now_s)
             return Sent(result="failed", why=str(error))
@@ -278,8 +278,8 @@ class Warmer:
         """The same by what is warm now, with the order's own breakpoints."""
         return self._parts.preparation.replanned(prepared, now_s, points=job.points)
 
-    async def _ask(self, prepared: Prepared, plan: Plan, flight: Flight | None) -> Sent:
-        parts = self._parts
+    async def _ask(self, found: WarmOrder, prepared: Prepared, plan: Plan, flight: Flight | None) -> Sent:
+        parts, trigger, prefix = self._parts, found.trigger, found.prefix
         rendered = parts.preparation.rendered_for(prepared, Route.OPUS)
         attempt = parts.settler.open(
             prepared,
@@ -305,6 +305,11 @@ class Warmer:
             raise
         settlement = attempt.answered(reply)
         wrote = 0 if reply.usage is None else reply.usage.cache_write_tokens
+        if trigger is Trigger.UPGRADE and reply.usage is not None:
+            kept = ALMOST_ALL * prefix.tokens
+            if reply.usage.cache_read_tokens >= kept:
+                why = f"{wrote:,} tokens were written on top of what was read, for an hour"
+                return Sent(result="upgraded", why=why, settlement=settlement, plan=plan)
         return Sent(
             result="written" if wrote else "read",
             why=f"{wrote:,} tokens were written" if wrote else "all of it was warm and lives on",

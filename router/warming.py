@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from cache.chances import Chances
 from cache.first_byte import FirstByte
+from cache.hazard import Path
 from cache.pace import Pace
 from cache.plan import Strategy
 from cache.regret import Regret
@@ -26,6 +27,7 @@ from router.keep_alives import KeepAlives
 from router.next_request import NextRequests
 from router.preparation import Prepared
 from router.pricing import PriceTable
+from router.reply import Reply
 from router.settlement import Settlement
 from router.stack import stack_of
 from router.warm_ahead import Answer, WarmsAhead
@@ -78,6 +80,11 @@ class Warming:
             schedule=schedule,
             warmer=self.warmer,
         )
+        if settings.policy is Policy.AUTO:
+            # The choice of a TTL weighs what keep-alives will do: by the same hazards that plan them.
+            settler.beliefs.demand.keep_by(self._keep_alives.kept_by_kind())
+        if settings.policy is not Policy.OFF:
+            settler.arrived = self.arrived
         self._ahead = WarmsAhead(
             parts,
             settings,
@@ -91,8 +98,20 @@ class Warming:
 
     # --- what users' requests leave
 
-    def answered(self, prepared: Prepared, settlement: Settlement) -> None:
-        """Note a user's request that was answered: what it left warm, and who came back. Never fails it."""
+    def arrived(self, prepared: Prepared, path: Path, now_s: float) -> None:
+        """Note a user's request that goes out to Opus, and the kind of its turn. Never fails it."""
+        try:
+            self._keep_alives.arrived(prepared, path, now_s)
+        except Exception as error:
+            request_id = prepared.request.call.identity.request_id
+            logger.error("who came back with request %s was not noted\n%s", request_id, stack_of(error))
+
+    def answered(self, prepared: Prepared, settlement: Settlement, reply: Reply | None = None) -> None:
+        """Note a user's request that was answered: what it left warm. Never fails it.
+
+        Args:
+            reply: The answer; None where it is not known.
+        """
         intent, usage = settlement.intent, settlement.usage
         opus = intent.route == Route.OPUS.value
         try:
@@ -108,7 +127,7 @@ class Warming:
                 self._next_requests.note(call)
                 self._ahead.chances.followed(whose, now_s)
                 self._hints.followed(whose, now_s)
-                self._keep_alives.note(prepared, settlement, usage, forecast)
+                self._keep_alives.note(prepared, settlement, usage, forecast, reply)
             elif not opus and self._hints.on:
                 self._hint(prepared, settlement, forecast)
         except Exception as error:
@@ -194,6 +213,11 @@ class Warming:
     def chances(self) -> Chances:
         """What is followed by a request; likewise."""
         return self._ahead.chances
+
+    @property
+    def hints(self) -> ScoreHints:
+        """How often what Flash answered was followed by a request on Opus; likewise."""
+        return self._hints
 
     @property
     def pace(self) -> Pace:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from cache.demand import Demand
+from cache.facts import ASSUMED, Facts
 from cache.index import PrefixIndex
 from cache.plan import Strategy
 from cache.tokens import TokenEstimator
@@ -75,11 +76,13 @@ async def rigged(
     returns: Returns | None = None,
     spending: Spending | None = None,
     limit: int = 1000,
+    facts: Facts = ASSUMED,
 ) -> AsyncIterator[Rig]:
     """Wire the parts together; background work is drained at the end.
 
     Args:
         limit: Prefixes, turns and sessions remembered.
+        facts: What is taken of the open facts.
     """
     clock = VirtualClock(START_TIME_S)
     sandbox = Sandbox(sandbox_settings, clock) if sandbox_settings else Sandbox(clock=clock)
@@ -88,9 +91,10 @@ async def rigged(
     beliefs = Beliefs(
         prices=prices,
         workspaces={Route.OPUS: "default", Route.FLASH: "default"},
-        index=PrefixIndex(limit),
+        index=PrefixIndex(limit, facts=facts),
         demand=Demand(max_prefixes=limit, max_waiting=limit),
         estimator=TokenEstimator(),
+        facts=facts,
     )
     forecast, memory = OutputForecast(), SessionBook(limit)
     targets = {route: (upstream.name, upstream.model) for route, upstream in upstreams.items()}

@@ -8,15 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.chances import Chances
+from cache.demand import place_of, turn_path
+from cache.hazard import Path
 from cache.pace import Pace
 from cache.regret import LEAST, REPROBE_S, Regret, Result, Tried
 from cache.returns import WINDOW_S, WINDOWS, Returns
+from cache.rules import TTL_5M_S
+from cache.schedule import Policy
 from classifier.foresight.history import Turn as Seen
 from router.foresight import Foreseer
-from router.keep_alives import turn_path
 from router.ledger import PastWarm, Turn
 from router.settlement import Purpose
 from router.warm_recall import TURN_LIMIT, WARM_LIMIT, recall, replay
+from router.warm_score import ScoreHints
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 from tests.router.test_ledger_warms import ledger  # noqa: F401 (a fixture)
 
@@ -32,6 +36,7 @@ class Learner:
         self.chances = Chances(within_s=300)
         self.pace = Pace(usd_per_hour=1.0, requests_per_minute=10)
         self.foreseer = Foreseer(None)
+        self.hints = ScoreHints(Policy.AUTO, 0.2)
         self.left: dict[tuple[str, str], bytes] = {}
 
     def left_by(self, tenant: str, session: str, key: bytes) -> None:
@@ -117,6 +122,11 @@ def test_how_often_a_session_is_begun_is_known_again():
     assert again.chances.of(("session", "other"), 0.2) == 0.2
 
 
+def path(place: str, *, begins_run: bool = True, application: str = "desk") -> Path:
+    """Kind of a turn of unknown size."""
+    return turn_path(application, place, begins_run, None, 0)
+
+
 def turn(number: int, session: str, started_s: float, **fields) -> Turn:
     """One answered turn."""
     known = {
@@ -139,21 +149,22 @@ GAPS = st.lists(st.floats(1, WINDOW_S * WINDOWS), min_size=1, max_size=30)
 def test_who_comes_back_is_learnt_as_it_was(gaps):
     """Turns of one session, whatever their gaps: the hazards are those of having seen them."""
     live, key, at = Returns(), b"", START_S
-    turns = []
+    turns, paths = [], []
     for number, gap_s in enumerate([0.0, *gaps]):
         at += gap_s
-        if key:
-            live.returned(key, at)
+        run = live.returned(key, at) if key else ()
         key = f"{number}".encode()
-        live.quiet(key, turn_path("desk", number + 1), at)
+        begins_run = number == 0 or at - turns[-1].started_s >= TTL_5M_S
+        paths.append(path(place_of(number + 1), begins_run=begins_run))
+        live.quiet(key, paths[-1], at, run=run)
         turns.append(turn(number, "s", at))
     end_s = at + WINDOW_S * WINDOWS
     live.close(end_s)
     again = Learner()
     replay(again, (), turns, end_s)
-    for place in (1, 2, 3, 4):
-        path = turn_path("desk", place)
-        assert list(again.returns.hazards(path)) == list(live.hazards(path))
+    for kind in paths:
+        assert list(again.returns.hazards(kind)) == list(live.hazards(kind))
+        assert list(again.returns.run_hazards(kind)) == list(live.run_hazards(kind))
 
 
 def test_a_turn_that_is_quiet_at_the_restart_is_waited_for():
@@ -163,7 +174,7 @@ def test_a_turn_that_is_quiet_at_the_restart_is_waited_for():
     key = again.left["acme", "s"]
     again.returns.returned(key, START_S + 100)
     again.returns.close(START_S + 2 * WINDOW_S)
-    assert again.returns.hazards(turn_path("desk", 1))[0] > 0.03
+    assert again.returns.hazards(path("first"))[0] > 0.03
     assert again.returns.waiting == 0
 
 
@@ -181,9 +192,42 @@ def test_kinds_of_turns_are_told_apart_by_what_the_ledger_knows():
     replay(again, (), turns, START_S + 10 * WINDOW_S)
     cells = again.returns._cells
     places = {key[1] for key in cells}
-    assert places == {"turn 1", "tool loop", "turn 4"}
+    assert places == {"first", "tool loop", "third"}, "on Opus it is the third"
     assert set(again.left) == {("acme", "s")}
     assert again.foreseer.noted(("acme", "s"), Seen(START_S + 50, True)).turns == 5, "four, and this one"
+
+
+@given(turns=st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.floats(1, 250)), max_size=60))
+def test_what_scores_were_worth_survives_a_restart(turns):
+    """How often a turn of such a score on Flash was followed by Opus in time: counted as it was."""
+    live, past = ScoreHints(Policy.AUTO, 0.2), []
+    for number, (score, came, after_s) in enumerate(turns):
+        at, session = START_S + 1000.0 * number, f"s{number}"
+        past.append(turn(2 * number, session, at, route="flash", score=score))
+        live.recalled("desk", ("acme", session), score, None, at)
+        if came:
+            past.append(turn(2 * number + 1, session, at + after_s))
+            live.followed(("acme", session), at + after_s)
+    end_s = START_S + 1000.0 * len(turns) + 300
+    live.close(end_s)
+    again = Learner()
+    replay(again, (), past, end_s)
+    assert again.hints._chances._counts == live._chances._counts
+
+
+def test_tokens_that_a_turn_added_are_told_by_the_turn_before_it():
+    """What was asked and answered before is no part of it; after a turn on Flash, whose tokens are others, unknown."""
+    known = {"input_tokens": 5_000, "output_tokens": 500}
+    turns = [
+        turn(1, "s", START_S, **known),
+        turn(2, "s", START_S + 10, **(known | {"input_tokens": 7_000})),
+        turn(3, "s", START_S + 20, route="flash", **known),
+        turn(4, "s", START_S + 30, **(known | {"input_tokens": 12_000})),
+    ]
+    again = Learner()
+    replay(again, (), turns, START_S + 2 * WINDOW_S)
+    sized = {key for key in again.returns._cells if len(key) > 3}
+    assert sized == {("desk", "second", False, 10), ("desk", "second", False, 10, 6)}, "1,500 tokens of 7,000"
 
 
 def test_what_was_booked_by_a_clock_that_was_put_back_stops_nothing():
@@ -200,10 +244,10 @@ def test_what_was_booked_by_a_clock_that_was_put_back_stops_nothing():
     assert not again.regret.allowed(OWNERS[1], START_S + 60)
     assert again.regret.allowed(OWNERS[1], START_S + 60 + REPROBE_S)
     assert again.left == {}
-    again.returns.quiet(b"now", turn_path("desk", 1), START_S + 60)
+    again.returns.quiet(b"now", path("first"), START_S + 60)
     again.returns.returned(b"now", START_S + 100)
     again.returns.close(START_S + 60 + 2 * WINDOW_S)
-    assert again.returns.hazards(turn_path("desk", 1))[0] > 0.03
+    assert again.returns.hazards(path("first"))[0] > 0.03
 
 
 async def test_the_hours_budget_survives_a_restart(ledger):  # noqa: F811

@@ -1,13 +1,13 @@
 """What an application's next request will begin with, as far as that can be known.
 
 The rule: what is warmed ahead of a request is asked for with the parameters of the application's last requests; where
-these differ among themselves the next one's cannot be known, and then it is not warmable. It knows nothing of sessions
-that are not held, nor whether warming pays.
+these differ among themselves the next one's cannot be known, and then it is not warmable. How they were to be cached is
+that of the last one: it is no part of the bytes, but where nothing is cached nothing is read. It knows nothing of
+sessions that are not held, nor whether warming pays.
 """
 
 from collections import deque
 
-from cache.plan import Strategy
 from router.applications import Application, Applications
 from router.call import Call, Effort, Identity, Message, Role, ToolChoice
 from router.held_session import Held
@@ -31,11 +31,15 @@ class NextRequests:
         self._applications = applications
         self._worths = worths
         self._manners: dict[str, deque[Manner]] = {}
+        # Name of the strategy of an application's last request, and whether it allowed any caching.
+        self._cached: dict[str, tuple[str, bool]] = {}
 
-    def note(self, call: Call) -> None:
+    def note(self, request: Request) -> None:
         """Note how a request was asked."""
+        call = request.call
         manners = self._manners.setdefault(call.identity.application, deque(maxlen=_MANNERS))
         manners.append(_manner(call))
+        self._cached[call.identity.application] = request.strategy, call.cache_allowed
 
     def of_session(self, held: Held) -> Request | Unwarmable:
         """What a held session's next request will begin with; else why that cannot be known."""
@@ -68,7 +72,8 @@ class NextRequests:
 
     def _asked(self, application: Application, call: Call) -> Request:
         bare = Request(call=call, application=application, demands=Demands())
-        return as_warm(bare, call, Strategy.C.value, output_tokens=self._worths.output_tokens)
+        strategy, _ = self._cached.get(application.name, ("", True))
+        return as_warm(bare, call, strategy, output_tokens=self._worths.output_tokens)
 
     def _call(
         self,
@@ -90,6 +95,7 @@ class NextRequests:
             effort=effort,
             output_schema_json=schema,
             include_thinking=thinking,
+            cache_allowed=self._cached.get(application.name, ("", True))[1],
         )
 
 

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec.structs
+
 from cache.chances import Chances
 from cache.economics import cost_units, hour_threshold
 from cache.plan import Breakpoint, Strategy
@@ -94,7 +96,7 @@ class WarmsAhead:
     def hinted(self, hint: Hint) -> Answer:
         """Warm what the next request of a session on Flash will begin with on Opus, if that is worth it."""
         call = hint.request.call
-        request = as_warm(hint.request, call, Strategy.C.value, output_tokens=self._worths.output_tokens)
+        request = as_warm(hint.request, call, output_tokens=self._worths.output_tokens)
         application = call.identity.application
         said = f"foresight {self._foreseer.digest}: {hint.said}" if hint.foreseen else hint.said
         return self._asked_for(
@@ -108,16 +110,11 @@ class WarmsAhead:
             NotFound: No such application.
         """
         now_s = self._parts.settler.clock.now()
-        request = self._next_requests.of_application(name)
-        prepared = self._parts.preparation.prepare(request, now_s)
-        view = prepared.views[Route.OPUS]
-        points = self._lasting(view, now_s)
-        if not points:
-            why = view.plan.skipped[0].reason if view.plan.skipped else "it has no tools and no system prompt"
-            sent = unwarmable(Reason.NOTHING_CACHED, why)
-            assert sent.unwarmable is not None
-            self._warmer.note_unwarmable(name, Trigger.OPERATOR.value, sent.unwarmable)
-            return sent
+        ready = self._ready(self._next_requests.of_application(name), now_s)
+        if isinstance(ready, Unwarmable):
+            self._warmer.note_unwarmable(name, Trigger.OPERATOR.value, ready)
+            return unwarmable(*ready)
+        request, prepared, points = ready
         worth = self._worths.at(now_s)
         prefix = Prefix(
             points[-1].digest, points[-1].prefix_tokens, points[-1].prefix_tokens, points[-1].ttl_s, True
@@ -165,6 +162,7 @@ class WarmsAhead:
             said,
             foreseen is not None,
             self._parts.telemetry.current_span(),
+            left=held is None,
         )
 
     def _request_ahead(self, held: Held | None, whose: tuple[str, str]) -> Request | Unwarmable:
@@ -188,6 +186,8 @@ class WarmsAhead:
         said: str,
         foreseen: bool,
         cause: SpanContext,
+        *,
+        left: bool = False,
     ) -> Answer:
         """Order a warm of what a session's next request begins with, if that is worth it.
 
@@ -195,9 +195,10 @@ class WarmsAhead:
             p_use: Chance in [0, 1] of a use within five minutes.
             said: What the verdict adds on that, "" for nothing.
             foreseen: Whether it rests on a foresight.
+            left: Whether the request is one that was answered, all of which the next one begins with.
         """
         policy, now_s = self._settings.policy, self._parts.settler.clock.now()
-        ready = self._ready(request, now_s)
+        ready = self._ready(request, now_s, left=left)
         if isinstance(ready, Unwarmable):
             self._warmer.note_unwarmable(application, trigger.value, ready)
             return Answer(False, ready.sentence)
@@ -261,9 +262,15 @@ class WarmsAhead:
         return kept_back, name
 
     def _ready(
-        self, request: Request | Unwarmable, now_s: float
+        self, request: Request | Unwarmable, now_s: float, *, left: bool = False
     ) -> tuple[Request, Prepared, tuple[Breakpoint, ...]] | Unwarmable:
-        """What would be sent to warm what `request` begins with, and its breakpoints; else why it cannot be."""
+        """What would be sent to warm what `request` begins with, and its breakpoints; else why it cannot be.
+
+        They are those of the strategy that its traffic is asked with: what that would not mark, it would not read.
+
+        Args:
+            left: As for `_asked_for`.
+        """
         if isinstance(request, Unwarmable):
             return request
         objected = objection(request.call)
@@ -271,12 +278,23 @@ class WarmsAhead:
             return objected
         try:
             prepared = self._parts.preparation.prepare(request, now_s)
+            if prepared.views[Route.OPUS].plan.strategy is Strategy.AUTO and not left:
+                # It reads whatever is warm, but would mark the end of this call, where no request may go on from.
+                request = msgspec.structs.replace(request, strategy=Strategy.C.value)
+                prepared = self._parts.preparation.prepare(request, now_s)
         except errors.RouterError as error:
             return Unwarmable(Reason.REFUSED, str(error))
         view = prepared.views[Route.OPUS]
+        if view.plan.strategy is Strategy.NONE:
+            return Unwarmable(
+                Reason.NOTHING_CACHED, "its requests are asked without caching, and would not read it"
+            )
         points = self._lasting(view, now_s)
-        if not points or points[-1].prefix_tokens < view.plan.minimum_tokens:
+        if (points[-1].prefix_tokens if points else view.plan.total_tokens) < view.plan.minimum_tokens:
             return Unwarmable(Reason.TOO_SHORT, "shorter than the model's minimum")
+        if not points:
+            why = view.plan.skipped[0].reason if view.plan.skipped else "it has no tools and no system prompt"
+            return Unwarmable(Reason.NOTHING_CACHED, why)
         return request, prepared, points
 
     def _judged(

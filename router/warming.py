@@ -124,7 +124,7 @@ class Warming:
             if opus and usage is not None:
                 call, now_s = prepared.request.call, intent.started_time_s
                 whose = (call.identity.tenant, call.identity.session)
-                self._next_requests.note(call)
+                self._next_requests.note(prepared.request)
                 self._ahead.chances.followed(whose, now_s)
                 self._hints.followed(whose, now_s)
                 self._keep_alives.note(prepared, settlement, usage, forecast, reply)

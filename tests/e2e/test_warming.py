@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
+import msgspec.structs
 import pytest
 
 from cache.schedule import Schedule
@@ -17,7 +18,18 @@ from router.settlement import Outcome, Purpose
 from router.v1 import accounting_pb2, operator_service_pb2, routing_pb2, session_service_pb2
 from router.v1 import router_service_pb2 as pb
 from router.v1.session_service_pb2_grpc import SessionServiceStub
-from tests.e2e.builders import APPLICATION, OPUS, assistant, config, context_of, generate, prose, user
+from tests.e2e.builders import (
+    APPLICATION,
+    DESK,
+    FLASH,
+    OPUS,
+    assistant,
+    config,
+    context_of,
+    generate,
+    prose,
+    user,
+)
 from tests.e2e.collector import tapped
 from tests.e2e.service import TIMEOUT_S, Service, serving
 from tests.e2e.test_flight import VirtualTimer
@@ -530,3 +542,53 @@ async def test_a_warm_that_was_ordered_twice_is_one_decision_and_is_judged() -> 
         (warm,) = warms(service)
         assert (report.wasted_count, report.spent_nano_usd) == (1, warm.cost_nano_usd)
         assert "on its way" in again.reason
+
+
+@asynccontextmanager
+async def cached_by(strategy: str, policy: str = "session_start") -> AsyncIterator[Service]:
+    """A router that warms, whose application is cached by this strategy."""
+    desk = msgspec.structs.replace(DESK, cache_strategy=strategy)
+    wanted = WarmingConfig(policy=policy, usd_per_hour=1000.0, actions=("upload_document",))
+    async with serving(
+        config(warming=wanted, applications={APPLICATION: desk}), settings=SLOW, timer=VirtualTimer
+    ) as service:
+        yield service
+
+
+async def test_an_application_that_caches_nothing_is_not_warmed() -> None:
+    """By its settings, or by how its last request was asked: nobody would read it, and the verdict says so."""
+    async with cached_by("none") as service:
+        response = await opened(service)
+        assert not response.warm.warmed
+        assert "not warmable" in response.warm.reason
+        assert "without caching" in response.warm.reason
+        order = operator_service_pb2.WarmPrefixRequest(application=APPLICATION)
+        assert "without caching" in (await service.operator.WarmPrefix(order, timeout=TIMEOUT_S)).verdict
+        await passing(service, 5)
+        assert warms(service) == []
+    async with cached_by("c") as service:
+        uncached = generate(user(f"Which? {SAY}"), route=OPUS, session="s", no_cache=True)
+        await done(service, service.generate(uncached))
+        assert "without caching" in (await opened(service)).warm.reason
+        cached = generate(user(f"Which? {SAY}"), route=OPUS, session="s")
+        await done(service, service.generate(cached))
+        assert (await opened(service, "another", "Known of another")).warm.warmed
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reads_history"), [("a", False), ("b", False), ("c", True), ("auto", True)]
+)
+async def test_what_is_warmed_ahead_is_what_its_traffic_marks(strategy: str, reads_history: bool) -> None:
+    """A session that has talked on Flash: history is warmed where its strategy reads it, and all is read."""
+    async with cached_by(strategy, "predictive") as service:
+        await opened(service)
+        asked = generate(user(f"{prose('Told', 60)} {SAY}"), route=FLASH, session="held", application="")
+        await done(service, service.generate(asked))
+        assert (await reported(service, "upload_document")).warmed
+        await warm_sent(service)
+        (warm,) = warms(service)
+        wrote = warm.write_5m_tokens + warm.write_1h_tokens
+        assert (wrote > 25_500) == reads_history
+        then = generate(user(f"And now? {SAY}"), route=OPUS, session="held", application="")
+        await done(service, service.generate(then))
+        assert service.invoice.lines[-1].read_tokens == wrote

@@ -561,6 +561,7 @@ def _warming(
     foreseer: Foreseer | None,
 ) -> Warming:
     warming, unlearnt = config.warming, prior_of(state.beliefs.facts)
+    opus = settler.upstreams[Route.OPUS]
     return Warming(
         WarmerParts(
             preparation=preparation,
@@ -569,6 +570,8 @@ def _warming(
             timer=timer,
             pace=Pace(usd_per_hour=warming.usd_per_hour, requests_per_minute=warming.requests_per_minute),
             flights=flights,
+            rate_room=opus.rate_room if isinstance(opus, AnthropicUpstream) else lambda: None,
+            rate_reserve=warming.rate_reserve,
         ),
         WarmingSettings(
             policy=Policy(warming.policy),

@@ -213,6 +213,9 @@ class WarmingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Most that warms may cost in an hour, USD."""
     requests_per_minute: Annotated[float, Meta(ge=0, le=100_000)] = 30.0
     """Most warms in a minute; they count towards the provider's limits."""
+    rate_reserve: Share = 0.25
+    """Share of the provider's rate limit, in requests and in input tokens a minute, that is left to users: while its
+    last answer says that less is left, no warm is sent. Cache reads do not count to it, a warm that writes does."""
     hold_out: Share = 0.05
     """Share of warms that pay but are not sent, at random, so that what the others bring can be told from chance."""
     actions: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ()

@@ -99,7 +99,12 @@ def unwarmable(reason: Reason, why: str) -> Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmerParts:
-    """What a warmer works with; all are owned by the app."""
+    """What a warmer works with; all are owned by the app.
+
+    Attributes:
+        rate_room: Gives the share of the provider's rate limit that is left, None when it is not known.
+        rate_reserve: Share of it, in [0, 1], that is left to users.
+    """
 
     preparation: Preparation
     settler: Settler
@@ -107,6 +112,8 @@ class WarmerParts:
     timer: Timer
     pace: Pace
     flights: Flights | None = None
+    rate_room: Callable[[], float | None] = lambda: None
+    rate_reserve: float = 0.0
 
 
 class Warmer:
@@ -208,7 +215,7 @@ class Warmer:
             return Sent(result="late", why="what was to be kept has lapsed")
         if now_s < self._rest_until_s:
             return Sent(result="paced", why="the provider refused a warm for load and is left alone")
-        refusal = parts.pace.refusal(job.order.cost_usd, now_s)
+        refusal = parts.pace.refusal(job.order.cost_usd, now_s) or self._crowded()
         if refusal:
             return Sent(result="paced", why=refusal)
         objected = objection(job.request.call)
@@ -230,6 +237,13 @@ class Warmer:
             # However it ends: who waits for it takes over what it did not write.
             if flight is not None:
                 flight.close()
+
+    def _crowded(self) -> str:
+        """Why users need what is left of the provider's rate limit, "" when they do not."""
+        left, reserve = self._parts.rate_room(), self._parts.rate_reserve
+        if left is None or left >= reserve:
+            return ""
+        return f"{left:.0%} of the provider's rate limit is left, and {reserve:.0%} is kept for users"
 
     async def _sent_in(self, flight: Flight | None, job: Job, prepared: Prepared) -> Sent:
         """Send it once nobody else is writing the same, unless there is nothing left to do then."""

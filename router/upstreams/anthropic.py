@@ -101,6 +101,10 @@ class AnthropicUpstream:
         )
         self._transport = AnthropicTransport(self._client, self._owned)
 
+    def rate_room(self) -> float | None:
+        """Share of a minute's rate limit that is left, in [0, 1], by the last answer; None when none said."""
+        return self._transport.room.share()
+
     def compare_with(self, previous: Callable[[Identity], str]) -> None:
         """Let the provider compare each request with its session's previous one, where diagnostics are on.
 

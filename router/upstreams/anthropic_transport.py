@@ -28,6 +28,7 @@ from router.upstreams.direct import (
     whole_body,
 )
 from router.upstreams.plain import Plain
+from router.upstreams.rate_room import RateRoom
 from router.upstreams.relay import KEEP_ALIVE_S, HttpxSource, Source
 from router.upstreams.wire import header_text
 
@@ -185,6 +186,7 @@ class AnthropicTransport:
         self._client = client
         self._pool = pool
         self._lines: dict[str, Line | None] = {}
+        self.room = RateRoom()
         self._refusal: Callable[[httpx2.Response], Exception] | None = getattr(
             client, "_make_status_error_from_response", None
         )
@@ -199,8 +201,10 @@ class AnthropicTransport:
         if line is not None:
             answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
             if isinstance(answer, Plain):
+                self.room.note(answer.headers)
                 return plain_body(answer), header_text(answer.headers.get("request-id", ""))
             response = await self._checked(answer)
+            self.room.note(response.headers)
             return await whole_body(response), header_text(response.headers.get("request-id", ""))
         told = await self._client.post(
             path, content=body, cast_to=httpx2.Response, options=_options(timeout_s)
@@ -214,6 +218,7 @@ class AnthropicTransport:
         if line is not None:
             answered = await line.post(body, _own_headers(body, timeout_s), timeout_s)
             response = await self._checked(answered)
+            self.room.note(response.headers)
             return source(response), header_text(response.headers.get("request-id", ""))
         answer = cast(
             httpx2.Response,
@@ -247,6 +252,7 @@ class AnthropicTransport:
 
     def _learn(self, path: str, answer: httpx2.Response, body: bytes, timeout_s: float) -> None:
         """Keep the spelling of the SDK's first request to `path`, if it is one that can be kept."""
+        self.room.note(answer.headers)
         if path in self._lines or self._pool is None:
             return
         session, request, own = self._pool.session, answer.request, _own_headers(body, timeout_s)

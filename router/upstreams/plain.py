@@ -31,7 +31,7 @@ _HEAD = re.compile(
 """A head of which no two readers think differently: no folded line, no space before a colon, no byte of control."""
 _NOTED = re.compile(
     rb"\r\n(content-length|transfer-encoding|content-encoding|(?:proxy-)?connection|upgrade|trailer|set-cookie"
-    rb"|(?:x-)?request-id):([^\r\n]*)",
+    rb"|(?:x-)?request-id|anthropic-ratelimit-(?:requests|input-tokens)-(?:limit|remaining)):([^\r\n]*)",
     re.IGNORECASE,
 )
 """Headers that say how the answer is framed, and the few that somebody reads."""
@@ -48,7 +48,8 @@ class Plain(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         content: The body, out of its chunks, but encoded as its headers say.
-        headers: `content-encoding`, `request-id` and `x-request-id`, by lower-case name, where they were sent.
+        headers: `content-encoding`, `request-id`, `x-request-id` and what is left of Claude's rate limit, by
+            lower-case name, where they were sent.
         cookies: Values of `set-cookie`.
     """
 

@@ -6,6 +6,7 @@ Time is virtual, the sandbox's first token comes after 0.8 s and 40 us per token
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgspec.structs
 import pytest
@@ -14,6 +15,7 @@ from cache.schedule import Schedule
 from router import attributes as names
 from router.config import TelemetryConfig, WarmingConfig
 from router.sandbox import Fault, InvoiceLine, SandboxSettings
+from router.sandbox.settings import RateLimits
 from router.settlement import Outcome, Purpose
 from router.v1 import accounting_pb2, operator_service_pb2, routing_pb2, session_service_pb2
 from router.v1 import router_service_pb2 as pb
@@ -377,6 +379,20 @@ async def test_budget_and_pace_hold() -> None:
             await done(service, service.generate(ask(user(f"Case {number}? {SAY}"), session=f"s{number}")))
         await passing(service, 295)
         assert len(warms(service)) == 2
+
+
+async def test_users_keep_their_share_of_the_rate_limit() -> None:
+    """The provider's last answer says how little is left of a minute's input tokens: no warm is sent."""
+    for input_tokens, sent in ((26_000, 0), (2_000_000, 1)):
+        limits = RateLimits(input_tokens=input_tokens)
+        world = replace(SLOW, rate_limits=limits)
+        async with warming("session_start", settings=world) as service:
+            big = ask(user(f"{prose('The case', 700)} {SAY}"))
+            await done(service, service.generate(big))
+            response = await opened(service)
+            assert response.warm.warmed, "it pays; whether there is room is asked when it is its turn"
+            await passing(service, 5)
+            assert len(warms(service)) == sent
 
 
 async def test_a_keep_alive_that_finds_nothing_is_a_miss_and_the_last() -> None:

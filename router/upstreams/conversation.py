@@ -186,8 +186,8 @@ def _turns(call: Call, model: str, signed_text: bool, start: int) -> tuple[list[
     for index in range(start, len(messages)):
         message = messages[index]
         parts = message.parts
-        if len(parts) == 1 and type(parts[0]) is Text and not is_blank(parts[0].text):  # most messages are
-            kept = [Placed(index, 0, parts[0])]
+        if len(parts) == 1 and type(part := parts[0]) is Text and part.text and not part.text.isspace():
+            kept = [Placed(index, 0, part)]  # most messages are such
             if turns and turns[-1].role is message.role:
                 turns[-1].parts.extend(kept)
             else:

@@ -28,7 +28,7 @@ from router.upstreams import gemini_errors
 from router.upstreams.base import Rendered
 from router.upstreams.gemini_models import traits_of
 from router.upstreams.gemini_render import render, request_body
-from router.upstreams.gemini_reply import Answer, decode_frames
+from router.upstreams.gemini_reply import Answer, decode_frames, plain_reply
 from router.upstreams.gemini_stream import GeminiFold, fault_of
 from router.upstreams.gemini_transport import transport_for
 from router.upstreams.limit import time_limit
@@ -122,9 +122,15 @@ class GeminiUpstream:
                 content, headers = await self._transport.generate(body, timeout_s)
         except gemini_errors.CAUGHT as error:
             raise self._named(error, timeout_s) from error
-        answer = Answer(self.model, _request_id(headers), rendered.call.messages)
+        request_id = _request_id(headers)
+        answer = Answer(self.model, request_id, rendered.call.messages)
         try:
-            for frame in decode_frames(content):
+            frames = decode_frames(content)
+            if len(frames) == 1:
+                plain = plain_reply(frames[0], self.model, request_id)
+                if plain is not None:
+                    return plain
+            for frame in frames:
                 if frame.error is not None:
                     raise fault_of(frame.error, answer, self._secret)
                 answer.take_facts(frame)

@@ -143,6 +143,33 @@ def decode_frames(data: bytes) -> list[Frame]:
         return [fitted(item, Frame) for item in (value if isinstance(value, list) else [value])]
 
 
+def plain_reply(frame: Frame, model: str, request_id: str) -> Reply | None:
+    """The Reply of what most whole answers are, one text and a reason to end; None for any other, see `Answer`."""
+    candidates = frame.candidates
+    if not candidates or frame.prompt_feedback is not None or frame.error is not None:
+        return None
+    content, reason = candidates[0].content, FINISH.get(candidates[0].finish_reason or "")
+    if content is None or not content.parts or len(content.parts) > 1:
+        return None
+    if reason is None or reason is FinishReason.REFUSAL:
+        return None
+    part = content.parts[0]
+    text = part.text
+    if not text or part.thought or part.function_call is not None or part.thought_signature:
+        return None
+    if text.isspace() or is_half(text[0]) or is_half(text[-1]):
+        return None
+    counts = frame.usage_metadata
+    return Reply(
+        parts=(Text(text),),
+        finish_reason=reason,
+        usage=None if counts is None else normal_usage(counts, complete=True),
+        model=frame.model_version or model,
+        response_id=frame.response_id or "",
+        upstream_request_id=request_id,
+    )
+
+
 class _Building:
     """A part while its pieces come."""
 

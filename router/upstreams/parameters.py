@@ -6,6 +6,7 @@ into a request through it. This module does not know any provider.
 """
 
 from base64 import b64encode
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -14,14 +15,12 @@ import msgspec
 from router.call import Call, ToolChoiceMode
 from router.errors import InvalidRequest
 
-_encode = msgspec.json.Encoder().encode
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 """Checks the grammar of the whole text without building values (measured: 0.3 us for 400 bytes)."""
 
 
-def quoted(text: str) -> bytes:
-    """Return `text` as a JSON string, UTF-8, compact."""
-    return _encode(text)
+quoted: Callable[[str], bytes] = msgspec.json.Encoder().encode
+"""Returns a text as a JSON string, UTF-8, compact. Called for every block, so by no function of ours."""
 
 
 def base64_quoted(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.call import FinishReason, Text, Thinking, ToolCall
 from router.errors import UpstreamMalformed, UpstreamOverloaded
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
-from router.upstreams.gemini_reply import Answer, decode_frames
+from router.upstreams.gemini_reply import Answer, decode_frames, plain_reply
 from router.upstreams.gemini_stream import GeminiFold
 from router.usage import Usage
 from tests.router.upstreams.samples import FLASH
@@ -318,3 +318,71 @@ def test_frames_that_are_no_text_are_faults(data: bytes) -> None:
     state = fold()
     state.feed(b"data: " + data + b"\n\n")
     assert isinstance(state.fault, UpstreamMalformed)
+
+
+_WORDS = st.sampled_from(["", " ", "\n", "Done.", " so it is", "\ud83d", "x\udc00", "caf\u00e9 \U0001f600"])
+_PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "text": _WORDS,
+        "thought": st.booleans(),
+        "thoughtSignature": st.sampled_from(["", "sig"]),
+        "functionCall": st.just({"name": "look", "args": {"a": 1}}),
+    },
+)
+_USAGE = st.fixed_dictionaries(
+    {},
+    optional={
+        "promptTokenCount": st.integers(0, 50),
+        "cachedContentTokenCount": st.integers(0, 60),
+        "candidatesTokenCount": st.integers(0, 50),
+        "thoughtsTokenCount": st.integers(0, 5),
+    },
+)
+_CANDIDATES = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "content": st.fixed_dictionaries({}, optional={"parts": st.lists(_PARTS, max_size=2)}),
+            "finishReason": st.sampled_from(
+                ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_RESPONSE", "NEW", ""]
+            ),
+        },
+    ),
+    max_size=2,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "candidates": _CANDIDATES,
+            "usageMetadata": _USAGE,
+            "modelVersion": st.sampled_from(["", "gemini-3.8-flash-001"]),
+            "responseId": st.sampled_from(["", "r-1"]),
+            "promptFeedback": st.sampled_from([{}, {"blockReason": "SAFETY"}]),
+        },
+    )
+)
+def test_a_plain_answer_reads_as_any_other(wire: dict[str, Any]) -> None:
+    """The short way is one for answers it is sure of, and gives for them what the long way gives."""
+    (frame,) = decode_frames(json.dumps(wire).encode())
+    plain = plain_reply(frame, "gemini-3.8-flash", "req")
+    answer = Answer("gemini-3.8-flash", "req")
+    answer.take_facts(frame)
+    answer.take_parts(frame, [])
+    answer.end_text([])
+    assert plain is None or plain == answer.reply()
+
+
+def test_the_commonest_answer_takes_the_short_way() -> None:
+    """One text, an end and counts."""
+    (frame,) = decode_frames(
+        b'{"candidates":[{"content":{"parts":[{"text":"Done."}]},"finishReason":"STOP"}],'
+        b'"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":2}}'
+    )
+    reply = plain_reply(frame, "gemini-3.8-flash", "")
+    assert reply is not None
+    assert (reply.parts, reply.finish_reason) == ((Text("Done."),), FinishReason.END_TURN)
+    assert reply.usage == Usage(input_tokens=9, output_tokens=2, thinking_tokens=0)

@@ -21,6 +21,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
+from operator import itemgetter
 from typing import Any, Final
 
 from classifier.features import STRUCTURE_NAMES
@@ -44,7 +45,7 @@ _COLUMNS: Final = {
 }
 """Figure -> column of the structure it is."""
 FIGURES: Final = ("score", "opus_share", *_COLUMNS)
-_INDEXES: Final = tuple(STRUCTURE_NAMES.index(column) for column in _COLUMNS.values())
+_WATCHED: Final = itemgetter(*map(STRUCTURE_NAMES.index, _COLUMNS.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def figures_of(score: float, opus: bool, structure: Sequence[float]) -> tuple[fl
     Args:
         structure: One number per `STRUCTURE_NAMES`.
     """
-    return (score, 1.0 if opus else 0.0, *[structure[index] for index in _INDEXES])
+    return (score, 1.0 if opus else 0.0, *_WATCHED(structure))
 
 
 def references_of(rows: Iterable[tuple[float, ...]]) -> dict[str, Reference]:

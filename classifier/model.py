@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, sqrt
-from operator import mul
 from pathlib import Path
 from typing import Final
 
@@ -97,6 +96,7 @@ class Model:
         "_ngrams",
         "_slope",
         "_start",
+        "_structure_row",
         "_structure_weights",
         "_tree_columns",
         "_tree_leaves",
@@ -122,7 +122,8 @@ class Model:
         # One gather for both sums: real part weight x idf, imaginary part idf squared.
         self._ngrams: npt.NDArray[np.complex128] = arrays["ngram_weights"] * idf + 1j * (idf * idf)
         self._name_weights: list[float] = arrays["name_weights"].tolist()
-        self._structure_weights: list[float] = arrays["structure_weights"].tolist()
+        self._structure_row = arrays["structure_weights"]
+        self._structure_weights: list[float] = self._structure_row.tolist()
         self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
         self._tree_columns, self._tree_thresholds, self._tree_leaves = _tree_arrays(arrays)
         self._slope, self._intercept = manifest.calibration_slope, manifest.calibration_intercept
@@ -195,24 +196,25 @@ class Model:
         self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...], embedding: bytes = b""
     ) -> Score:
         """The score from distinct buckets in ascending order: the order of a sum shows in its last digits."""
-        raw = self._start + sum(map(mul, self._structure_weights, structure))
+        row = np.array(structure)
+        raw = self._start + float(self._structure_row.dot(row))
         if len(buckets):
             summed = self._ngram_sum(buckets)
             raw += summed.real / sqrt(summed.imag)
         for bucket in names:
             raw += self._name_weights[bucket]
         if self._tree_leaves is not None:
-            raw += self._tree_sum(structure)
+            raw += self._tree_sum(row)
         if embedding and self._encoder_weights is not None:
             raw += self._encoder_sum(embedding)
         return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
 
-    def _tree_sum(self, structure: tuple[float, ...]) -> float:
+    def _tree_sum(self, row: Array) -> float:
         """What all trees say: every node is decided at once, a tree's decisions are the bits of a byte, and that names
         its leaf; 7 us.
         """
         assert self._tree_leaves is not None
-        right = np.array(structure).take(self._tree_columns) > self._tree_thresholds  # (trees, bits)
+        right = row.take(self._tree_columns) > self._tree_thresholds  # (trees, bits)
         leaf = _LEAVES.take(np.packbits(right, bitorder="little")) + _TREE_STARTS
         return float(np.add.reduce(self._tree_leaves.take(leaf)))
 
@@ -263,7 +265,7 @@ class Model:
                 )
                 own_text[name] = tuple(surfaces.get(bucket, ()))
         if self._tree_leaves is not None:
-            says = self._tree_sum(features.structure)
+            says = self._tree_sum(np.array(features.structure))
             values[TREES_NAME] = (says, says)
         if kept and self._encoder_weights is not None:
             says = self._encoder_sum(kept)

@@ -404,7 +404,7 @@ def _part(message: int, position: int, proto: content_pb2.Part, role: Role) -> P
         words = proto.text
         text, signature = words.text, words.signature
         # A signature may stand on empty text: a model's token that belongs to no words.
-        if _is_blank(text) and not signature:
+        if (not text or text.isspace()) and not signature:
             raise InvalidRequest(
                 f"prompt.messages[{message}].parts[{position}].text.text",
                 "holds only white space; the providers refuse that",
@@ -566,7 +566,9 @@ def _is_blank(text: str) -> bool:
 
 def _identifier(field: str, text: str, limit: int) -> str:
     """Check a name that goes into the ledger, labels and tables as it is."""
-    if text and not text.isprintable():
+    if len(text) <= limit and text.isprintable():
+        return text
+    if not text.isprintable():
         raise InvalidRequest(field, f"{text[:80]!r} holds a character that cannot be printed")
     return _bounded(field, text, limit)
 

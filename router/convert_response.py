@@ -271,15 +271,16 @@ def bill_fields(bill: Bill) -> Fields:
 
 def usage_fields(usage: Usage) -> Fields:
     """Spell usage, inclusive counts as they are."""
+    written = usage.cache_write_tokens
     fields: Fields = {
         "input_tokens": usage.input_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
         "output_tokens": usage.output_tokens,
         "thinking_tokens": usage.thinking_tokens,
-        "uncached_input_tokens": usage.uncached_input_tokens,
+        "uncached_input_tokens": usage.input_tokens - usage.cache_read_tokens - written,
         "complete": usage.complete,
     }
-    if usage.cache_write_tokens:
+    if written:
         fields["cache_write_5m_tokens"] = usage.cache_write_5m_tokens
         fields["cache_write_1h_tokens"] = usage.cache_write_1h_tokens
     return fields

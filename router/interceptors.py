@@ -224,8 +224,9 @@ class _Method:
         request_token = _current.set(RequestContext(request_id, method, span, given))
         entered = telemetry.enter(span)
         admitted = by.in_flight < by.max_in_flight
+        if not by.in_flight:
+            by.is_idle.clear()
         by.in_flight += admitted
-        by.is_idle.clear()
         code, error_type = "UNKNOWN", ""
         try:
             if not admitted:

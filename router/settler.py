@@ -268,7 +268,7 @@ class Attempt:
         self._timer: ChunkTimer | None = settler.telemetry.chunk_timer() if intent.stream else None
         self.intent = intent
         self.settlement: Settlement | None = None
-        self._counting = False
+        self._counting = self._begun = False
         self.answer_begun = False
         """Whether content of this attempt has reached the caller; then no other attempt may follow."""
         self.handing_on = False
@@ -309,7 +309,7 @@ class Attempt:
         spent = _cost_of(Outcome.OK, reply.usage, self._price(reply.usage, reply.model or self._seen.model))
         return None if spent is None else spent.total_nano_usd
 
-    def keep(self) -> None:
+    def keep(self, now_s: float | None = None) -> None:
         """Note in the session that this attempt's answer was handed on: its route is the session's."""
         call = self._prepared.request.call
         identity = call.identity
@@ -327,7 +327,7 @@ class Attempt:
             request_id=self.intent.request_id,
             finish=None if self._reply is None else str(self._reply.finish_reason),
             escalated=self._escalated,
-            now_s=self._settler.clock.now(),
+            now_s=self._settler.clock.now() if now_s is None else now_s,
         )
 
     def answered(self, reply: Reply, failure: Failure | None = None) -> Settlement:
@@ -338,14 +338,14 @@ class Attempt:
                 session, see `keep`.
         """
         self._reply, self._failure = reply, failure
-        self._first_byte()
-        identity = self._prepared.request.call.identity
-        settler = self._settler
-        settler.circuits.report(self._route, self._permit, Signal.WELL, settler.clock.now())
+        settler, identity = self._settler, self._prepared.request.call.identity
+        now_s = settler.clock.now()
+        self._first_byte(now_s)
+        settler.circuits.report(self._route, self._permit, Signal.WELL, now_s)
         users = self.intent.purpose is Purpose.USER
         if users and (failure is None or failure.kept is not None):
             self._begin()
-            self.keep()
+            self.keep(now_s)
         if users and reply.usage is not None and reply.usage.complete:
             settler.forecast.observe(identity.application, self._route, reply.usage.output_tokens)
         return self._close(
@@ -412,11 +412,11 @@ class Attempt:
             seen.text_since_count.append(text)
             seen.text_index = index
 
-    def _first_byte(self) -> None:
+    def _first_byte(self, now_s: float | None = None) -> None:
         seen = self._seen
         if seen.first_byte_at_s is not None:
             return
-        seen.first_byte_at_s = self._settler.clock.now()
+        seen.first_byte_at_s = self._settler.clock.now() if now_s is None else now_s
         seen.first_byte_s = perf_counter() - self._started_s
         view = self._prepared.views.get(self._route)
         if view is not None:
@@ -709,7 +709,8 @@ class Attempt:
 
     def _begin(self) -> None:
         """Note where the session began, if it began with this attempt."""
-        if self.intent.attempt == 1 and self.intent.purpose is Purpose.USER:
+        if not self._begun and self.intent.attempt == 1 and self.intent.purpose is Purpose.USER:
+            self._begun = True
             self._settler.book.begin(self._prepared.request.call, self._route)
 
     def _stay(self, usage: Usage | None) -> None:
@@ -771,7 +772,10 @@ class Attempt:
         except UnknownPrice:
             return None, None
         scale = _scale_elsewhere(here, there, usage)
-        tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
+        if self._prepared.padding is None:
+            tokenizers = there.plan.total_tokens / here.plan.total_tokens
+        else:
+            tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
         scaled = TokenSplit._make([round(part * scale) for part in split or there.plan.expected])
         return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
 

@@ -69,12 +69,15 @@ class Journal:
         """Number of the segment that takes the next line."""
         return self._number
 
-    def append(self, kind: bytes, body: bytes) -> None:
+    def append(self, kind: bytes, body: bytes) -> bool:
         """Write one line; when this returns, a kill of the process does not lose it.
 
         Args:
             kind: One byte.
             body: Any bytes without a newline.
+
+        Returns:
+            Whether the segment is full now, see `rotate_if_full`.
 
         Raises:
             OSError: It could not be written whole; nothing of it will be read back.
@@ -93,6 +96,7 @@ class Journal:
             raise OSError(f"only {written} of {len(line)} bytes could be written to the journal")
         self._torn = False
         self._size += written
+        return self._size >= self._segment_bytes
 
     def rotate_if_full(self) -> int | None:
         """Begin a new segment when this one is full; return the number of the one that ended, else None."""

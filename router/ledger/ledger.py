@@ -253,9 +253,10 @@ class Ledger:
             with self._turn:
                 if self._closed:
                     raise LedgerUnavailable("the ledger is closed")
-                self._journal.append(codec.INTENT, body)
+                is_full = self._journal.append(codec.INTENT, body)
                 self._writer.put(IntentRecord(intent, body))
-                self._rotate()
+                if is_full:
+                    self._rotate()
         except OSError as error:
             self._refused += 1
             raise LedgerUnavailable(f"the journal cannot be written: {error.strerror or error}") from error
@@ -288,16 +289,17 @@ class Ledger:
                     _name(settlement),
                 )
                 return
-            journalled = True
+            journalled, is_full = True, False
             try:
-                self._journal.append(codec.SETTLEMENT, body)
+                is_full = self._journal.append(codec.SETTLEMENT, body)
             except OSError as error:
                 journalled = False
                 self._unjournalled += 1
                 _LOG.error("settlement %s is in memory only, no journal: %s", _name(settlement), error)
             if self._writer.pending() < 2 * self._settings.max_pending:
                 self._writer.put(SettlementRecord(settlement, body))
-                self._rotate()
+                if is_full:
+                    self._rotate()
                 return
         self._dropped += 1
         _LOG.error(

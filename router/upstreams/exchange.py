@@ -12,11 +12,13 @@ and the errors against aiohttp's own.
 """
 
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 from aiohttp.client_reqrep import RequestInfo
+from aiohttp.connector import Connection
 from aiohttp.helpers import TimerNoop
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -38,7 +40,7 @@ _WRITTEN: Any = SimpleNamespace(output_size=0)
 class Exchange:
     """Sends bodies to one URL with headers of one form; made by `exchange_over`."""
 
-    __slots__ = ("_form", "_info", "_params", "_request", "_session", "_varying")
+    __slots__ = ("_form", "_info", "_key", "_params", "_request", "_session", "_varying")
 
     def __init__(
         self, session: Any, request: aiohttp.ClientRequest, own: Iterable[str], auto_decompress: bool
@@ -48,6 +50,7 @@ class Exchange:
         """
         self._session = session
         self._request = request
+        self._key = request.connection_key
         self._varying: list[str] = []
         varying = {_LENGTH: _LENGTH} | {name.lower(): name for name in own}
         lines = [f"POST {request.url.raw_path_qs} HTTP/1.1".replace("%", "%%")]
@@ -82,7 +85,7 @@ class Exchange:
         Raises:
             aiohttp.ClientError, OSError: What aiohttp raises.
         """
-        connection = await self._written(body, own, timeout)
+        connection = await self._written(self._data(body, own), timeout)
         connection.protocol.set_response_params(**self._params)
         return await self._answer(connection)
 
@@ -97,33 +100,66 @@ class Exchange:
         Raises:
             aiohttp.ClientError, OSError: What aiohttp raises.
         """
-        connection = await self._written(body, own, timeout)
-        protocol = connection.protocol
-        if type(protocol) is not AnswerHandler:
-            protocol.force_close()  # made before this exchange was: once more, and then one that reads answers
-            protocol.set_response_params(**self._params)
-            return await self._answer(connection)
+        data, connector = self._data(body, own), self._session.connector
+        protocol = self._idle()
+        if protocol is None:
+            connection = await self._written(data, timeout)
+            # From here on as one that was idle.
+            data, protocol, connection._protocol = b"", connection.protocol, None
+            if type(protocol) is not AnswerHandler:
+                protocol.force_close()  # made before this exchange was: once more, and then one that reads answers
+                protocol.set_response_params(**self._params)
+                return await self._answer(self._connection(protocol))
         try:
-            plain = await protocol.ask(self._params)
+            if data:
+                protocol.transport.write(data)
+            plain: Plain | None = await protocol.ask(self._params)
         except BaseException:
             protocol.forget()
-            connection.close()
+            connector._release(self._key, protocol, should_close=True)
             raise
         if plain is None:
-            return await self._answer(connection)
-        connection.release()
+            return await self._answer(self._connection(protocol))
+        connector._release(self._key, protocol)
         if plain.cookies:
             self._session._cookie_jar.update_cookies_from_headers(plain.cookies, self._request.url)
         return plain
 
-    async def _written(self, body: bytes, own: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> Any:
-        """Write head and body to a connection of the pool, of which nothing has been read."""
-        session, request = self._session, self._request
+    def _idle(self) -> Any:
+        """A connection's protocol of the pool that can be written to now, taken out as aiohttp's connector would; None
+        leaves it to that: there is none, or one that is of no more use, or the next is not one that reads answers.
+        """
+        connector: Any = self._session.connector
+        idle = connector._conns.get(self._key)
+        if not idle or connector._limit_per_host:
+            return None
+        protocol, since_s = idle[0]
+        if not protocol.is_connected() or protocol.should_close or type(protocol) is not AnswerHandler:
+            return None
+        kept_s = connector._keepalive_timeout
+        if kept_s is not None and monotonic() - since_s > kept_s:
+            return None
+        idle.popleft()
+        if not idle:
+            del connector._conns[self._key]
+        connector._acquired.add(protocol)
+        return protocol
+
+    def _connection(self, protocol: Any) -> Connection:
+        """The connection of a protocol that was taken out of the pool, as aiohttp's response wants it."""
+        return Connection(self._session.connector, self._key, protocol, self._request.loop)
+
+    def _data(self, body: bytes, own: Mapping[str, str]) -> bytes:
+        """Head and body of one request."""
         values = [
             (b"%d" % len(body)) if name == _LENGTH else own[name].encode("ascii") for name in self._varying
         ]
-        cookies = session._cookie_jar.filter_cookies(request.url)
-        data = self._form % (*values, _cookie_line(cookies) if cookies else b"") + body
+        cookies = self._session._cookie_jar.filter_cookies(self._request.url)
+        return self._form % (*values, _cookie_line(cookies) if cookies else b"") + body
+
+    async def _written(self, data: bytes, timeout: aiohttp.ClientTimeout) -> Any:
+        """Write a request to a connection of the pool, of which nothing has been read."""
+        session, request = self._session, self._request
         try:
             connection = await session.connector.connect(request, traces=[], timeout=timeout)
             for _ in range(_STALE_LIMIT):

@@ -395,6 +395,8 @@ def _message(index: int, proto: content_pb2.Message) -> Message:
     parts = proto.parts
     if not parts:
         raise InvalidRequest(f"prompt.messages[{index}].parts", "is empty; at least one part is needed")
+    if len(parts) == 1:  # most messages are one part
+        return Message(role, (_part(index, 0, parts[0], role),))
     return Message(role, tuple([_part(index, position, part, role) for position, part in enumerate(parts)]))
 
 

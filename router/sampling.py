@@ -124,6 +124,8 @@ def _last_model_route(call: Call) -> Route | None:
 
 
 def _text(messages: tuple[Message, ...]) -> str:
+    if len(messages) == 1 and len(messages[0].parts) == 1 and type(part := messages[0].parts[0]) is Text:
+        return part.text  # most turns are
     texts = [part.text for message in messages for part in message.parts if isinstance(part, Text)]
     return texts[0] if len(texts) == 1 else "\n".join(texts)
 

@@ -207,11 +207,12 @@ class Telemetry:
         caller = _caller(traceparent, tracestate) if traceparent else INVALID_SPAN
         if self._tracer is None:
             return caller
-        if traceparent and self._follows_parent and not _worth_a_child(caller):
-            return caller  # what the SDK would start is not recorded either, and costs 20 us (measured)
         light, context = self._light, caller.get_span_context()
+        valid = context.is_valid
+        if valid and self._follows_parent and not context.trace_flags & TraceFlags.SAMPLED:
+            return caller  # what the SDK would start is not recorded either, and costs 20 us (measured)
         span: Span
-        if light is not None and not context.is_valid:
+        if light is not None and not valid:
             span = light.start_root(method, SpanKind.SERVER, self._server_attributes(method))
         elif light is not None and self._follows_parent:
             parent, attributes = Parent(context), self._server_attributes(method).copy()
@@ -232,13 +233,12 @@ class Telemetry:
     def enter(self, span: Span) -> Entered:
         """Make the span of an RPC the current one of the running task; give what comes to `leave`, in the same task."""
         context = span.get_span_context()
-        if not _worth_a_child(span):
+        valid = context.is_valid
+        if valid and not context.trace_flags & TraceFlags.SAMPLED:
             return None, _entered.set(
                 context
-            )  # nothing is recorded below it, so nobody asks for the current span
-        return attach(set_span_in_context(span, _ROOT)), _entered.set(
-            Parent(context) if context.is_valid else None
-        )
+            )  # nothing is recorded below it: nobody asks for the current span
+        return attach(set_span_in_context(span, _ROOT)), _entered.set(Parent(context) if valid else None)
 
     def leave(self, entered: Entered) -> None:
         """Make the span current that was so before `enter`."""

@@ -191,7 +191,17 @@ class Beliefs:
         else:
             counts = self.estimator.counts(rolling.sums, model, counted)
         planned = self._plan(
-            rules, scope, prompt, digests, counts, counted, strategy, kind, now_s, expected_follow_ups, rolling
+            rules,
+            scope,
+            prompt,
+            digests,
+            counts,
+            counted,
+            strategy,
+            kind,
+            now_s,
+            expected_follow_ups,
+            rolling,
         )
         return CacheView(scope, prompt, digests, counts, planned, rolling, counted)
 

@@ -57,7 +57,9 @@ def faults(connection: Database) -> list[Finding]:
     """Return what must not be, those that are; a few seconds for a million calls."""
     found = []
     for name, where in _FAULTS.items():
-        count, example = connection.execute(f"SELECT count(*), coalesce(min(request_id), 'unknown') FROM {where}").fetchone()
+        count, example = connection.execute(
+            f"SELECT count(*), coalesce(min(request_id), 'unknown') FROM {where}"
+        ).fetchone()
         if count:
             found.append(Finding(name, count, example))
     return found

@@ -309,6 +309,8 @@ class Dispatch:
                 step = Step(Next.OTHER_ROUTE, 0.0, "held back")
             except UpstreamError as error:
                 failure = error
+                if error.about_thinking and self._without_thinking(life):
+                    continue
                 # A hedge was a further try.
                 tries_on_route = sum(each.intent.route == life.route.value for each in life.attempts)
                 step = self._step(life, error, tries_on_route, fallback, deadline.remaining_s(loop.time()))
@@ -330,6 +332,20 @@ class Dispatch:
                     await on_turn()
             elif step.wait_s > 0:
                 await self._sleep(step.wait_s)
+
+    def _without_thinking(self, life: Life) -> bool:
+        """Leave the thinking out that Opus refused, once; False when there is none left to leave out.
+
+        It is bound to what precedes it (A-THINK, 2026-11): an edit of a system prompt by the operator would otherwise
+        end every conversation that holds any.
+        """
+        if life.route is not Route.OPUS:
+            return False
+        freed = self._preparation.without_thinking(life.prepared, self._settler.clock.now())
+        if freed is None:
+            return False
+        life.prepared = freed
+        return True
 
     async def _held(self, life: Life, flight: Flight, deadline: Deadline) -> None:
         """Let whoever writes the same prefix go first, as long as that is worth it; then plan by what is warm."""

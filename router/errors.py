@@ -186,6 +186,8 @@ class UpstreamError(RouterError):
     other_route_may_help = True
     may_be_billed = False
     """Whether the provider may have billed the call although no usage was seen."""
+    about_thinking = False
+    """Whether it was refused for thinking in its history: without that, the same request may be taken."""
 
     def __init__(
         self,

@@ -174,6 +174,8 @@ def place(
         return BEFORE
     if setting == "after_history":
         return AFTER
+    if seen is not None and not seen.digest and binding_model and _thinks(messages, binding_model):
+        return AFTER  # it comes late: in front it would stand before thinking that was made without it
     if seen is None or not seen.digest:
         if habit.turn_weight < _EVIDENCE_WEIGHT:
             return BEFORE

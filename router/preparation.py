@@ -15,6 +15,7 @@ import msgspec.structs
 
 from cache.economics import TokenSplit
 from cache.plan import Breakpoint, Plan, Strategy
+from cache.prompt import BlockKind
 from cache.rolling import Rolling
 from classifier.exploration import draw_of
 from classifier.features import Measures
@@ -35,6 +36,7 @@ from classifier.route import Route, Score
 from classifier.sample import Sample
 from router import cost, errors
 from router.beliefs import Beliefs, CacheView
+from router.call import Message, Thinking
 from router.capability import why_too_long
 from router.circuit import Circuits
 from router.estimate import OutputForecast, RouteEstimate
@@ -238,6 +240,38 @@ class Preparation:
             points=points,
         )
         return msgspec.structs.replace(prepared, views={**prepared.views, Route.OPUS: view})
+
+    def without_thinking(self, prepared: Prepared, now_s: float) -> Prepared | None:
+        """The request with Opus's spelling and plan free of the thinking in its history, which Opus has refused.
+
+        The conversation stays the caller's: its next request brings the thinking again, and a held session goes on from
+        this spelling. None when there is no such thinking, or nothing can be sent without it.
+        """
+        spelled = prepared.rendered.get(Route.OPUS)
+        if spelled is None or all(block.kind is not BlockKind.THINKING for block in spelled.prompt.blocks):
+            return None
+        messages = tuple(
+            Message(each.role, tuple(part for part in each.parts if not isinstance(part, Thinking)))
+            for each in spelled.call.messages
+        )
+        call = msgspec.structs.replace(spelled.call, messages=messages)
+        try:
+            rendered = self._upstreams[Route.OPUS].render(call)
+        except (errors.InvalidRequest, errors.NotSupported):
+            return None
+        # What the next turn compares its history with is what the caller holds.
+        rendered = msgspec.structs.replace(rendered, call=spelled.call)
+        request, rolling = prepared.request, prepared.rolling
+        if rolling is not None:
+            digests = self._beliefs.digests(rendered.prompt, request.application.name)
+            rolling = Rolling.of(rendered.prompt, digests)
+        views = self._views(request, {Route.OPUS: rendered}, now_s, prepared.padding, rolling)
+        return msgspec.structs.replace(
+            prepared,
+            rendered={**prepared.rendered, Route.OPUS: rendered},
+            views={**prepared.views, Route.OPUS: views[Route.OPUS]},
+            rolling=rolling,
+        )
 
     def contributions(self, prepared: Prepared, top_count: int = 20) -> tuple[Contribution, ...]:
         """What moved the score, largest first; empty without a classifier."""

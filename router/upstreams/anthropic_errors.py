@@ -77,6 +77,13 @@ _FROM_HERE_THE_CALLERS = re.compile(r"(?<=\.input_schema)\..*|(?<=\.schema)\..*|
 _PHRASE = re.compile(r"(?:[a-z0-9_.]+: )?(prompt is too long(?:: [0-9]+ tokens > [0-9]+ maximum)?)")
 """A-ERR's fixed wording of a request that does not fit the context window."""
 
+_THINKING = re.compile(r"`(?:redacted_)?thinking`|\bthinking\b[^\n]{0,40}\bblocks?\b")
+_SETTING = re.compile(r'"?thinking\.|thinking: ')
+"""Refusals of blocks of thinking that came back (edited, of another key, bound to a prompt that has changed; A-ERR and
+A-THINK, 2026-11), told from those of how to think. The wording is not stable: one missed stays a refusal, one taken
+for it costs another refusal, which is free.
+"""
+
 
 def error_class(status: int | None, type_: str, code: str, message: str) -> type[UpstreamError]:
     """Return our class for an error body; `status` None inside a stream."""
@@ -130,7 +137,7 @@ def from_body(
         told = refused(shown(label, secret), status, _path(message), _phrase(message), request_id)
     else:
         told = failed(label, shown(message, secret), status)
-    return kind(
+    named = kind(
         NAME,
         told,
         model=model,
@@ -139,6 +146,9 @@ def from_body(
         retry_after_s=_retry_after_s(headers) if headers is not None else None,
         retryable=_SHOULD_RETRY.get(headers.get("x-should-retry", "")) if headers is not None else None,
     )
+    if kind is UpstreamRejected and _THINKING.search(message) and not _SETTING.match(message):
+        named.about_thinking = True
+    return named
 
 
 def _path(message: str) -> str:

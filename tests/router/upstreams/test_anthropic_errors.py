@@ -140,3 +140,25 @@ def test_connection_errors_are_named_by_their_cause() -> None:
     late.__cause__ = httpx2.ReadTimeout("", request=REQUEST)
     assert isinstance(from_sdk(late, "m", "", 1.0), errors.UpstreamTimeout)
     assert isinstance(late, CAUGHT)
+
+
+ABOUT_THINKING = [
+    ("`thinking` or `redacted_thinking` blocks in the latest assistant message cannot be modified.", True),
+    ("messages.1.content.0: Invalid `signature` in `thinking` block", True),
+    ("messages.1: thinking blocks are bound to the conversation they were made in", True),
+    ("messages.3.content.0: Expected `thinking` or `redacted_thinking`, but found `tool_use`.", True),
+    ('"thinking.type.enabled" is not supported for this model.', False),
+    ("thinking: Input should be a valid dictionary", False),
+    ("adaptive thinking is not supported on this model", False),
+    ("messages.0: text content blocks must be non-empty", False),
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), ABOUT_THINKING)
+def test_a_refusal_of_thinking_that_came_back_is_told_apart(message: str, expected: bool) -> None:
+    """Without it the same request may be taken; a setting of how to think would be refused again."""
+    for type_, said in (("invalid_request_error", expected), ("overloaded_error", False)):
+        named = from_body(
+            status=400, type_=type_, code="", message=message, model="m", secret="", request_id=""
+        )
+        assert named.about_thinking is said

@@ -149,6 +149,9 @@ class BlockReader:
         text, tokens, image, citations = content, 0, False, False
         if isinstance(content, list):
             text, tokens, image, citations = self._result_content(content, (*path, "content"))
+            if item.get("is_error") and any(each["type"] != "text" for each in content):
+                # text: https://github.com/vellum-ai/vellum-assistant/pull/18387
+                raise invalid(path, "all content must be type 'text' if 'is_error' is true")
         elif not isinstance(content, str):
             raise invalid((*path, "content"), "Input should be a valid string or list")
         head = f"{item['tool_use_id']}\0{bool(item.get('is_error'))}\0".encode()

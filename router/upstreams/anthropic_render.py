@@ -368,10 +368,20 @@ def _text(text: str) -> bytes:
     return b'{"type":"text","text":%b}' % quoted(text)
 
 
+_FAILED = b'{"type":"text","text":"The tool failed. What it left:"}'
+"""Says so of a result that holds more than text, which may not be called an error."""
+
+
 def _tool_result(part: ToolResult, placed: Placed, bare: Set[str]) -> bytes:
     head = b'{"type":"tool_result","tool_use_id":%b' % quoted(wire_id(part.call_id, bare))
-    error = b',"is_error":true' if part.is_error else b""
     inner = b",".join(_result_content(part.content, placed))
+    error = b""
+    if part.is_error and all(isinstance(each, Text) for each in part.content):
+        error = b',"is_error":true'
+    elif (
+        part.is_error
+    ):  # "all content must be type text if is_error is true" (vellum-assistant#18387, 2026-03)
+        inner = b"%b,%b" % (_FAILED, inner)
     return b"%b%b%b}" % (head, b',"content":[%b]' % inner if inner else b"", error)
 
 

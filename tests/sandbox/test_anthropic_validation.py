@@ -8,6 +8,7 @@ TOOL = {"name": "find", "description": "d", "input_schema": {"type": "object"}}
 CALL = {"type": "tool_use", "id": "t1", "name": "find", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "w"}
 SAY = {"type": "text", "text": "Hi"}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}}
 U, A, S = (lambda c, r=r: {"role": r, "content": c} for r in ("user", "assistant", "system"))
 MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
@@ -153,6 +154,10 @@ REFUSED = [
     ),
     ({"messages": [U("x"), A([CALL]), U([RESULT, RESULT])]}, "each tool_use must have a single result"),
     ({"messages": [U("x"), A([CALL, CALL]), U([RESULT])]}, "`tool_use` ids must be unique"),
+    (
+        {"messages": [U("x"), A([CALL]), U([{**RESULT, "is_error": True, "content": [SAY, PICTURE]}])]},
+        "messages.2.content.0: all content must be type 'text' if 'is_error' is true",
+    ),
     ({"messages": [U("x"), A([{**CALL, "id": "a b"}]), U([RESULT])]}, "id: String should match pattern"),
     # models: prefill, thinking, effort, speed, geo
     (

@@ -160,6 +160,17 @@ def test_tool_results_are_spelled_with_their_media() -> None:
     assert first["content"][2]["title"] == "Doc"
 
 
+def test_a_failed_result_with_media_says_so_in_words() -> None:
+    """The provider takes nothing but text beside `is_error`; the picture is worth more than the flag."""
+    failed = ToolResult("call_a", (Text("seen"), Image("image/png", b"\x89PNG")), is_error=True)
+    told = ToolResult("call_b", (Text("no"),), is_error=True)
+    first, second = wire(call(*tool_loop()[:2], user(failed, told)))["messages"][2]["content"]
+    assert "is_error" not in first
+    assert [inner["type"] for inner in first["content"]] == ["text", "text", "image"]
+    assert "failed" in first["content"][0]["text"]
+    assert second["is_error"]
+
+
 def test_foreign_call_ids_are_replaced_alike_in_call_and_result() -> None:
     """Ids outside Anthropic's alphabet become a digest; pairing survives."""
     odd = "function-call/7:å"

@@ -11,6 +11,19 @@ from collections.abc import Hashable
 WEIGHT = 10.0
 """Outcomes the prior counts for."""
 FORGETTING = 0.99
+SESSION_PRIOR = 0.2
+ACTION_PRIOR = 0.2
+LISTED_PRIOR = 0.7
+"""Chance of a request on Opus after an action the operator listed, before it is seen."""
+RETURN_PRIOR = 0.5
+"""Chance that a session comes again within five minutes of an answer, before it is seen; times its score."""
+BANDS = 5
+"""Scores, and chances foreseen, are told apart in so many bands of equal width."""
+
+
+def band_of(chance: float) -> int:
+    """Band of a chance in [0, 1]."""
+    return min(BANDS - 1, int(chance * BANDS))
 
 
 class Chances:

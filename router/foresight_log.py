@@ -55,14 +55,15 @@ def logged_sessions(rows: Iterable[LoggedRequest]) -> list[Session]:
 def turn_of_row(row: TraceRow, time_s: float) -> Turn:
     """A recorded request as a turn that starts then.
 
-    All are taken for Opus: who recorded them chose the model by hand, and nothing of a router's choice is in them. Chat
-    that records neither models nor stop reasons is taken to have ended its turns.
+    Those that do not name their route are taken for Opus: who recorded them chose the model by hand, and nothing of a
+    router's choice is in them. Chat that records neither models nor stop reasons is taken to have ended its turns.
     """
     stop = _STOPS.get(row.stop, row.stop)
     return Turn(
         time_s=time_s,
-        opus=True,
+        opus=row.opus,
         finish=stop or ("" if row.kind else FinishReason.END_TURN.value),
+        score=row.score,
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
         duration_s=row.answered_s,
@@ -77,8 +78,9 @@ def trace_sessions(rows: Sequence[TraceRow]) -> list[Session]:
     and the last sessions of a short window are cut shortest, so what is held out is drawn, not the end.
 
     Args:
-        rows: In the order in which they are served (`replay_trace.in_order`).
+        rows: In the order in which they are served (`replay_trace.in_order`); events are no turns.
     """
+    rows = [row for row in rows if not row.event]
     named, ends, offset_s, latest_s = [], dict[str, float](), 0.0, 0.0
     alone = len({row.namespace for row in rows}) == 1
     for namespace, group in groupby(rows, key=lambda row: row.namespace):

@@ -11,8 +11,8 @@ files and no real time: the caller passes a timer if it wants the planner's own 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from enum import StrEnum
 from math import ceil
 from typing import NamedTuple
@@ -20,19 +20,20 @@ from typing import NamedTuple
 from cache.demand import Demand
 from cache.economics import Rates, TokenSplit, cost_units, ping_spacing_s
 from cache.facts import ASSUMED, Facts
-from cache.forecast import Forecast, Forecasts
+from cache.forecast import Forecast
 from cache.hazard import Path
 from cache.index import PrefixIndex
-from cache.plan import Breakpoint, Plan, Strategy, plan
+from cache.plan import Breakpoint, Plan, Strategy
 from cache.prompt import CacheScope, Layer
 from cache.regret import Regret
-from cache.rules import TTL_1H_S, TTL_5M_S, CacheRules, rules_for
+from cache.rules import TTL_1H_S, TTL_5M_S, rules_for
 from cache.schedule import Worth
-from cache.tokens import TokenEstimator
+from router.replay_ahead import Ahead, Offer
+from router.replay_planner import Planner
 from router.replay_provider import ReferenceCache
 from router.replay_shared import application_end
 from router.replay_trace import PromptBuilder, TracePrompt, TraceRow, block_at
-from router.replay_warming import KeepAlives, Left, Ping, Warm, WarmSettings
+from router.replay_warming import Idle, KeepAlives, Left, Ping, Warm, WarmSettings
 
 MODEL = "claude-opus-4-5-20251101"
 """Model whose limits hold unless a replay names another; the minimum is a setting of its own."""
@@ -85,7 +86,10 @@ class Served(NamedTuple):
         returned_gap_s: Seconds since the request this one extends; None where it extends none.
         decision_ns: Nanoseconds the decision took; 0 without a timer.
         keep_alives: Keep-alives its prefix gets unless its conversation goes on; `spacing_s` apart.
-        switched_off: Whether it gets none because its traffic had lost by them.
+        switched_off: Warms that were not sent, for it or since the request before it, because their traffic had lost by
+            them; for its keep-alives one.
+        p_next: Chance that its conversation goes on within 5 minutes, as keep-alives are decided by; None unasked.
+        p_foreseen: The same by the foresight alone; None without one.
     """
 
     row: TraceRow
@@ -99,78 +103,9 @@ class Served(NamedTuple):
     decision_ns: int
     keep_alives: int = 0
     spacing_s: float = float(ping_spacing_s(TTL_5M_S))
-    switched_off: bool = False
-
-
-@dataclass(slots=True)
-class _Planner:
-    """The service's planner with its own memory, as the replay drives it."""
-
-    strategy: Strategy
-    settings: Settings
-    rules: CacheRules
-    scope: CacheScope
-    demand: Demand
-    index: PrefixIndex
-    estimator: TokenEstimator = field(default_factory=TokenEstimator)
-
-    def decide(
-        self, found: TracePrompt, now_s: float, kind: str
-    ) -> tuple[Plan, tuple[int, ...], Forecast | None]:
-        """Plan, token counts and the forecast for the turn."""
-        counts = self.estimator.cumulative_tokens(found.prompt, self.settings.model)
-        forecasts = None
-        if self.strategy is Strategy.AUTO:
-            forecasts = self.demand.forecasts(self.scope, found.prompt, found.digests, now_s, kind, counts)
-        planned = self._planned(found, counts, now_s, forecasts, None)
-        return planned, counts, None if forecasts is None else forecasts[Layer.TURN]
-
-    def again(
-        self, found: TracePrompt, counts: tuple[int, ...], points: Sequence[Breakpoint], now_s: float
-    ) -> Plan:
-        """Plan of a warm that is to touch what these breakpoints name."""
-        return self._planned(found, counts, now_s, None, points)
-
-    def learn(
-        self, found: TracePrompt, counts: Sequence[int], planned: Plan, split: TokenSplit, now_s: float
-    ) -> bool | None:
-        """Settle one request; gives whether what was believed warm was read."""
-        self.index.begin(self.scope, planned, now_s)
-        learned = self.index.observe(
-            self.scope,
-            found.digests,
-            counts,
-            planned,
-            started=now_s,
-            first_byte_at=now_s,
-            read_tokens=split.read,
-            write_5m_tokens=split.write_5m,
-            write_1h_tokens=split.write_1h,
-        )
-        return learned.held
-
-    def _planned(
-        self,
-        found: TracePrompt,
-        counts: tuple[int, ...],
-        now_s: float,
-        forecasts: Forecasts | None,
-        points: Sequence[Breakpoint] | None,
-    ) -> Plan:
-        return plan(
-            found.prompt,
-            found.digests,
-            counts,
-            self.index.belief(self.scope, found.digests),
-            rules=self.rules,
-            rates=self.settings.rates,
-            strategy=self.strategy,
-            now=now_s,
-            forecasts=forecasts,
-            uncertainty=0.0,
-            facts=self.settings.facts,
-            points=points,
-        )
+    switched_off: int = 0
+    p_next: float | None = None
+    p_foreseen: float | None = None
 
 
 def replay(
@@ -185,14 +120,18 @@ def replay(
     """Serve the rows one by one.
 
     Args:
-        rows: In the order they are served (`router.replay_trace.in_order`).
+        rows: In the order they are served (`router.replay_trace.in_order`); those that are no requests to Opus are
+            learnt from and give nothing.
         timer: Nanoseconds of any clock; only differences are used.
         on_ping: Told of every warm, at its place between the requests; the last ones after the last request.
         regret: Judges the warms, in units for dollars; None for one of its own.
     """
     run = _Run(policy, settings or Settings(), timer, on_ping, regret or Regret())
     for row in rows:
-        yield run.serve(row)
+        if row.billed:
+            yield run.serve(row)
+        else:
+            run.note(row)
     run.end()
 
 
@@ -219,22 +158,35 @@ class _Run:
         rules = replace(rules_for(settings.model), minimum_tokens=settings.minimum_tokens)
         self._scope = CacheScope("anthropic", "replay", rules.model)
         self._demand = Demand()
-        self._planner: _Planner | None = None
+        self._planner: Planner | None = None
         if policy not in (Policy.TTL_5M, Policy.TTL_1H, Policy.AS_SENT):
-            index = PrefixIndex(facts=settings.facts)
-            self._planner = _Planner(
-                Strategy(policy.value), settings, rules, self._scope, self._demand, index
+            self._planner = Planner(
+                Strategy(policy.value),
+                rules,
+                settings.rates,
+                settings.facts,
+                self._scope,
+                self._demand,
+                PrefixIndex(facts=settings.facts),
             )
         self._keep: KeepAlives | None = None
-        if settings.warming.policy is not Warm.OFF:
-            worth = Worth(settings.rates, 1.0, call_units=settings.warming.call_units)
-            self._keep = KeepAlives(
-                settings.warming, worth, self._demand, self._scope, on_ping, regret=regret
+        self._ahead: Ahead | None = None
+        warming = settings.warming
+        if warming.policy is not Warm.OFF:
+            worth = Worth(
+                settings.rates,
+                1.0,
+                warming.second_units,
+                warming.prefill_s_per_token,
+                call_units=warming.call_units,
             )
+            keep = self._keep = KeepAlives(warming, worth, self._demand, self._scope, on_ping, regret=regret)
+            self._ahead = Ahead(warming, worth, regret, keep.foreseer, self._offered, on_ping)
         self._builder = PromptBuilder(settings.minimum_tokens)
         self._cache = self._new_cache()
         self._upgraded: dict[tuple[str, str, str], _Upgraded] = {}
         self._namespace: str | None = None
+        self._off = 0
         self._offset_s = self._latest_s = 0.0
 
     def _new_cache(self) -> ReferenceCache:
@@ -249,6 +201,8 @@ class _Run:
         if keep is not None:
             keep.until(now_s)
             keep.arrived(row, found, now_s)
+        if self._ahead is not None:
+            self._ahead.asked(row, found, now_s)
         upgraded = self._upgraded.pop((row.namespace, row.session, row.stream), None)
         if upgraded is not None:
             self._settle_upgrade(upgraded, row, found)
@@ -281,13 +235,11 @@ class _Run:
             assert planned is not None
             believed = planner.learn(found, counts, planned, split, now_s)
             p_hit, held = planned.p_hit, held if believed is None else believed
-        pings, spacing_s, switched_off = 0, float(ping_spacing_s(TTL_5M_S)), False
+        idle, spacing_s = Idle(), float(ping_spacing_s(TTL_5M_S))
         if keep is not None:
             left = self._left(row, found, marks, split, planned, counts, path)
             shared = self._left_shared(row, found, marks, planned, counts, now_s)
-            before = keep.switched_off
-            pings = keep.served(row, found, left, shared, split.read, now_s)
-            switched_off = keep.switched_off > before
+            idle = keep.served(row, found, left, shared, split.read, now_s)
             spacing_s = spacing_s if left is None else float(ping_spacing_s(left.ttl_s))
         return Served(
             row,
@@ -299,10 +251,33 @@ class _Run:
             found.returned_gap_s,
             now_s,
             decision_ns,
-            pings,
+            idle.pings,
             spacing_s,
-            switched_off,
+            self._newly_off(),
+            idle.p_next,
+            idle.p_foreseen,
         )
+
+    def _newly_off(self) -> int:
+        """Warms that were switched off since this was last asked."""
+        keep, ahead, before = self._keep, self._ahead, self._off
+        self._off = (keep.switched_off if keep else 0) + (ahead.switched_off if ahead else 0)
+        return self._off - before
+
+    def note(self, row: TraceRow) -> None:
+        """Learn from a row that is no request to Opus, and warm what it makes worth warming."""
+        now_s, keep, ahead = self._time(row), self._keep, self._ahead
+        if keep is not None:
+            keep.until(now_s)
+        if row.event:
+            if ahead is not None:
+                ahead.happened(row, self._builder.known(row), now_s)
+            return
+        found = self._builder.prompt(row)
+        if keep is not None:
+            keep.answered_by_flash(row, now_s)
+        if ahead is not None:
+            ahead.answered_by_flash(row, found, now_s)
 
     def end(self) -> None:
         """Send what is still due after the last request."""
@@ -376,7 +351,7 @@ class _Run:
         position = bisect_left(found.ends, end)
         if self._planner is None or position == len(found.ends) or found.ends[position] != end:
             return
-        counts = self._planner.estimator.cumulative_tokens(found.prompt, self._settings.model)
+        counts = self._planner.counts(found)
         point = Breakpoint(
             position, Layer.HISTORY, TTL_1H_S, counts[position], found.digests[position], "upgrade ping", 0.0
         )
@@ -384,6 +359,31 @@ class _Run:
         size = row.block_tokens
         split = TokenSplit(read=again.full_read_tokens, write_1h=end * size - again.full_read_tokens)
         self._planner.learn(found, counts, again, split, upgraded.sent_s)
+
+    def _offered(self, row: TraceRow, found: TracePrompt, now_s: float) -> Offer | None:
+        """A warm of what this prompt begins with, as it would be sent now."""
+        planner = self._planner
+        asked = None if planner is None else planner.ahead(found, now_s)
+        if planner is None or asked is None:
+            return None
+        cut, counts, planned = asked
+        marks = tuple([(cut.ends[point.position], point.ttl_s) for point in planned.breakpoints])
+        blocks, size = marks[-1][0], row.block_tokens
+
+        def send() -> TokenSplit:
+            split = self._cache.serve(
+                row.runs,
+                whole_blocks=blocks,
+                input_tokens=blocks * size,
+                block_tokens=size,
+                marks=marks,
+                now_s=now_s,
+            )
+            planner.learn(cut, counts, planned, split, now_s)
+            return split
+
+        key = planned.breakpoints[-1].digest
+        return Offer(key, blocks * size, planned.p_hit, planned.full_read_tokens, planned.expected, send)
 
     def _left_shared(
         self,

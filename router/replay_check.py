@@ -44,13 +44,22 @@ def increase(text: str) -> Fraction:
     Raises:
         ValueError: It is not a percentage.
     """
+    return percentage("--max-cost-increase", text)
+
+
+def percentage(option: str, text: str) -> Fraction:
+    """What an option's "3%" or "3 %" is of one.
+
+    Raises:
+        ValueError: It is not a percentage.
+    """
     number = text.strip().removesuffix("%").strip()
     try:
         share = Fraction(number) / 100
     except (ValueError, ZeroDivisionError):
         share = None
     if share is None or not text.strip().endswith("%"):
-        raise ValueError(f'--max-cost-increase: {text!r} is not a percentage such as "3%"')
+        raise ValueError(f'{option}: {text!r} is not a percentage such as "3%"')
     return share
 
 

@@ -18,11 +18,16 @@ class Chosen(NamedTuple):
 
     policy: Policy
     warm: Warm
+    foresight: bool = False
 
     @property
     def name(self) -> str:
-        return self.policy.value if self.warm is Warm.OFF else f"{self.policy.value} + {self.warm.value}"
+        """As figures, tables and saved reports call it."""
+        name = self.policy.value if self.warm is Warm.OFF else f"{self.policy.value} + {self.warm.value}"
+        return f"{name} + foresight" if self.foresight else name
 
+
+_FEMTO_PER_USD = 10**15
 
 TABLE = (
     Chosen(Policy.NONE, Warm.OFF),
@@ -44,27 +49,68 @@ FEATURES = (
 """What each step of the table adds, between two of its rows."""
 
 
-def runs_of(policy: Sequence[Policy] | None, warm: Sequence[Warm] | None, table: bool) -> list[Chosen]:
+STRATEGIES = (
+    Warm.OFF,
+    Warm.SESSION_START,
+    Warm.KEEP_ALIVE,
+    Warm.PREDICTIVE,
+    Warm.SHARED,
+    Warm.FOUR_MINUTES,
+    Warm.AUTO,
+)
+"""Every way to warm, in the order of the document's chapters."""
+_AHEAD = (Warm.SESSION_START, Warm.PREDICTIVE)
+_FORESEEING = (Warm.PREDICTIVE, Warm.AUTO)
+_WHOLE = (Policy.TTL_5M, Policy.TTL_1H)
+
+
+def runs_of(
+    policy: Sequence[Policy] | None,
+    warm: Sequence[Warm] | None,
+    table: bool,
+    *,
+    strategies: bool = False,
+    foresight: bool = False,
+) -> list[Chosen]:
     """Every policy with every way to warm, or the table's rows.
 
+    Args:
+        strategies: Take every way to warm.
+        foresight: Replay each way that a foresight has a part in once more, with it.
+
     Raises:
-        ValueError: What does not go together, or needs what no trace tells.
+        ValueError: What does not go together.
     """
     if table:
-        if policy or warm:
-            raise ValueError("--table has its own policies; leave out --policy and --warm")
+        if policy or warm or strategies or foresight:
+            raise ValueError(
+                "--table has its own policies; leave out --policy, --warm, --strategies and foresights"
+            )
         return list(TABLE)
-    chosen = [Chosen(each, how) for each in policy or [Policy.AUTO] for how in warm or [Warm.OFF]]
-    for each, how in chosen:
-        if how in (Warm.SESSION_START, Warm.PREDICTIVE):
-            raise ValueError(
-                f"--warm {how.value}: a trace does not tell when sessions are opened nor what users do before they ask"
-            )
-        if how in (Warm.SHARED, Warm.FOUR_MINUTES) and each in (Policy.TTL_5M, Policy.TTL_1H):
-            raise ValueError(
-                f"--warm {how.value} goes with a policy that marks shared layers: auto, a, b or c"
-            )
-    return list(dict.fromkeys(chosen))
+    if strategies and warm:
+        raise ValueError("--strategies is every --warm there is; leave one of them out")
+    warms = list(STRATEGIES) if strategies else list(warm or [Warm.OFF])
+    chosen = [Chosen(each, how) for each in policy or [Policy.AUTO] for how in warms]
+    for each, how, _ in chosen:
+        _compatible(each, how)
+    if not foresight:
+        return list(dict.fromkeys(chosen))
+    if not any(how in _FORESEEING for how in warms):
+        raise ValueError(
+            "a foresight has a part in --warm auto and --warm predictive alone; give one of them"
+        )
+    return [
+        run
+        for each in dict.fromkeys(chosen)
+        for run in ([each, each._replace(foresight=True)] if each.warm in _FORESEEING else [each])
+    ]
+
+
+def _compatible(policy: Policy, warm: Warm) -> None:
+    if warm in (Warm.SHARED, Warm.FOUR_MINUTES) and policy in _WHOLE:
+        raise ValueError(f"--warm {warm.value} goes with a policy that marks shared layers: auto, a, b or c")
+    if warm in _AHEAD and policy in (*_WHOLE, Policy.NONE):
+        raise ValueError(f"--warm {warm.value} goes with a policy that plans what to read: auto, a, b or c")
 
 
 def with_facts(
@@ -74,11 +120,16 @@ def with_facts(
     hold_out: float,
     judged: bool,
     upgrade_ping: bool,
+    *,
+    second_usd: float = 0.0,
+    actions: Sequence[str] | None = None,
+    score: float = 0.2,
 ) -> Settings:
     """What is taken of the open facts, and what follows for warms.
 
     Raises:
-        ValueError: `told` is no fact that a replay depends on, or no answer to it.
+        ValueError: `told` is no fact that a replay depends on, or no answer to it; or a second has a value and tokens
+            have none.
     """
     facts = settings.facts
     for each in told:
@@ -92,15 +143,21 @@ def with_facts(
             raise ValueError(
                 f"--fact: {each!r} is no open fact with its answer, such as A2=yes ({error})"
             ) from None
-    rate = 5.0
+    rate, second_units = 5.0, 0.0
     if price is not None:
         input_femto, *_, output_femto = price.femto_usd
-        rate = output_femto / input_femto
+        rate, second_units = output_femto / input_femto, second_usd * _FEMTO_PER_USD / input_femto
+    elif second_usd:
+        raise ValueError("--second-usd needs the price of tokens: give --model, and no rates of your own")
     warming = WarmSettings(
         hold_out=hold_out,
         judged=judged,
         upgrades=upgrade_ping and facts.upgrade_ping_verified,
         output_tokens=facts.warm_output_tokens,
         output_rate=rate,
+        second_units=second_units,
+        prefill_s_per_token=facts.prefill_s_per_token,
+        actions=None if actions is None else frozenset(actions),
+        score=score,
     )
     return settings._replace(facts=facts, warming=warming)

@@ -12,8 +12,10 @@ from router.picture import blank
 if TYPE_CHECKING:
     from router.replay_report import Figures
 
-_BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 4, "frameon": False}
-"""A legend within the axes would stand on the bars."""
+_ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "frameon": False}
+"""A legend within the axes would stand on the bars, one below on their names."""
+_SIDE_BY_SIDE = 3
+"""Names that have room beside each other."""
 _PARTS = (("read", "read"), ("written 5m", "write_5m"), ("written 1h", "write_1h"), ("uncached", "uncached"))
 
 
@@ -38,16 +40,26 @@ def draw(path: Path, found: "Sequence[Figures]", title: str) -> None:
     first = found[0]
     if first.bound_units is not None and first.split.total:
         bound = first.bound_units / first.split.total
-        costs.axhline(bound, color="tab:green", linestyle="--", linewidth=1, label="clairvoyant bound")
-    costs.set_xticks(places, names)
+        costs.axhline(
+            bound, color="tab:green", linestyle="--", linewidth=1, label="clairvoyant, no keep-alives"
+        )
+    _name(costs, names)
     costs.set_ylabel("input cost / no caching, 95 % interval")
-    costs.legend(**_BELOW)
+    costs.legend(**_ABOVE)
     below = [0.0] * len(found)
     for label, part in _PARTS:
         shares = [getattr(each.split, part) / max(1, each.split.total) for each in found]
         tokens.bar(places, shares, bottom=below, label=label)
         below = [low + share for low, share in zip(below, shares, strict=True)]
-    tokens.set_xticks(places, names)
+    _name(tokens, names)
     tokens.set_ylabel("share of input tokens")
-    tokens.legend(**_BELOW)
+    tokens.legend(**_ABOVE)
     figure.savefig(path)
+
+
+def _name(axes: Any, names: Sequence[str]) -> None:
+    """Name the bars; many of them aslant."""
+    if len(names) <= _SIDE_BY_SIDE:
+        axes.set_xticks(range(len(names)), names)
+    else:
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize="small")

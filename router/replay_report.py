@@ -1,14 +1,15 @@
 """Figures of a replay: the bill, where the tokens went, and how good the chances were.
 
-The rule: figures are sums over requests, kept as they are served, so memory does not grow with the trace but for one
-pair of numbers per session. Warms are part of every sum, and told apart: each belongs to the session whose request it
-followed. Shares are of all input tokens. The interval is of the ratio of sums, by resampling whole
-sessions: requests of one session are not independent. Chances are judged two ways: P(warm) against whether what was
-believed warm was read, and P(return in 5 minutes) against what the trace then held; a turn whose window the trace
+The rule: figures are sums over requests, kept as they are served, so memory does not grow with the trace but for a
+pair of numbers per session and a few per request. Warms are part of every sum, and told apart: each belongs to the
+session whose request it followed. Shares are of all input tokens. The interval is of the ratio of sums, by resampling
+whole sessions: requests of one session are not independent. Chances are judged two ways: P(warm) against whether what
+was believed warm was read, and P(return in 5 minutes) against what the trace then held; a turn whose window the trace
 does not close is left out. With a price the bill is in money too, output included, as the ledger books it: exact per
 request, rounded to a nano-USD there.
 """
 
+from array import array
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -45,11 +46,15 @@ class Reliability(NamedTuple):
         requests: Requests judged.
         brier: Mean squared difference of chance and outcome; None without requests.
         bins: Those that are not empty, ascending.
+        ece: Mean difference of chance and share in bins of equal mass (`classifier.evaluation`); None unasked.
+        auroc: Chance that what came was given the higher chance; None unasked, or with one outcome only.
     """
 
     requests: int
     brier: float | None
     bins: tuple[Bin, ...]
+    ece: float | None = None
+    auroc: float | None = None
 
 
 class Figures(NamedTuple):
@@ -62,6 +67,8 @@ class Figures(NamedTuple):
         interval: 2.5 and 97.5 % points of `relative_cost`, sessions resampled.
         warm: Of the chance that what was believed warm is read.
         returns: Of the chance of a return within 5 minutes; without requests unless the policy forecasts.
+        next_turn: Of the chance that the conversation goes on within 5 minutes, as keep-alives are decided by.
+        foreseen: Of the same by the foresight alone; without requests where there is none.
         decision_p50_us: Median time of a decision in microseconds; None when it was not measured.
         decision_p99_us: Its 99 % point.
         bill_nano_usd: Input and output; None without a price.
@@ -70,7 +77,7 @@ class Figures(NamedTuple):
         warms: Warms sent.
         warm_units: What they cost, part of `cost_units`.
         warm_estimate: What one brought, judged against those held out, in units for dollars; None where it is not told.
-        switched_off: Requests that got no keep-alive because their traffic had lost by them.
+        switched_off: Warms that were not sent because their traffic had lost by them; one for a request's keep-alives.
         first_token_s: Mean seconds to the first token by the assumed line: a constant, and prefill of what is not read.
     """
 
@@ -93,6 +100,8 @@ class Figures(NamedTuple):
     warm_estimate: Estimate | None = None
     switched_off: int = 0
     first_token_s: float = 0.0
+    next_turn: Reliability = Reliability(0, None, ())
+    foreseen: Reliability = Reliability(0, None, ())
 
     @property
     def warm_share(self) -> float:
@@ -128,6 +137,8 @@ class Figures(NamedTuple):
             "relative_cost_interval_95": list(self.interval),
             "p_warm": _reliability_dict(self.warm),
             "p_return_5m": _reliability_dict(self.returns),
+            "p_next_5m": _reliability_dict(self.next_turn),
+            "p_foreseen_5m": _reliability_dict(self.foreseen),
             "decision_us": {"p50": self.decision_p50_us, "p99": self.decision_p99_us},
             "bill_nano_usd": self.bill_nano_usd,
             "uncached_nano_usd": self.uncached_nano_usd,
@@ -145,11 +156,17 @@ class Figures(NamedTuple):
 
 @dataclass(slots=True)
 class _Chances:
-    """Sums per bin: count, chances, outcomes, squared differences."""
+    """Sums per bin: count, chances, outcomes, squared differences; each chance with its outcome where it ranks."""
 
+    ranks: bool = False
     sums: list[list[float]] = field(default_factory=lambda: [[0.0] * 4 for _ in range(BINS)])
+    chances: "array[float]" = field(default_factory=lambda: array("d"))
+    outcomes: bytearray = field(default_factory=bytearray)
 
     def add(self, chance: float, outcome: bool) -> None:
+        if self.ranks:
+            self.chances.append(chance)
+            self.outcomes.append(outcome)
         kept = self.sums[min(int(chance * BINS), BINS - 1)]
         kept[0] += 1
         kept[1] += chance
@@ -158,6 +175,13 @@ class _Chances:
 
     def reliability(self) -> Reliability:
         count = sum(kept[0] for kept in self.sums)
+        ece = area = None
+        if self.chances:
+            # SciPy takes a second to load: only who has chances to rank waits for it.
+            from classifier.evaluation import auroc, calibration_error
+
+            chances, came = np.array(self.chances), np.array(self.outcomes, dtype=np.bool_)
+            ece, area = calibration_error(chances, came), auroc(chances, came)
         return Reliability(
             int(count),
             sum(kept[3] for kept in self.sums) / count if count else None,
@@ -166,6 +190,8 @@ class _Chances:
                 for number, kept in enumerate(self.sums)
                 if kept[0]
             ),
+            ece,
+            area,
         )
 
 
@@ -180,12 +206,15 @@ class Tally:
         *,
         name: str = "",
         facts: Facts = ASSUMED,
+        partial: bool = False,
     ) -> None:
         """Start at zero; without a price there is no bill in money.
 
         Args:
             name: To be told apart by; "" for the policy's.
+            partial: Whether requests came before those counted, whose warms are not of these.
         """
+        self._partial = partial
         self._name = name or policy.value
         self._facts = facts
         self._warms, self._warm_units, self._first_token_s, self._switched_off = 0, 0.0, 0.0, 0
@@ -196,6 +225,8 @@ class Tally:
         self._requests = 0
         self._sessions: dict[tuple[str, str], list[float]] = {}
         self._warm, self._returns = _Chances(), _Chances()
+        self._next, self._foreseen = _Chances(ranks=True), _Chances(ranks=True)
+        self._began_s: float | None = None
         self._open: dict[tuple[str, str, str], Served] = {}
         self._waiting: deque[tuple[Served, tuple[str, str, str]]] = deque()
         self._decision_ns: list[int] = []
@@ -203,6 +234,8 @@ class Tally:
     def add(self, served: Served) -> None:
         """Count one request; they come in the order they were served."""
         row = served.row
+        if self._began_s is None:
+            self._began_s = served.now_s
         self._requests += 1
         self._tokens = [kept + new for kept, new in zip(self._tokens, served.split, strict=True)]
         session = self._sessions.setdefault((row.namespace, row.session), [0.0, 0.0])
@@ -225,7 +258,7 @@ class Tally:
             self._uncached_nano_usd += uncached_nano_usd(usage, self._price)
         self._warm.add(served.p_hit, served.held)
         self._decision_ns.append(served.decision_ns)
-        if served.forecast is not None:
+        if served.forecast is not None or served.p_next is not None:
             self._judge_returns(served)
 
     def add_warm(self, ping: Ping) -> None:
@@ -277,10 +310,18 @@ class Tally:
             self._uncached_nano_usd if self._price is not None else None,
             warms=self._warms,
             warm_units=self._warm_units,
-            warm_estimate=None if regret is None else estimate(regret.settled()),
+            warm_estimate=None if regret is None else self._estimate(regret),
             switched_off=self._switched_off,
             first_token_s=self._first_token_s / self._requests,
+            next_turn=self._next.reliability(),
+            foreseen=self._foreseen.reliability(),
         )
+
+    def _estimate(self, regret: Regret) -> Estimate | None:
+        began_s = self._began_s
+        if not self._partial or began_s is None:
+            return estimate(regret.settled())
+        return estimate(regret.settled(lambda each: each.decided_s >= began_s))
 
     def _judge_returns(self, served: Served) -> None:
         row = served.row
@@ -297,8 +338,12 @@ class Tally:
         self._waiting.append((served, key))
 
     def _judged(self, served: Served, *, returned: bool) -> None:
-        assert served.forecast is not None
-        self._returns.add(served.forecast.p_5m, returned)
+        if served.forecast is not None:
+            self._returns.add(served.forecast.p_5m, returned)
+        if served.p_next is not None:
+            self._next.add(served.p_next, returned)
+        if served.p_foreseen is not None:
+            self._foreseen.add(served.p_foreseen, returned)
 
 
 def _interval(sums: np.ndarray) -> tuple[float, float]:
@@ -317,4 +362,10 @@ def _share(tokens: int, split: TokenSplit) -> float:
 
 
 def _reliability_dict(found: Reliability) -> dict[str, object]:
-    return {"requests": found.requests, "brier": found.brier, "bins": [bin_._asdict() for bin_ in found.bins]}
+    return {
+        "requests": found.requests,
+        "brier": found.brier,
+        "ece": found.ece,
+        "auroc": found.auroc,
+        "bins": [bin_._asdict() for bin_ in found.bins],
+    }

@@ -12,6 +12,9 @@ are put where the past puts them:
 
 A row that knows its layers (`TraceRow.layers`) is laid out as it says instead.
 
+Some rows are no requests to Opus, and say what was known before one (router/REPLAY.md has the format): a turn that
+Flash answered, with its score, and an event, as the opening of a session or what a user did.
+
 Nothing here looks past the row it is given. It does not know time, prices or plans.
 """
 
@@ -29,6 +32,9 @@ from router.timeline import WorkloadError
 
 TAIL_TOKENS = 256
 """Tokens at the end of a prompt taken for a block of their own (at least one block of the trace)."""
+
+OPENED = "open"
+"""The event of a session that was opened; every other is named after what the user did."""
 
 Runs = tuple[tuple[int, int], ...]
 """Block ids as (first id, count), ascending by one within a run."""
@@ -50,7 +56,7 @@ class Shape(NamedTuple):
 
 
 class TraceRow(NamedTuple):
-    """One recorded request.
+    """One recorded request, or what was recorded between requests.
 
     Attributes:
         namespace: Ids of different namespaces are not comparable.
@@ -68,6 +74,10 @@ class TraceRow(NamedTuple):
         shapes: What the block that ends at each of `layers` is; empty where not known, for text of users.
         volatile: First and last of them that are a context behind the history; None for none.
         marks: (prefix in blocks, TTL in seconds) of each breakpoint that was sent; None where not recorded.
+        event: What happened, where the row is no request: `OPENED`, or a user's action; "" for a request. Its prompt is
+            what the session's next request was known to begin with, empty for what its last one said.
+        opus: Whether Opus answered; a turn on Flash leaves nothing warm and is not billed here.
+        score: Chance given beforehand that the turn needed Opus; None where nothing scored.
     """
 
     namespace: str
@@ -89,6 +99,14 @@ class TraceRow(NamedTuple):
     shapes: tuple[Shape, ...] = ()
     volatile: tuple[int, int] | None = None
     marks: tuple[tuple[int, int], ...] | None = None
+    event: str = ""
+    opus: bool = True
+    score: float | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Whether it is a request to Opus, which a replay decides and bills."""
+        return self.opus and not self.event
 
     @property
     def whole_blocks(self) -> int:
@@ -124,7 +142,7 @@ def read_trace(path: Path) -> list[TraceRow]:
         else path.open(encoding="utf-8") as lines
     ):
         rows = [_row(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
+    if not any(row.billed for row in rows):
         raise WorkloadError(str(path), 0, "no requests in it")
     return in_order(rows)
 
@@ -134,12 +152,18 @@ def in_order(rows: Iterable[TraceRow]) -> list[TraceRow]:
     return sorted(rows, key=lambda row: (row.namespace, row.time_s, row.stream, row.sequence))
 
 
+_ROUTES = {"opus": True, "flash": False}
+
+
 def _row(source: str, number: int, line: str) -> TraceRow:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
         raise WorkloadError(source, number, f"not JSON: {error.msg}") from None
     try:
+        if found.get("event"):
+            found = {"seq": -1, "out": 0, "bs": 1, "blocks": []} | found
+            found.setdefault("in", sum(int(count) for _, count in found["blocks"]) * int(found["bs"]))
         row = TraceRow(
             namespace=found["ns"],
             session=found["session"],
@@ -156,13 +180,20 @@ def _row(source: str, number: int, line: str) -> TraceRow:
             system_tokens=int(found.get("system_tok") or 0),
             stop=found.get("stop") or "",
             answered_s=None if found.get("api_s") is None else float(found["api_s"]),
+            event=str(found.get("event") or ""),
+            opus=_ROUTES[found.get("route") or "opus"],
+            score=None if found.get("score") is None else float(found["score"]),
         )
     except KeyError as error:
+        if found.get("route") not in (None, "", *_ROUTES):
+            raise WorkloadError(source, number, "is opus or flash", field="route") from None
         raise WorkloadError(source, number, "missing", field=str(error.args[0])) from None
     except (TypeError, ValueError, AttributeError) as error:
         raise WorkloadError(source, number, f"not a request of a trace: {error}") from None
     if row.block_tokens < 1 or row.input_tokens < 0 or any(count < 1 for _, count in row.runs):
         raise WorkloadError(source, number, "block size and run lengths must be positive", field="blocks")
+    if row.score is not None and not 0.0 <= row.score <= 1.0:
+        raise WorkloadError(source, number, "is a chance, from 0 to 1", field="score")
     return row
 
 
@@ -220,6 +251,17 @@ class PromptBuilder:
         blocks, names, ends = self._turn(row, number, now, whole, tail)
         self._conversations[key] = now
         return TracePrompt(Prompt(blocks), names, ends, gap_s)
+
+    def known(self, row: TraceRow) -> TracePrompt:
+        """What an event's row says the next request begins with; no conversation goes on by it."""
+        number = self._namespaces.setdefault(row.namespace, len(self._namespaces))
+        now, whole = _Conversation(row, row.whole_blocks), row.whole_blocks
+        ends: Sequence[tuple[int, Layer]] = row.layers
+        if not ends:
+            ends = [*_recorded_ends(row, whole + 1), (whole, Layer.CONTEXT)]
+        for end, layer in ends:
+            self._append(now, number, end, layer, minimum_tokens=0)
+        return TracePrompt(Prompt(tuple(now.blocks)), tuple(now.names), tuple(now.ends), None)
 
     def _turn(
         self, row: TraceRow, number: int, now: _Conversation, whole: int, tail: int

@@ -12,7 +12,7 @@ that a second session has used; they are kept by their uses (`Demand.use_within`
 every four minutes whatever happens, as it says. It knows no files and no prices but the rates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
@@ -25,10 +25,10 @@ from cache.hazard import Path, Run
 from cache.idle import KeptByKind, idle_plan
 from cache.prompt import CacheScope
 from cache.regret import Regret, Tried
-from cache.returns import Returns
-from cache.rules import TTL_1H_S
+from cache.returns import WINDOW_S, Returns
+from cache.rules import TTL_1H_S, TTL_5M_S
 from cache.schedule import Policy, Prefix, Schedule, Trigger, Watch, Worth, allowed, shared_upkeep
-from classifier.foresight.model import Foresight
+from classifier.foresight.model import Forecast, Foresight
 from router.foresight import Foreseer
 from router.foresight_log import turn_of_row
 from router.replay_shared import PINGER_SPACING_S, Sharing
@@ -59,6 +59,11 @@ class WarmSettings:
         output_rate: Price of an output token, in units.
         seed: Of the hold-out.
         foresight: Foresees who comes back, beside what is learnt from the trace; None for that alone.
+        foresight_from: Namespace and time of the first request after those it was fitted on: before it foresees
+            nothing. None for one fitted on something else.
+        second_units: Value of a second less to the first token, in units; `prefill_s_per_token` makes tokens seconds.
+        actions: What users do that is taken to precede a request (`predictive`); None for whatever the trace tells.
+        score: Score of a turn on Flash, or chance foreseen, from which `predictive` warms; in [0, 1].
     """
 
     policy: Warm = Warm.OFF
@@ -69,6 +74,11 @@ class WarmSettings:
     output_rate: float = 5.0
     seed: int = 0
     foresight: Foresight | None = None
+    foresight_from: tuple[str, float] | None = None
+    second_units: float = 0.0
+    prefill_s_per_token: float = 0.0
+    actions: frozenset[str] | None = None
+    score: float = 0.2
 
     @property
     def call_units(self) -> float:
@@ -119,6 +129,20 @@ class Left(NamedTuple):
     send: Callable[[float, bool], TokenSplit]
 
 
+class Idle(NamedTuple):
+    """What is done for a prefix nobody uses just now, and on what grounds.
+
+    Attributes:
+        pings: Keep-alives it gets unless its conversation goes on.
+        p_next: Chance that its conversation goes on within 5 minutes, as keep-alives are decided by; None unasked.
+        p_foreseen: The same by the foresight alone; None without one.
+    """
+
+    pings: int = 0
+    p_next: float | None = None
+    p_foreseen: float | None = None
+
+
 @dataclass(slots=True)
 class _Kept:
     """A prefix that is watched."""
@@ -158,7 +182,8 @@ class KeepAlives:
     _pinged: tuple[TraceRow, Left] | None = None
 
     def __post_init__(self) -> None:
-        self.foreseer = Foreseer(self.settings.foresight, max_sessions=200_000)
+        foresight = self.settings.foresight if self.settings.foresight_from is None else None
+        self.foreseer = Foreseer(foresight, max_sessions=200_000)
         if self.settings.policy is Warm.AUTO:
             self.demand.keep_by(KeptByKind(lambda: self.worth, self.returns, upgrades=self.settings.upgrades))
 
@@ -190,6 +215,7 @@ class KeepAlives:
 
     def arrived(self, row: TraceRow, found: TracePrompt, now_s: float) -> None:
         """A request has come, and is not served yet: its conversation needs no more keep-alives."""
+        self._foresee_from(row)
         self.returns.close(now_s)
         self.regret.close(now_s)
         self._run = ()
@@ -197,6 +223,22 @@ class KeepAlives:
         if before is not None:
             self._run = self.returns.returned(before, now_s, reused=found.returned_gap_s is not None)
             self._forget(before)
+
+    def answered_by_flash(self, row: TraceRow, now_s: float) -> None:
+        """A turn on Flash leaves nothing warm, but it changes what is foreseen of what its session has on Opus."""
+        self._foresee_from(row)
+        key = (row.namespace, row.session, row.stream)
+        forecast = self.foreseer.answered(key, turn_of_row(row, now_s))
+        prefix = self._last.get(key)
+        used_s = None if prefix is None else self.returns.started_s(prefix)
+        if forecast is not None and prefix is not None and used_s is not None:
+            self.returns.foresee(prefix, forecast.keep_alive_hazards(max(0.0, now_s - used_s)))
+
+    def _foresee_from(self, row: TraceRow) -> None:
+        """Let the foresight begin where what it was fitted on has ended."""
+        begins = self.settings.foresight_from
+        if self.foreseer.model is None and begins is not None and (row.namespace, row.time_s) >= begins:
+            self.foreseer.model = self.settings.foresight
 
     def served(
         self,
@@ -206,14 +248,16 @@ class KeepAlives:
         shared: Left | None,
         read_tokens: int,
         now_s: float,
-    ) -> int:
-        """A request was billed and left this warm; give the keep-alives it gets unless its conversation goes on.
+    ) -> Idle:
+        """A request was billed and left this warm; give what is done for it unless its conversation goes on.
 
         Args:
             left: The longest prefix; None for nothing.
             shared: Likewise of the application's layers.
         """
         self.regret.used(found.digests, read_tokens, now_s)
+        key = (row.namespace, row.session, row.stream)
+        forecast = self.foreseer.answered(key, turn_of_row(row, now_s))
         others = self.sharing.used(row, found, now_s)
         if self.settings.policy is Warm.FOUR_MINUTES and shared is not None:
             self._pinged = row, shared
@@ -222,8 +266,8 @@ class KeepAlives:
         if shared is not None and allowed(self.settings.schedule, Trigger.SHARED):
             self._keep_shared(row, found, shared, now_s)
         if left is None or left.key == shared_key or not allowed(self.settings.schedule, Trigger.IDLE):
-            return 0
-        return self._keep_private(row, left, shared_key, others, now_s)
+            return Idle()
+        return self._keep_private(row, left, shared_key, others, forecast, now_s)
 
     # --- what is kept
 
@@ -236,18 +280,26 @@ class KeepAlives:
         self._schedule.used(prefix, ("shared", row.kind), (), now_s)
 
     def _keep_private(
-        self, row: TraceRow, left: Left, shared_key: bytes, others_blocks: int, now_s: float
-    ) -> int:
+        self,
+        row: TraceRow,
+        left: Left,
+        shared_key: bytes,
+        others_blocks: int,
+        forecast: Forecast | None,
+        now_s: float,
+    ) -> Idle:
         self._forget(left.key)
-        key = (row.namespace, row.session, row.stream)
-        self._last[key] = left.key
-        forecast = self.foreseer.answered(key, turn_of_row(row, now_s))
+        self._last[row.namespace, row.session, row.stream] = left.key
         foreseen = () if forecast is None else forecast.keep_alive_hazards()
         self.returns.quiet(left.key, left.path, now_s, foreseen, run=self._run)
+        hazards = self.returns.hazards(left.path, 0, foreseen)
+        none = Idle(
+            0, _within_5m(hazards), None if forecast is None else forecast.opus_within(float(TTL_5M_S))
+        )
         owner = "", row.kind
         if self.settings.judged and not self.regret.allowed(owner, now_s):
             self.switched_off += 1
-            return 0
+            return none
         size = row.block_tokens
         private = max(1, left.blocks - max(others_blocks, left.base_blocks)) * size
         prefix = Prefix(left.key, left.blocks * size, private, left.ttl_s, False)
@@ -256,16 +308,16 @@ class KeepAlives:
             self.settings.schedule,
             prefix,
             self.worth,
-            self.returns.hazards(left.path, 0, foreseen),
+            hazards,
             answer_tokens=answer,
             hour_hazards=() if answer is None else self.returns.hour_hazards(left.path),
         )
         if not pings and not upgrades:
-            return 0
+            return none
         held_out_at = self._held_out(row, pings + upgrades)
         self._kept[left.key] = _Kept(row, left, pings, upgrades, held_out_at, shared_key)
         self._schedule.used(prefix, owner, left.path, now_s)
-        return pings if held_out_at is None else min(pings, held_out_at)
+        return none._replace(pings=pings if held_out_at is None else min(pings, held_out_at))
 
     # --- what is sent
 
@@ -356,3 +408,9 @@ class KeepAlives:
             f"{self.settings.seed} {row.namespace} {row.session} {row.stream} {row.sequence} {now_s}"
         )
         return next((number for number in range(pings) if draw.random() < share), None)
+
+
+def _within_5m(hazards: Sequence[float]) -> float:
+    """Chance of a return within 5 minutes, hazards spread evenly over their windows."""
+    into_second = (TTL_5M_S - WINDOW_S) / WINDOW_S
+    return 1.0 - (1.0 - hazards[0]) * float((1.0 - hazards[1]) ** into_second)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec.structs
 
-from cache.chances import Chances
+from cache.chances import ACTION_PRIOR, LISTED_PRIOR, SESSION_PRIOR, Chances
 from cache.economics import cost_units, hour_threshold
 from cache.plan import Breakpoint, Strategy
 from cache.prompt import Layer
@@ -34,11 +34,6 @@ from router.warm_score import Hint
 from router.warm_settings import WarmingSettings
 from router.warm_worth import Worths
 from router.warmer import Job, Sent, Warmer, WarmerParts, unwarmable
-
-SESSION_PRIOR = 0.2
-ACTION_PRIOR = 0.2
-LISTED_PRIOR = 0.7
-"""Chance of a request on Opus after an action the operator listed, before it is seen."""
 
 
 @dataclass(frozen=True, slots=True)

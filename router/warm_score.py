@@ -14,17 +14,14 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from cache.chances import Chances
+from cache.chances import RETURN_PRIOR, Chances, band_of
 from cache.rules import TTL_5M_S
 from cache.schedule import Policy, Trigger, Worth, allowed, could_pay
 from router.request import Request
 from router.telemetry import SpanContext
 
-RETURN_PRIOR = 0.5
-"""Chance that a session comes again within five minutes of an answer, before it is seen; times its score."""
 HINTS = 100
 """Sessions waiting to be looked at; the oldest are given up: one task looks at them, between the warms it sends."""
-_BANDS = 5
 
 
 class Hint(NamedTuple):
@@ -143,4 +140,4 @@ class ScoreHints:
 
 def _kind(chance: float, foreseen: bool, application: str) -> Hashable:
     """What is counted together: chances of about a size, of one application."""
-    return foreseen, min(_BANDS - 1, int(chance * _BANDS)), application
+    return foreseen, band_of(chance), application

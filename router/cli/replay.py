@@ -2,21 +2,20 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from cache.economics import Rates
-from cache.regret import Regret
 from cache.rules import UnknownModel, rules_for
+from router import bursts as of_bursts
 from router.bursts import Bursts, bursts
+from router.cli import replay_options as options
 from router.cli.instant import finite
 from router.cli.replay_ledger import (
     ConfigOption,
@@ -30,143 +29,79 @@ from router.cli.replay_ledger import (
     to_dict,
     ways_of,
 )
-from router.cli.replay_tables import MONTH_DAYS, Source, bills, monthly_usd, reliability, shares
+from router.cli.replay_run import foreseen_of, replayed
+from router.cli.replay_tables import MONTH_DAYS, Source, bills, chances, monthly_usd, reliability, shares
 from router.config import ConfigError
-from router.month import SIZES, Kind, Workload, month
+from router.month import SIZES, Kind, Session, Workload, month
 from router.picture import drawable
 from router.pricing import Price, PriceTable, UnknownPrice
-from router.replay import Policy, Settings, decision
-from router.replay import replay as served_one_by_one
-from router.replay_bound import ClairvoyantBound
+from router.replay import Settings
 from router.replay_check import CostLine, compare, cost_line, increase, saved_line
 from router.replay_choice import Chosen, runs_of, with_facts
 from router.replay_plot import draw
-from router.replay_trace import read_trace
+from router.replay_trace import OPENED, TraceRow, read_trace
 from router.replay_warming import Warm
+from router.signals import OPENED_AHEAD_S, opened, signalled
 
 if TYPE_CHECKING:
     from router.replay_report import Figures
 
-_PROGRESS_STEP = 200
-_DEFAULT_MODEL = "claude-opus-5-5"
-_MOST_PER_DAY = 1e8
-_MOST_DAYS = 3_660
-
 
 def replay(
-    trace: Annotated[
-        Path | None,
-        typer.Argument(help="Requests as block ids, JSON lines (.gz allowed), or the directory of a ledger."),
-    ] = None,
-    policy: Annotated[
-        list[Policy] | None, typer.Option(help="Policy to replay; repeat to compare. Default: auto.")
-    ] = None,
-    warm: Annotated[
-        list[Warm] | None,
-        typer.Option(
-            help="What is kept warm between requests; repeat to compare, each with every --policy. Default: off."
-        ),
-    ] = None,
-    hold_out: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=0.9, help="Share of warms that are not sent, at random, to judge the others."
-        ),
-    ] = 0.05,
-    judged: Annotated[
-        bool,
-        typer.Option(help="Stop warms for a while for traffic that loses by them; --no-judged never does."),
-    ] = True,
-    fact: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Take an open fact as measured, in planner and provider: A2=yes (the upgrade ping works), A6=no (a "
-            "warm is billed one output token)."
-        ),
-    ] = None,
-    upgrade_ping: Annotated[
-        bool,
-        typer.Option(help="Send the upgrade ping where --fact A2=yes allows it; --no-upgrade-ping compares."),
-    ] = True,
-    decisions: Annotated[
-        Path | None,
-        typer.Option(help="Write the decisions of the only policy here, one JSON line per request."),
-    ] = None,
-    workload: Annotated[
-        Kind | None,
-        typer.Option(
-            help="Replay made-up traffic instead of a trace: a chat product (the document's sizes), agents, or traffic "
-            "made for keep-alives to gain or to lose by."
-        ),
-    ] = None,
-    table: Annotated[
-        bool,
-        typer.Option(
-            help="Replay the document's monthly table: no caching, A, B, C, its pinger, and what is advised."
-        ),
-    ] = False,
-    requests_per_day: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=_MOST_PER_DAY, help="Of the workload; 10000 if not given, 2000 of one with bursts."
-        ),
-    ] = None,
-    days: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001, max=_MOST_DAYS, help="Of the workload; 7 if not given, 4 of one with bursts."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the workload; 0 if not given.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f"Take limits and prices of this model; {_DEFAULT_MODEL} for a workload."),
-    ] = None,
-    minimum_tokens: Annotated[
-        int | None, typer.Option(min=0, help="Shortest prefix the provider caches; the model's, else 1024.")
-    ] = None,
-    read: Annotated[
-        float | None, typer.Option(help="Price of a token read, relative to an uncached one; else 0.1.")
-    ] = None,
-    write_5m: Annotated[
-        float | None, typer.Option(help="Of a token written for 5 minutes; else 1.25.")
-    ] = None,
-    write_1h: Annotated[float | None, typer.Option(help="Of a token written for 1 hour; else 2.0.")] = None,
-    max_cost_increase: Annotated[
-        str,
-        typer.Option(
-            help='Exit with code 1 when the first policy\'s input costs more than this over the baseline, e.g. "3%".'
-        ),
-    ] = "",
-    baseline: Annotated[
-        Path | None,
-        typer.Option(help="Compare with this saved --json report instead of with the second --policy."),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw costs and tokens of the policies here, PNG.")
-    ] = None,
+    trace: options.Trace = None,
     ledger: LedgerOption = None,
     config: ConfigOption = None,
     since: SinceOption = "",
     until: UntilOption = "",
     every_call: EveryCallOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    workload: options.Workload = None,
+    requests_per_day: options.RequestsPerDay = None,
+    days: options.Days = None,
+    seed: options.Seed = None,
+    policy: options.PolicyOption = None,
+    warm: options.WarmOption = None,
+    strategies: options.Strategies = False,
+    table: options.TableOption = False,
+    model: options.Model = None,
+    minimum_tokens: options.MinimumTokens = None,
+    read: options.Read = None,
+    write_5m: options.Write5m = None,
+    write_1h: options.Write1h = None,
+    second_usd: options.SecondUsd = 0.0,
+    hold_out: options.HoldOut = 0.05,
+    judged: options.Judged = True,
+    action: options.Actions = None,
+    score: options.Score = 0.2,
+    foresight: options.ForesightOption = None,
+    fit_foresight: options.FitForesight = "",
+    fact: options.Fact = None,
+    upgrade_ping: options.UpgradePing = True,
+    max_cost_increase: options.MaxCostIncrease = "",
+    baseline: options.Baseline = None,
+    plot: options.Plot = None,
+    decisions: options.Decisions = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Replay requests through the cache planner on a virtual clock that cannot look ahead.
+    """What would the same traffic have cost under another way of caching?
 
-    Each request is planned from what the requests before it taught, and billed by a model of the provider's cache that
-    the planner does not share. Costs are of input, in units of one uncached token; with a model also in dollars, output
-    included, for a workload those of 30 days. 5m and 1h mark the whole prompt. Regret is what a policy costs above a
-    bound that knows the future, without keep-alives, as a share of the cost without caching. Warms are part of every
-    figure; those of a policy are judged by a hold-out as in the service, and switched off where they lose.
+    The provider keeps the beginning of a prompt for 5 minutes or an hour, if asked to. Keeping it costs a quarter or
+    the whole of its price on top; finding it again costs a tenth or less. Each request is decided knowing only what
+    came before it, as in service, and billed by the provider's published rules.
+
+    The table shows, for each way compared: dollars (with a model; for made-up traffic those of 30 days, answers
+    included) and what caching saved of them; cost, the input's alone, 1 being no caching; regret, what is still
+    above the cheapest that anyone could reach who knew the future; warms, calls that keep a prompt's beginning in the
+    cache for somebody who may come back, and what share of the cost went into them. Warms are part of every figure.
 
     Example: hybrid-router replay trace.jsonl.gz --policy auto --policy 5m --policy 1h
 
-    Example: hybrid-router replay trace.jsonl.gz --warm off --warm keep_alive --warm auto
+    Example: hybrid-router replay trace.jsonl.gz --model claude-opus-5 --strategies
 
     Example: hybrid-router replay --workload saas --model claude-opus-5 --table
 
     Example: hybrid-router replay --workload losing --warm off --warm keep_alive --warm auto
+
+    Example: hybrid-router replay trace.jsonl.gz --warm auto --fit-foresight 50%
 
     Example: hybrid-router replay --config router.toml --since 2026-11-01 --policy as_sent --policy auto --policy 1h
 
@@ -178,70 +113,71 @@ def replay(
     )
     if booked is not None:
         policy, warm = booked.ways(policy, warm, table)
-    runs = ways_of(runs_of(policy, warm, table), booked)
-    if decisions is not None and len(runs) > 1:
-        raise ValueError("--decisions takes the decisions of one policy; give --policy and --warm once")
+    foresees = foresight is not None or bool(fit_foresight)
+    runs = ways_of(runs_of(policy, warm, table, strategies=strategies, foresight=foresees), booked)
+    if decisions is not None:
+        _decidable(runs)
     check = _check(runs, max_cost_increase, baseline)
     if plot is not None:
         drawable("--plot", plot)
-    source = _source(trace, workload, requests_per_day, days, seed, booked)
+    source = _signalling(_source(trace, workload, requests_per_day, days, seed, booked), runs)
     if model is None and workload is not None:
-        model = _DEFAULT_MODEL
+        model = options.DEFAULT_MODEL
     if model is None and booked is not None:
         model = booked.trace.model or None
+    finite("--second-usd", second_usd)
     settings, price = _settings(model, minimum_tokens, read, write_5m, write_1h)
-    settings = with_facts(settings, price, fact or [], hold_out, judged, upgrade_ping)
-    # numpy takes a tenth of a second to load, which --help need not wait for.
-    from router.replay_report import Figures, Tally
-
-    found: list[Figures] = []
-    clairvoyant = ClairvoyantBound(settings.minimum_tokens, settings.rates)
-    with Progress(console=Console(stderr=True), disable=as_json) as bar, _written(decisions) as lines:
-        for chosen in runs:
-            task = bar.add_task(chosen.name, total=source.expected)
-            tally = Tally(chosen.policy, settings.rates, price, name=chosen.name, facts=settings.facts)
-            regret = Regret()
-            served_rows = served_one_by_one(
-                source.rows(),
-                chosen.policy,
-                settings._replace(warming=replace(settings.warming, policy=chosen.warm)),
-                timer=time.perf_counter_ns,
-                on_ping=tally.add_warm,
-                regret=regret,
-            )
-            for done, served in enumerate(served_rows, 1):
-                tally.add(served)
-                if not found:  # once: it depends on the trace alone
-                    clairvoyant.add(served.row)
-                if lines is not None:
-                    lines.write(json.dumps(decision(served), separators=(",", ":")) + "\n")
-                if done % _PROGRESS_STEP == 0:
-                    bar.update(task, completed=done)
-            found.append(tally.figures(regret)._replace(bound_units=clairvoyant.units))
-            bar.update(task, total=found[-1].requests, completed=found[-1].requests)
-    if as_json:
-        per_month = [monthly_usd(figures.bill_nano_usd, figures, source) for figures in found]
-        rows = [
-            figures.to_dict() | {"usd_per_month": usd} for figures, usd in zip(found, per_month, strict=True)
-        ]
-        told = {} if booked is None else {"ledger": to_dict(booked.trace, settings.rates)}
-        print(json.dumps({"trace": source.name, "model": model, "policies": rows} | told))
-    else:
-        if booked is not None:
-            show_beside(booked.trace, found, settings.rates)
-        _show(found, source, model)
-        if table:
-            Console().print(shares(found, source))
+    settings = with_facts(
+        settings,
+        price,
+        fact or [],
+        hold_out,
+        judged,
+        upgrade_ping,
+        second_usd=second_usd,
+        actions=action,
+        score=score,
+    )
+    source, foreseen = foreseen_of(source, foresight, fit_foresight)
+    found = replayed(runs, source, settings, price, foreseen, decisions, quiet=as_json)
+    if booked is not None and not as_json:
+        show_beside(booked.trace, found, settings.rates)
+    told = {} if booked is None else {"ledger": to_dict(booked.trace, settings.rates)}
+    _tell(found, source, model, told, table=table, as_json=as_json)
     if plot is not None:
         draw(plot, found, source.name)
     if check is not None:
         _judge(check, found)
 
 
-def _show(found: "list[Figures]", source: Source, model: str | None) -> None:
+def _tell(
+    found: "Sequence[Figures]",
+    source: Source,
+    model: str | None,
+    told: Mapping[str, object],
+    *,
+    table: bool,
+    as_json: bool,
+) -> None:
+    """Print the figures, in JSON with what else is `told`."""
+    if not as_json:
+        _show(found, source, model)
+        if table:
+            Console().print(shares(found, source))
+        return
+    per_month = [monthly_usd(figures.bill_nano_usd, figures, source) for figures in found]
+    rows = [figures.to_dict() | {"usd_per_month": usd} for figures, usd in zip(found, per_month, strict=True)]
+    print(json.dumps({"trace": source.name, "model": model, "notes": source.notes, "policies": rows, **told}))
+
+
+def _show(found: "Sequence[Figures]", source: Source, model: str | None) -> None:
     console = Console()
     console.print(bills(found, source, model))
-    for figures in found:
+    for note in source.notes:
+        console.print(note, highlight=False, markup=False)
+    if any(figures.foreseen.requests for figures in found):
+        console.print(chances(found))
+    for figures in found[: 1 if len(found) == 1 else 0]:  # of several, --json has them
         for title, judged in (("P(warm)", figures.warm), ("P(return < 5 min)", figures.returns)):
             if judged.requests and figures.policy.partition(" ")[0] not in ("5m", "1h", "none", "as_sent"):
                 console.print(reliability(f"{figures.policy}: {title}", judged))
@@ -252,6 +188,15 @@ class _Check(NamedTuple):
 
     limit: Fraction
     saved: CostLine | None
+
+
+def _decidable(runs: Sequence[Chosen]) -> None:
+    if len(runs) > 1:
+        raise ValueError("--decisions takes the decisions of one policy; give --policy and --warm once")
+    if runs[0].warm in (Warm.SESSION_START, Warm.PREDICTIVE):
+        raise ValueError(
+            f"--decisions are made with a request; those of --warm {runs[0].warm.value} fall between requests"
+        )
 
 
 def _check(runs: list[Chosen], limit: str, baseline: Path | None) -> _Check | None:
@@ -309,9 +254,53 @@ def _source(
     if workload in (Kind.WINNING, Kind.LOSING):
         per_day = 2_000.0 if requests_per_day is None else requests_per_day
         made = Bursts(workload is Kind.LOSING, per_day, 4.0 if days is None else days, seed or 0)
-        return Source(workload.value, lambda: bursts(made), int(per_day * made.days), per_day * MONTH_DAYS)
+
+        def documents() -> Iterator[TraceRow]:
+            return signalled(bursts(made), of_bursts.SIZES, made.seed, _own_document)
+
+        return Source(workload.value, documents, int(per_day * made.days), per_day * MONTH_DAYS)
     made_up = Workload(SIZES[workload], per_day, 7.0 if days is None else days, seed or 0)
-    return Source(workload.value, lambda: month(made_up), int(per_day * made_up.days), per_day * MONTH_DAYS)
+
+    def signalling() -> Iterator[TraceRow]:
+        return signalled(
+            month(made_up),
+            made_up.sizes,
+            made_up.seed,
+            lambda number, random: Session(number, random.randrange(made_up.users), 1),
+        )
+
+    return Source(workload.value, signalling, int(per_day * made_up.days), per_day * MONTH_DAYS)
+
+
+def _own_document(number: int, _: Random) -> Session:
+    return Session(number, number, 1)
+
+
+def _signalling(source: Source, runs: Sequence[Chosen]) -> Source:
+    """The source with what its ways to warm have to be told; made-up traffic tells it already.
+
+    Raises:
+        ValueError: A recorded trace does not tell what users did, nor turns on Flash.
+    """
+    warms = {each.warm for each in runs}
+    if source.per_month is not None or not warms & {Warm.SESSION_START, Warm.PREDICTIVE}:
+        return source
+    rows = list(source.rows())
+    if Warm.PREDICTIVE in warms and not any(
+        row.score is not None or row.event not in ("", OPENED) for row in rows
+    ):
+        raise ValueError(
+            "--warm predictive: the trace tells no user's action and no scored turn on Flash; router/REPLAY.md has the "
+            "optional fields"
+        )
+    if Warm.SESSION_START not in warms or any(row.event == OPENED for row in rows):
+        return source
+    known = list(opened(rows))
+    openings = len(known) - len(rows)
+    return source._replace(rows=lambda: known).noted(
+        f"no openings are recorded: {openings:,} sessions are taken to be opened {OPENED_AHEAD_S:g} s before their "
+        "first request, knowing tools and system prompt, and none for nothing: the best case of session_start"
+    )
 
 
 def _settings(
@@ -342,9 +331,3 @@ def _settings(
         price = None  # money would follow the list, the decisions would not
     minimum_tokens = base.minimum_tokens if minimum_tokens is None else minimum_tokens
     return Settings(minimum_tokens, rates, base.model), price
-
-
-@contextmanager
-def _written(path: Path | None) -> Iterator[TextIO | None]:
-    with nullcontext() if path is None else path.open("w", encoding="utf-8") as lines:
-        yield lines

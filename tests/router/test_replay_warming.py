@@ -311,7 +311,6 @@ def test_warms_are_compared_in_one_table():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--warm", "session_start"), "does not tell when sessions are opened"),
         (("--warm", "shared", "--policy", "5m"), "marks shared layers"),
         (("--table", "--policy", "a"), "has its own policies"),
         (("--fact", "A9=yes"), "--fact"),

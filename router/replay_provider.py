@@ -11,8 +11,10 @@ cautious reading). A read refreshes every live entry of the prompt up to the hit
 for a shorter time does not take back the longer one. `Sandbox` with `layered_entries=True, refresh="all"` is the same
 world, token for token.
 
-It shares nothing with the planner, so that a plan's promises can be held against it. The 20 positions of lookback
-and the delay until an entry can be read are not modelled: a recorded trace has neither messages nor first bytes.
+An entry is found only within 20 positions of a mark, the mark's own the first, where the prompt's blocks are known
+(made-up traffic); a recorded trace does not tell where its messages end. The delay until an entry can be read is not
+modelled: a trace knows no first bytes, and in service requests wait for who writes (router/REPLAY.md has what it would
+cost if they did not). It shares nothing with the planner, so that a plan's promises can be held against it.
 """
 
 from bisect import bisect_left, insort
@@ -22,6 +24,8 @@ from dataclasses import dataclass
 from cache.economics import TokenSplit
 from cache.rules import TTL_1H_S, TTL_5M_S
 
+LOOKBACK = 20
+"""Positions looked at from a mark back."""
 _SWEEP_AT = 256
 """Entries after which the expired are looked for; doubled when most of them live."""
 
@@ -61,6 +65,7 @@ class ReferenceCache:
         block_tokens: int,
         marks: Sequence[tuple[int, int]],
         now_s: float,
+        ends: Sequence[int] = (),
     ) -> TokenSplit:
         """Bill one request and remember what it read and wrote.
 
@@ -68,9 +73,10 @@ class ReferenceCache:
             runs: The prompt as (first id, count).
             whole_blocks: Blocks that are full; no entry ends past them.
             marks: (prefix in blocks, TTL in seconds) of each breakpoint, in any order.
+            ends: Where the prompt's own blocks end, ascending, in trace blocks; () where nobody knows.
         """
         capped = sorted((min(blocks, whole_blocks), ttl_s) for blocks, ttl_s in marks)
-        hit, hit_id = self._read(runs, capped[-1][0], now_s) if capped else (0, None)
+        hit, hit_id = self._read(runs, [blocks for blocks, _ in capped], now_s, ends)
         past = [
             (blocks, ttl_s)
             for blocks, ttl_s in capped
@@ -96,7 +102,7 @@ class ReferenceCache:
 
     def upgrade(self, runs: Sequence[tuple[int, int]], blocks: int, now_s: float) -> bool:
         """Read the prefix of so many blocks for an upgrade ping; whether all of it was there."""
-        hit, _ = self._read(runs, blocks, now_s)
+        hit, _ = self._read(runs, [blocks], now_s, ())
         return hit == blocks
 
     def place(self, name: int, blocks: int, written_s: float) -> None:
@@ -105,15 +111,31 @@ class ReferenceCache:
             insort(self._ids, name)
         self._parts[name] = _Part(blocks, TTL_1H_S, written_s + TTL_1H_S, None)
 
-    def _read(self, runs: Sequence[tuple[int, int]], reach: int, now_s: float) -> tuple[int, int | None]:
-        """Blocks and id of the longest entry on the prompt's path whose every part lives; they are refreshed.
+    def _read(
+        self, runs: Sequence[tuple[int, int]], marks: Sequence[int], now_s: float, ends: Sequence[int]
+    ) -> tuple[int, int | None]:
+        """Blocks and id of the entry that is hit, (0, None) for none; it and the live ones it contains are refreshed.
 
         Args:
-            reach: Blocks of the prefix that ends at the last mark; nothing past it is found.
+            marks: Blocks of the prefix that ends at each mark, ascending; nothing past the last is found.
         """
+        live = self._live(runs, marks[-1], now_s) if marks else []
+        reached = len(live)
+        while reached and ends and not _seen(live[reached - 1][0], marks, ends):
+            reached -= 1
+        if not reached:
+            return 0, None
+        for _, name in live[:reached]:
+            part = self._parts[name]
+            part.expires_s = now_s + part.ttl_s
+        return live[reached - 1]
+
+    def _live(self, runs: Sequence[tuple[int, int]], reach: int, now_s: float) -> list[tuple[int, int]]:
+        """(Blocks, id) of the entries on the prompt's path whose every part lives, the shortest first."""
         ids, parts = self._ids, self._parts
         readable: set[int] = set()
-        best, best_id, start = 0, None, 0
+        found: list[tuple[int, int]] = []
+        start = 0
         for first, count in runs:
             index = bisect_left(ids, first)
             while index < len(ids) and ids[index] < first + count:
@@ -121,14 +143,13 @@ class ReferenceCache:
                 blocks = start + name - first + 1
                 index += 1
                 if blocks > reach:
-                    return best, best_id
+                    return found
                 part = parts[name]
                 if part.expires_s > now_s and (part.before is None or part.before in readable):
-                    part.expires_s = now_s + part.ttl_s
                     readable.add(name)
-                    best, best_id = blocks, name
+                    found.append((blocks, name))
             start += count
-        return best, best_id
+        return found
 
     def _write(self, name: int, blocks: int, ttl_s: int, now_s: float, before: int | None) -> None:
         expires_s, known = now_s + ttl_s, self._parts.get(name)
@@ -150,3 +171,9 @@ def _id_at(runs: Sequence[tuple[int, int]], end: int) -> int:
             return first + end - 1
         end -= count
     raise ValueError("the prompt is shorter than that")
+
+
+def _seen(blocks: int, marks: Sequence[int], ends: Sequence[int]) -> bool:
+    """Whether an entry that ends there is within the lookback of a mark."""
+    place = bisect_left(ends, blocks)
+    return any(blocks <= mark and bisect_left(ends, mark) - place < LOOKBACK for mark in marks)

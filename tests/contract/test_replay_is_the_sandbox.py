@@ -11,15 +11,20 @@ Both are the same world under the sandbox settings of `WORLD`, which settle what
     refresh="all"          a hit restarts the clock of every live entry it contains (fact A1)
     latency_scale=0        an entry can be read at once; a trace knows no first bytes
 
-and while turns stay within the 20 positions of lookback, which a trace of block ids cannot know.
+The 20 positions of lookback are in both, because these rows say where their blocks end.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cache.economics import Rates, TokenSplit
 from cache.plan import Breakpoint, Plan, Strategy, plan
@@ -252,7 +257,11 @@ def any_marks(random: Random, row: TraceRow, hour_blocks: int | None) -> list[tu
 
 
 def reference_bills(
-    rows: Sequence[TraceRow], marks: Sequence[Sequence[tuple[int, int]]], minimum_tokens: int
+    rows: Sequence[TraceRow],
+    marks: Sequence[Sequence[tuple[int, int]]],
+    minimum_tokens: int,
+    *,
+    lookback: bool = True,
 ) -> list[TokenSplit]:
     cache = ReferenceCache(minimum_tokens)
     return [
@@ -263,6 +272,7 @@ def reference_bills(
             block_tokens=row.block_tokens,
             marks=marked,
             now_s=row.time_s,
+            ends=[end.blocks for end in row.layers] if lookback else (),
         )
         for row, marked in zip(rows, marks, strict=True)
     ]
@@ -282,6 +292,91 @@ async def test_any_marks_are_billed_alike(witness: Witness, hour_blocks: int | N
     assert sum(split.uncached > 0 for split in splits) > 10
     if hour_blocks is not None:
         assert any(split.write_1h for split in splits) == (hour_blocks * BLOCK_TOKENS >= shortest)
+
+
+class Step(NamedTuple):
+    """A request: seconds since the one before, whose it is, turns since its last one, and what it marks.
+
+    Attributes:
+        marks: Places of blocks, counted from the last; taken up to four and for an hour up to the `hours`-th.
+    """
+
+    gap_s: float
+    session: int
+    turns: int
+    marks: tuple[int, ...]
+    hours: int
+
+
+def step() -> st.SearchStrategy[Step]:
+    places = st.lists(st.integers(0, 45), max_size=4, unique=True)
+    return st.builds(
+        Step,
+        st.sampled_from(GAPS_S),
+        st.integers(0, 2),
+        st.sampled_from([1, 1, 1, 5, 10, 11]),
+        places.map(tuple),
+        st.integers(0, 4),
+    )
+
+
+def told(steps: Sequence[Step]) -> tuple[list[TraceRow], list[list[tuple[int, int]]]]:
+    """Rows and marks: conversations that share tools, system and context, and grow by up to 22 blocks at once."""
+    rows, marks, turns, now_s = [], [], Counter[int](), 0.0
+    for each in steps:
+        now_s += each.gap_s
+        turn = min(20, turns[each.session] + each.turns)
+        turns[each.session] = turn
+        layers = layer_ends(SMALL, turn)
+        runs = (
+            (1, 8),
+            (10_000, 12),
+            (10**9, 5),
+            (10**12 + 10**6 * each.session, layers[-1].blocks - CONTEXT_END),
+        )
+        tokens = layers[-1].blocks * BLOCK_TOKENS
+        name = str(each.session)
+        rows.append(TraceRow("hand", name, "main", turn, now_s, tokens, 800, 100, runs, layers=layers))
+        ends = sorted({layers[-1 - place].blocks for place in each.marks if place < len(layers)})
+        marks.append([(end, 3600 if place < each.hours else 300) for place, end in enumerate(ends)])
+    return rows, marks
+
+
+async def compared(
+    model: str, rows: Sequence[TraceRow], marks: Sequence[Sequence[tuple[int, int]]]
+) -> object:
+    """Differences, and the bills as the reference has them."""
+    clock = VirtualClock(START_S)
+    sandbox = Sandbox(WORLD, clock=clock)
+    splits = reference_bills(rows, marks, rules_for(model).minimum_tokens)
+    async with httpx2.AsyncClient(transport=sandbox.transport()) as client:
+        found = Witness(model, client, sandbox, clock)
+        different = await differences(found, zip(rows, marks, splits, strict=True))
+        await found.upstream.close()
+    return different
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(step(), min_size=2, max_size=14), st.sampled_from(["claude-opus-5", "claude-opus-5-5"]))
+def test_whatever_is_marked_whenever_is_billed_alike(steps: list[Step], model: str) -> None:
+    """Any marks on any blocks at any gaps, turns that outgrow the lookback included: the same reads and writes."""
+    rows, marks = told(steps)
+    assert asyncio.run(compared(model, rows, marks)) == []
+
+
+async def test_what_is_past_the_lookback_is_not_read(witness: Witness) -> None:
+    """An entry 19 positions before the mark is read, one 20 before is not, and a second mark within reach finds it."""
+    start = Step(0.0, 0, 1, (0,), 0)
+    for turns, more, read in ((9, (), True), (10, (), False), (10, (3,), True)):
+        steps = [start, Step(20.0, 0, turns, (0, *more), 0)]
+        rows, marks = told(steps)
+        rows = [row._replace(time_s=row.time_s + 10_000 * turns + 100_000 * len(more)) for row in rows]
+        splits = reference_bills(rows, marks, rules_for(witness.model).minimum_tokens)
+        assert await differences(witness, zip(rows, marks, splits, strict=True)) == []
+        if rules_for(witness.model).minimum_tokens <= rows[0].input_tokens:
+            assert (splits[1].read > 0) == read
+        anywhere = reference_bills(rows, marks, rules_for(witness.model).minimum_tokens, lookback=False)
+        assert (anywhere != splits) == (not read and anywhere[1].read > 0)
 
 
 CONTEXT_END, FIRST_END, SECOND_END = 25, 30, 43

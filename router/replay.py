@@ -29,11 +29,12 @@ from cache.regret import Regret
 from cache.rules import TTL_1H_S, TTL_5M_S, rules_for
 from cache.schedule import Worth
 from router.replay_ahead import Ahead, Offer
+from router.replay_pings import Idle, Left, Ping
 from router.replay_planner import Planner
 from router.replay_provider import ReferenceCache
 from router.replay_shared import application_end
 from router.replay_trace import PromptBuilder, TracePrompt, TraceRow, block_at
-from router.replay_warming import Idle, KeepAlives, Left, Ping, Warm, WarmSettings
+from router.replay_warming import KeepAlives, Warm, WarmSettings
 
 MODEL = "claude-opus-4-5-20251101"
 """Model whose limits hold unless a replay names another; the minimum is a setting of its own."""

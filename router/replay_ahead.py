@@ -28,8 +28,9 @@ from cache.regret import Regret, Tried
 from cache.rules import TTL_5M_S
 from cache.schedule import Policy, Prefix, Trigger, Worth, ahead, allowed, could_pay
 from router.foresight import Foreseer
+from router.replay_pings import Ping
 from router.replay_trace import OPENED, TracePrompt, TraceRow
-from router.replay_warming import Ping, WarmSettings
+from router.replay_warming import WarmSettings
 
 _SESSIONS = 50_000
 """Prompts remembered; the longest unused go first."""

@@ -23,7 +23,7 @@ from cache.rules import TTL_5M_S
 from router.cost import total_nano_usd, uncached_nano_usd
 from router.pricing import Price
 from router.replay import Policy, Served
-from router.replay_warming import Ping
+from router.replay_pings import Ping
 from router.usage import Usage
 
 BINS = 10

@@ -12,25 +12,25 @@ that a second session has used; they are kept by their uses (`Demand.use_within`
 every four minutes whatever happens, as it says. It knows no files and no prices but the rates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from random import Random
-from typing import NamedTuple
 
 from cache.demand import Demand
 from cache.economics import TokenSplit, cost_units
-from cache.hazard import Path, Run
+from cache.hazard import Run
 from cache.idle import KeptByKind, idle_plan
 from cache.prompt import CacheScope
 from cache.regret import Regret, Tried
-from cache.returns import WINDOW_S, Returns
+from cache.returns import Returns
 from cache.rules import TTL_1H_S, TTL_5M_S
 from cache.schedule import Policy, Prefix, Schedule, Trigger, Watch, Worth, allowed, shared_upkeep
 from classifier.foresight.model import Forecast, Foresight
 from router.foresight import Foreseer
 from router.foresight_log import turn_of_row
+from router.replay_pings import Idle, Left, Ping, within_5m
 from router.replay_shared import PINGER_SPACING_S, Sharing
 from router.replay_trace import TracePrompt, TraceRow
 
@@ -89,58 +89,6 @@ class WarmSettings:
     def schedule(self) -> Policy:
         """Policy of `cache.schedule`; the document's pinger has none."""
         return Policy.OFF if self.policy is Warm.FOUR_MINUTES else Policy(self.policy.value)
-
-
-class Ping(NamedTuple):
-    """A warm that was sent and billed.
-
-    Attributes:
-        row: Request whose prefix it kept.
-        owner: Whose keep-alives are judged with it.
-        extra_units: What it cost besides its input, in units; that of `output_tokens`.
-    """
-
-    row: TraceRow
-    trigger: Trigger
-    owner: tuple[str, str]
-    split: TokenSplit
-    extra_units: float
-    output_tokens: int
-    now_s: float
-
-
-class Left(NamedTuple):
-    """A prefix that a request left warm.
-
-    Attributes:
-        key: Its name.
-        blocks: Its whole trace blocks.
-        ttl_s: Its TTL.
-        base_blocks: Part of it that outlives it by a longer TTL.
-        path: Kind of its turn.
-        send: Sends it again at an instant and gives its bill; with True, with the answer behind it, for an hour.
-    """
-
-    key: bytes
-    blocks: int
-    ttl_s: int
-    base_blocks: int
-    path: Path
-    send: Callable[[float, bool], TokenSplit]
-
-
-class Idle(NamedTuple):
-    """What is done for a prefix nobody uses just now, and on what grounds.
-
-    Attributes:
-        pings: Keep-alives it gets unless its conversation goes on.
-        p_next: Chance that its conversation goes on within 5 minutes, as keep-alives are decided by; None unasked.
-        p_foreseen: The same by the foresight alone; None without one.
-    """
-
-    pings: int = 0
-    p_next: float | None = None
-    p_foreseen: float | None = None
 
 
 @dataclass(slots=True)
@@ -294,7 +242,7 @@ class KeepAlives:
         self.returns.quiet(left.key, left.path, now_s, foreseen, run=self._run)
         hazards = self.returns.hazards(left.path, 0, foreseen)
         none = Idle(
-            0, _within_5m(hazards), None if forecast is None else forecast.opus_within(float(TTL_5M_S))
+            0, within_5m(hazards), None if forecast is None else forecast.opus_within(float(TTL_5M_S))
         )
         owner = "", row.kind
         if self.settings.judged and not self.regret.allowed(owner, now_s):
@@ -408,9 +356,3 @@ class KeepAlives:
             f"{self.settings.seed} {row.namespace} {row.session} {row.stream} {row.sequence} {now_s}"
         )
         return next((number for number in range(pings) if draw.random() < share), None)
-
-
-def _within_5m(hazards: Sequence[float]) -> float:
-    """Chance of a return within 5 minutes, hazards spread evenly over their windows."""
-    into_second = (TTL_5M_S - WINDOW_S) / WINDOW_S
-    return 1.0 - (1.0 - hazards[0]) * float((1.0 - hazards[1]) ** into_second)

@@ -297,6 +297,10 @@ def _signalling(source: Source, runs: Sequence[Chosen]) -> Source:
         return source
     known = list(opened(rows))
     openings = len(known) - len(rows)
+    if not openings:
+        return source.noted(
+            "no openings are recorded, nor tools and system prompt: session_start has nothing to go by"
+        )
     return source._replace(rows=lambda: known).noted(
         f"no openings are recorded: {openings:,} sessions are taken to be opened {OPENED_AHEAD_S:g} s before their "
         "first request, knowing tools and system prompt, and none for nothing: the best case of session_start"

@@ -84,14 +84,16 @@ def replay(
 ) -> None:
     """What would the same traffic have cost under another way of caching?
 
-    The provider keeps the beginning of a prompt for 5 minutes or an hour, if asked to. Keeping it costs a quarter or
-    the whole of its price on top; finding it again costs a tenth or less. Each request is decided knowing only what
-    came before it, as in service, and billed by the provider's published rules.
+    What is sent to a model, the prompt, is billed by tokens, some three quarters of a word each. The provider keeps the
+    beginning of a prompt for 5 minutes or an hour, if asked to. Keeping it costs a quarter or the whole of its price on
+    top; finding it again costs a tenth or less. Each request is decided knowing only what came before it, as in
+    service, and billed by the provider's published rules.
 
-    The table shows, for each way compared: dollars (with a model; for made-up traffic those of 30 days, answers
-    included) and what caching saved of them; cost, the input's alone, 1 being no caching; regret, what is still
-    above the cheapest that anyone could reach who knew the future; warms, calls that keep a prompt's beginning in the
-    cache for somebody who may come back, and what share of the cost went into them. Warms are part of every figure.
+    The table shows, for each way compared: dollars (with a model; for made-up traffic those of 30 days; answers
+    included) and what caching saved of them; cost, of prompts alone, 1 being no caching; regret, how much of that is
+    above the least that anyone could pay who knew the future; read, the share found again; warms, calls that keep a
+    prompt's beginning for somebody who may come back, their share of the cost, and how many were not made because they
+    had lost money; and the seconds until an answer begins. Warms are part of every figure.
 
     Example: hybrid-router replay trace.jsonl.gz --policy auto --policy 5m --policy 1h
 

@@ -55,18 +55,19 @@ PolicyOption = Annotated[
     list[Policy] | None,
     typer.Option(
         "--policy",
-        help="What is cached: none; a, b or c of the design document; all of each prompt for 5m or 1h; or auto, what "
-        "the service does. Repeat to compare. Default: auto.",
+        help="What is kept: none; a or b, tools, instructions and the user's context; c, the conversation so far as "
+        "well; 5m or 1h, all of each prompt for so long; auto, what pays by the chance of its being used again, as the "
+        "service does. Repeat to compare. Default: auto.",
     ),
 ]
 WarmOption = Annotated[
     list[Warm] | None,
     typer.Option(
         "--warm",
-        help="What is paid for in advance: off; session_start (when a session is opened); keep_alive (three pings to "
-        "an idle session); predictive (after a user's action, or by score while Flash answers); shared (what all "
-        "sessions share); four_minutes (the document's pinger); auto, each where it pays. Repeat to compare. "
-        "Default: off.",
+        help="What is paid for in advance: off; session_start (when a session is opened); keep_alive (three calls "
+        "while a session is idle); predictive (after a user's action, or by score while Flash answers); shared (what "
+        "all sessions share); four_minutes (that, every four minutes, come what may); auto, each where it pays. "
+        "Repeat to compare. Default: off.",
     ),
 ]
 Strategies = Annotated[bool, typer.Option("--strategies", help="Compare every --warm there is.")]
@@ -74,8 +75,8 @@ TableOption = Annotated[
     bool,
     typer.Option(
         "--table",
-        help="Replay the document's monthly table: no caching, A, B, C, its pinger, and what is advised, with what "
-        "each step brings.",
+        help="A month's bill step by step: nothing kept, b, a, c, with a call every four minutes, auto, and auto with "
+        "keep-alives, and what each step brings.",
     ),
 ]
 # --- at whose prices
@@ -110,8 +111,8 @@ SecondUsd = Annotated[
     float,
     typer.Option(
         min=0.0,
-        help="Dollars that a second less to wait for an answer's first word is worth; auto pays for time only then. "
-        "Needs --model.",
+        help="Dollars that a second less to wait for an answer's first word is worth to you; auto pays for time only "
+        "then. Needs --model.",
     ),
 ]
 # --- how warms are judged
@@ -156,8 +157,8 @@ FitForesight = Annotated[
 Fact = Annotated[
     list[str] | None,
     typer.Option(
-        help="Take something the provider does not document as measured: A2=yes (the upgrade ping works), A6=no (a "
-        "warm is billed one output token)."
+        help="Take as measured what the provider does not document: A2=yes (five minutes can be made an hour later "
+        "on, by an upgrade ping), A6=no (a warm is billed one token of an answer)."
     ),
 ]
 UpgradePing = Annotated[

@@ -302,7 +302,8 @@ def test_every_strategy_is_compared_side_by_side(tmp_path):
     assert result.exit_code == 0, result.output
     assert "…" not in result.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(invoked(*size, "--strategies", "--no-judged", "--json").stdout)["policies"]
+    report = invoked(*size, "--strategies", "--no-judged", "--json").stdout
+    found = json.loads(report)["policies"]
     names = ["auto" if warm is Warm.OFF else f"auto + {warm.value}" for warm in STRATEGIES]
     assert [each["policy"] for each in found] == names
     for name in names:
@@ -312,6 +313,12 @@ def test_every_strategy_is_compared_side_by_side(tmp_path):
     by_name = {each["policy"]: each for each in found}
     assert by_name["auto + predictive"]["first_token_s"] < by_name["auto"]["first_token_s"]
     assert by_name["auto + predictive"]["cost_units"] > by_name["auto"]["cost_units"]
+    saved = tmp_path / "saved.json"
+    saved.write_text(report)
+    check = ("--no-judged", "--baseline", saved, "--max-cost-increase", "0%")
+    assert invoked(*size, "--warm", "predictive", *check).exit_code == 0, (
+        "its own row of the report, to the unit"
+    )
 
 
 @pytest.fixture

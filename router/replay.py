@@ -28,7 +28,7 @@ from cache.prompt import CacheScope, Layer
 from cache.regret import Regret
 from cache.rules import TTL_1H_S, TTL_5M_S, rules_for
 from cache.schedule import Worth
-from router.replay_ahead import Ahead, Offer
+from router.replay_ahead import Ahead, Offer, could_warm_ahead
 from router.replay_pings import Idle, Left, Ping
 from router.replay_planner import Planner
 from router.replay_provider import ReferenceCache
@@ -182,7 +182,8 @@ class _Run:
                 call_units=warming.call_units,
             )
             keep = self._keep = KeepAlives(warming, worth, self._demand, self._scope, on_ping, regret=regret)
-            self._ahead = Ahead(warming, worth, regret, keep.foreseer, self._offered, on_ping)
+            if could_warm_ahead(warming.schedule, worth):
+                self._ahead = Ahead(warming, worth, regret, keep.foreseer, self._offered, on_ping)
         self._builder = PromptBuilder(settings.minimum_tokens)
         self._cache = self._new_cache()
         self._upgraded: dict[tuple[str, str, str], _Upgraded] = {}

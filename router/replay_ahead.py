@@ -55,6 +55,13 @@ class Offer(NamedTuple):
     send: Callable[[], TokenSplit]
 
 
+def could_warm_ahead(policy: Policy, worth: Worth) -> bool:
+    """Whether a policy ever warms ahead of a request; AUTO does not where even a certain one would not pay."""
+    if policy is Policy.AUTO:
+        return could_pay(1.0, worth)
+    return allowed(policy, Trigger.SESSION_START) or allowed(policy, Trigger.PREDICTION)
+
+
 @dataclass(slots=True)
 class Ahead:
     """Signals of one replay, and the warms they bring about.

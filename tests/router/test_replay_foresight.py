@@ -10,6 +10,7 @@ from cache.economics import Rates
 from classifier.foresight import artifact as artifacts
 from router.bursts import Bursts, bursts
 from router.cli import app
+from router.foresight_log import trace_sessions
 from router.replay import Policy, Settings, decision, replay
 from router.replay_choice import runs_of
 from router.replay_foresight import cut_at, fitted_on
@@ -56,6 +57,18 @@ def test_what_comes_after_the_cut_has_no_part_in_it():
     again = fitted_on(list(ROWS[: CUT.rows]), "made up")
     assert again.digest == FITTED.digest
     assert fitted_on(ROWS[: CUT.rows - 300], "made up").digest != FITTED.digest
+
+
+def test_turns_on_flash_are_turns_and_what_happens_between_them_is_none():
+    """A history holds them with their scores; nothing is known of when a page was opened."""
+    first = ROWS[0]
+    rows = [
+        first,
+        first._replace(time_s=first.time_s + 5, sequence=1, opus=False, score=0.3),
+        first._replace(time_s=first.time_s + 9, sequence=-1, event="upload_document"),
+    ]
+    (session,) = trace_sessions(rows)
+    assert [(turn.opus, turn.score) for turn in session.turns] == [(True, None), (False, 0.3)]
 
 
 def test_before_the_cut_it_says_nothing_and_after_it_does():

@@ -226,7 +226,7 @@ class _Run:
             block_tokens=row.block_tokens,
             marks=marks,
             now_s=now_s,
-            ends=[end.blocks for end in row.layers],
+            ends=row.position_ends,
         )
         path: Path = ()
         if keep is not None or (planner is not None and planner.strategy is Strategy.AUTO):

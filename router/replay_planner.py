@@ -61,7 +61,8 @@ class Planner:
         Breakpoints stand after the application's layers, for an hour where their uses say so, after the context, and
         at the end with a fallback before it, since clients replace the very last block. None where nothing can be kept.
         """
-        marked = [place for place, block in enumerate(found.prompt.blocks) if block.markable]
+        recurring = found.prompt.blocks[: found.prompt.recurring_end + 1]
+        marked = [place for place, block in enumerate(recurring) if block.markable]
         if not marked:
             return None
         end = marked[-1] + 1

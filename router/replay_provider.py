@@ -12,9 +12,9 @@ for a shorter time does not take back the longer one. `Sandbox` with `layered_en
 world, token for token.
 
 An entry is found only within 20 positions of a mark, the mark's own the first, where the prompt's blocks are known
-(made-up traffic); a recorded trace does not tell where its messages end. The delay until an entry can be read is not
-modelled: a trace knows no first bytes, and in service requests wait for who writes (router/REPLAY.md has what it would
-cost if they did not). It shares nothing with the planner, so that a plan's promises can be held against it.
+(made-up traffic, a ledger); a recorded trace does not tell where its messages end. The delay until an entry can be read
+is not modelled: a trace knows no first bytes, and in service requests wait for who writes (router/REPLAY.md has what it
+would cost if they did not). It shares nothing with the planner, so that a plan's promises can be held against it.
 """
 
 from bisect import bisect_left, insort
@@ -73,7 +73,7 @@ class ReferenceCache:
             runs: The prompt as (first id, count).
             whole_blocks: Blocks that are full; no entry ends past them.
             marks: (prefix in blocks, TTL in seconds) of each breakpoint, in any order.
-            ends: Where the prompt's own blocks end, ascending, in trace blocks; () where nobody knows.
+            ends: Where the positions of the prompt end (`TraceRow.position_ends`); () where nobody knows.
         """
         capped = sorted((min(blocks, whole_blocks), ttl_s) for blocks, ttl_s in marks)
         hit, hit_id = self._read(runs, [blocks for blocks, _ in capped], now_s, ends)

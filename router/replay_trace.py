@@ -36,6 +36,8 @@ TAIL_TOKENS = 256
 OPENED = "open"
 """The event of a session that was opened; every other is named after what the user did."""
 
+_RUNS = (BlockKind.TOOL_CALL, BlockKind.TOOL_RESULT)
+
 Runs = tuple[tuple[int, int], ...]
 """Block ids as (first id, count), ascending by one within a run."""
 
@@ -107,6 +109,22 @@ class TraceRow(NamedTuple):
     def billed(self) -> bool:
         """Whether it is a request to Opus, which a replay decides and bills."""
         return self.opus and not self.event
+
+    @property
+    def position_ends(self) -> tuple[int, ...]:
+        """Where the positions end that the provider looks back over, in trace blocks; () where nobody knows.
+
+        A run of adjacent tool calls is one position, and so is a run of adjacent results.
+        """
+        kinds = [shape.kind if shape.kind in _RUNS else None for shape in self.shapes]
+        last = len(self.layers) - 1
+        return tuple(
+            [
+                end.blocks
+                for place, end in enumerate(self.layers)
+                if place == last or not kinds or kinds[place] is None or kinds[place] is not kinds[place + 1]
+            ]
+        )
 
     @property
     def whole_blocks(self) -> int:

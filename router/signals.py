@@ -70,20 +70,22 @@ def opened(rows: Iterable[TraceRow]) -> Iterator[TraceRow]:
     """The rows, with an opening before the first request of each session.
 
     Args:
-        rows: In the order they are served, with the application's layers recorded by size.
+        rows: In the order they are served.
     """
-    known = list(rows)
+    asked = list(rows)
     seen = set[tuple[str, str]]()
     openings = []
-    for row in known:
+    for row in asked:
         whose = row.namespace, row.session
+        head = tuple([end for end in row.layers if end.layer <= Layer.SYSTEM])
         blocks = min((row.tools_tokens + row.system_tokens) // row.block_tokens, row.whole_blocks)
+        blocks = head[-1].blocks if head else blocks
         if whose not in seen and blocks:
-            head = _cut(row.runs, blocks)
-            openings.append(_event(row, OPENED, row.time_s - OPENED_AHEAD_S, head, ()))
+            known = _cut(row.runs, blocks)
+            openings.append(_event(row, OPENED, row.time_s - OPENED_AHEAD_S, known, head))
         seen.add(whose)
     # Stable, and an opening stands before what happens at its instant.
-    return iter(sorted((*openings, *known), key=lambda row: (row.namespace, row.time_s)))
+    return iter(sorted((*openings, *asked), key=lambda row: (row.namespace, row.time_s)))
 
 
 def _around(row: TraceRow, sizes: Sizes, random: Random, idle: Named, number: int) -> Iterator[TraceRow]:
@@ -126,7 +128,16 @@ def _other(row: TraceRow, sizes: Sizes, session: Session, time_s: float) -> Trac
 def _event(row: TraceRow, name: str, time_s: float, runs: Runs, layers: tuple[LayerEnd, ...]) -> TraceRow:
     tokens = sum(count for _, count in runs) * row.block_tokens
     return row._replace(
-        sequence=-1, time_s=time_s, event=name, runs=runs, layers=layers, input_tokens=tokens, output_tokens=0
+        shapes=(),
+        volatile=None,
+        marks=None,
+        sequence=-1,
+        time_s=time_s,
+        event=name,
+        runs=runs,
+        layers=layers,
+        input_tokens=tokens,
+        output_tokens=0,
     )
 
 

@@ -272,7 +272,7 @@ def reference_bills(
             block_tokens=row.block_tokens,
             marks=marked,
             now_s=row.time_s,
-            ends=[end.blocks for end in row.layers] if lookback else (),
+            ends=row.position_ends if lookback else (),
         )
         for row, marked in zip(rows, marks, strict=True)
     ]

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cache.economics import Rates, cost_units
-from cache.prompt import Layer
+from cache.prompt import BlockKind, Layer
 from router.cli import app
 from router.cli.fault import reported
 from router.replay import Policy, Settings, decision, replay
 from router.replay_provider import ReferenceCache
 from router.replay_report import Tally
-from router.replay_trace import PromptBuilder, TraceRow, common_blocks, in_order, read_trace
+from router.replay_trace import LayerEnd, PromptBuilder, Shape, TraceRow, common_blocks, in_order, read_trace
 from router.timeline import WorkloadError
 
 SIZE = 64
@@ -187,6 +187,19 @@ def test_an_entry_lives_its_ttl_from_the_latest_use():
     splits = [served.split for served in replay(rows, Policy.TTL_5M)]
     assert [split.read for split in splits] == [0, 40 * SIZE, 0]
     assert [split.write_5m for split in splits] == [40 * SIZE, 0, 40 * SIZE]
+
+
+def test_a_run_of_tool_calls_is_one_position():
+    """And so is a run of results; without shapes every block is one of its own, without layers nobody knows."""
+    text, call, result = (
+        Shape(kind, "user", True) for kind in (BlockKind.TEXT, BlockKind.TOOL_CALL, BlockKind.TOOL_RESULT)
+    )
+    layers = tuple([LayerEnd(end, Layer.HISTORY) for end in (2, 3, 4, 7, 8, 9)])
+    told = row("s", 0, 0.0, [(1, 9)], layers=layers)
+    assert told.position_ends == (2, 3, 4, 7, 8, 9)
+    assert told._replace(shapes=(text, call, call, result, result, text)).position_ends == (2, 4, 8, 9)
+    assert told._replace(shapes=(text, text, call, call, call, call)).position_ends == (2, 3, 9)
+    assert told._replace(layers=()).position_ends == ()
 
 
 def test_prompts_share_names_exactly_as_far_as_they_share_blocks():

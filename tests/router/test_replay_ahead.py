@@ -24,7 +24,7 @@ from router.replay_choice import STRATEGIES
 from router.replay_report import Tally
 from router.replay_trace import OPENED, LayerEnd, TraceRow, in_order, read_trace
 from router.replay_warming import Warm, WarmSettings
-from router.signals import signalled
+from router.signals import opened, signalled
 from router.timeline import WorkloadError
 
 LIST = Rates(1.25, 2.0, 0.1)
@@ -341,6 +341,18 @@ def test_openings_that_no_trace_tells_are_assumed_and_said(recorded):
     (note,) = report["notes"]
     assert "2 sessions are taken to be opened 10 s before" in note
     assert "best case" in note
+
+
+def test_openings_are_assumed_where_layers_are_known_too():
+    """As of a ledger: up to the end of the system prompt, and once for a session."""
+    rows = list(opened([asked(0, 50.0), asked(1, 90.0), asked(0, 60.0, session="t")]))
+    openings = [row for row in rows if row.event]
+    assert [(row.session, row.time_s, row.runs, row.layers) for row in openings] == [
+        ("s", 40.0, ((1, 20),), HEAD[:2]),
+        ("t", 50.0, ((1, 20),), HEAD[:2]),
+    ]
+    _, pings, _ = run(rows, Warm.SESSION_START)
+    assert [ping.split.total for ping in pings] == [2000], "the second finds it warm"
 
 
 @pytest.mark.parametrize(

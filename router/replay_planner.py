@@ -59,10 +59,13 @@ class Planner:
         """What is sent to warm what the next request begins with: the prompt up to its last breakpoint, and its plan.
 
         Breakpoints stand after the application's layers, for an hour where their uses say so, after the context, and
-        at the end with a fallback before it, since clients replace the very last block. None where nothing can be kept.
+        at the end with a fallback before it, since clients replace the very last block; under A and B, whose traffic
+        never reads past the context, not there. None where nothing can be kept.
         """
         recurring = found.prompt.blocks[: found.prompt.recurring_end + 1]
         marked = [place for place, block in enumerate(recurring) if block.markable]
+        if self.strategy in (Strategy.A, Strategy.B):
+            marked = [place for place in marked if recurring[place].layer <= Layer.CONTEXT][-1:]
         if not marked:
             return None
         end = marked[-1] + 1

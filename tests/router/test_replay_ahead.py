@@ -109,6 +109,14 @@ def test_an_action_writes_the_sessions_last_prompt_back():
     assert run(rows, Warm.OFF)[0][1].split.read == 0
 
 
+@pytest.mark.parametrize("policy", [Policy.A, Policy.B, Policy.C, Policy.AUTO])
+def test_what_is_written_ahead_is_read_under_every_policy(policy):
+    """Under A and B tools, system and context alone: past these their traffic reads nothing."""
+    rows = [asked(0, 0.0), asked(1, 60.0), event("upload_document", 4000.0), asked(2, 4010.0)]
+    served, (ping,), _ = run(rows, Warm.PREDICTIVE, policy=policy)
+    assert served[-1].split.read == ping.split.total == (3000 if policy in (Policy.A, Policy.B) else 4000)
+
+
 def test_an_action_that_is_not_listed_or_of_nobody_known_warms_nothing():
     """Either the operator did not name it, or nothing is known of the session."""
     rows = [asked(0, 0.0), event("scrolled", 400.0), asked(1, 410.0)]

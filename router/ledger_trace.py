@@ -22,6 +22,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from cache.economics import TokenSplit
+from cache.prompt import Layer
 from cache.rules import TTL_1H_S
 from router.ledger import CostRow, Filter, LedgerReader, Place, prefixes
 from router.ledger.prefixes import PromptCall
@@ -111,20 +112,24 @@ def split_of(call: PromptCall) -> TokenSplit:
 class LedgerTrace:
     """The calls of a window as rows; each pass over `rows` reads the ledger anew and sees the same calls."""
 
-    def __init__(self, place: Place, where: Filter, *, every_call: bool = False) -> None:
+    def __init__(
+        self, place: Place, where: Filter, *, every_call: bool = False, flash_turns: bool = False
+    ) -> None:
         """Look how many calls there are.
 
         Args:
             where: Which calls, by start and group.
             every_call: Also those that went to Flash, as if Opus had been asked; their input is estimated.
+            flash_turns: Also those that went to Flash, as what they were: turns that say what may come next.
 
         Raises:
             FileNotFoundError: There is no such file.
             StoreError: The ledger cannot be read, or is of a release that kept no prompts.
         """
-        self.place = place
+        self.place, self._asked = place, where
         users = {**where.equal, "purpose": "user"}
-        self._where = replace(where, equal=users if every_call else {**users, "route": "opus"})
+        on_both = every_call or flash_turns
+        self._where = replace(where, equal=users if on_both else {**users, "route": "opus"})
         on_opus = {**where.equal, "route": "opus"}
         with LedgerReader.open(place) as reader:
             self._until = reader.ask(prefixes.last_number, version=prefixes.SINCE)
@@ -141,6 +146,10 @@ class LedgerTrace:
         self.every_call = every_call
         self.seen = Seen()
         """Of the last pass that was begun."""
+
+    def with_flash_turns(self) -> "LedgerTrace":
+        """The same window with the turns that Flash answered, and their scores, between the requests to Opus."""
+        return LedgerTrace(self.place, self._asked, flash_turns=True)
 
     def rows(self) -> Iterator[TraceRow]:
         """Yield a row for each call whose prompt is known, by start.
@@ -163,7 +172,7 @@ class LedgerTrace:
                 row = rebuilding.row(call, call.started_s - origin_s)
                 _count(seen, call, row)
                 if row is not None:
-                    yield row
+                    yield row if self.every_call else row._replace(opus=call.route == "opus")
 
     def _calls(self, reader: LedgerReader) -> Iterator[PromptCall]:
         after: tuple[float, int] | None = None
@@ -275,6 +284,7 @@ class Rebuilding:
         conversation.rows += 1
         self._remember(last, time_s)
         pieces = [node.piece for node in path]
+        tools_tokens = _end(path, Layer.TOOLS)
         name = f"{call.tenant}/{call.session}" if call.session else f"conversation {conversation.number}"
         return TraceRow(
             namespace="ledger",
@@ -287,6 +297,8 @@ class Rebuilding:
             block_tokens=1,
             runs=_runs(path),
             kind=call.application,
+            tools_tokens=tools_tokens,
+            system_tokens=max(0, _end(path, Layer.SYSTEM) - tools_tokens),
             layers=tuple(
                 [LayerEnd(node.end, layer) for node, layer in zip(path, layers_of(body, pieces), strict=True)]
             ),
@@ -295,6 +307,7 @@ class Rebuilding:
             shapes=tuple([Shape(piece.kind, piece.role, piece.markable) for piece in pieces]),
             volatile=body.volatile,
             marks=tuple([(path[place].end, ttl_s) for place, ttl_s in body.marks]),
+            score=call.score,
         )
 
     def pieces(self, call: PromptCall) -> tuple[PromptBody, tuple[Piece, ...]] | None:
@@ -416,6 +429,11 @@ def _known_tokens(call: PromptCall, body: PromptBody, path: Sequence[_Node], sta
         known[body.marks[-1][0]] = split.total - split.uncached
     known[len(path) - 1] = call.input_tokens
     return known
+
+
+def _end(path: Sequence[_Node], layer: Layer) -> int:
+    """Tokens of the prefix that ends with a stable layer, 0 where there is none of it."""
+    return max([node.end for node in path if node.piece.layer is layer], default=0)
 
 
 def _path(last: _Node) -> list[_Node]:

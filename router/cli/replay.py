@@ -117,6 +117,7 @@ def replay(
         policy, warm = booked.ways(policy, warm, table)
     foresees = foresight is not None or bool(fit_foresight)
     runs = ways_of(runs_of(policy, warm, table, strategies=strategies, foresight=foresees), booked)
+    booked = None if booked is None else booked.fit_for(runs)
     if decisions is not None:
         _decidable(runs)
     check = _check(runs, max_cost_increase, baseline)

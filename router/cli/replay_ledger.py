@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from router.replay_report import Figures
 
 _SQLITE = b"SQLite format 3\0"
-_ON_REQUEST = (Warm.SESSION_START, Warm.PREDICTIVE)
-"""Ways to warm that need what a ledger does not tell: openings of sessions, users' actions."""
+_FORESEEING = (Warm.SESSION_START, Warm.PREDICTIVE, Warm.AUTO)
+"""Ways to warm that go by what was known before a request: turns on Flash are replayed with them."""
 
 LedgerOption = Annotated[
     str | None,
@@ -68,14 +68,22 @@ class FromLedger(NamedTuple):
         Raises:
             ValueError: There is none.
         """
-        row = None
+        billed = 0
         for row in self.trace.rows():
+            billed += row.billed
             yield row
-        if row is None:
+        if not billed:
             raise ValueError(
                 f"nothing to replay: of {self.trace.expected:,} calls in that window of the ledger none has its prompt "
                 "kept; calls have it from this release on, while keep_prefixes under [ledger] is true"
             )
+
+    def fit_for(self, runs: Sequence[Chosen]) -> "FromLedger":
+        """The same with the turns on Flash, where some way goes by them."""
+        foreseen = any(each.warm in _FORESEEING or each.foresight for each in runs)
+        if self.trace.every_call or not foreseen:
+            return self
+        return self._replace(trace=self.trace.with_flash_turns())
 
     def ways(
         self, policy: list[Policy] | None, warm: list[Warm] | None, table: bool
@@ -89,7 +97,8 @@ class FromLedger(NamedTuple):
         strategy = self.trace.strategy or Policy.AUTO.value
         if self.config is not None:
             strategy, warming = self.config.cache.strategy, Warm(self.config.warming.policy)
-            warm = [warming] if warm is None and warming not in _ON_REQUEST else warm
+            # Of openings a ledger tells nothing; that sessions are opened at all is for --warm to assume.
+            warm = [warming] if warm is None and warming is not Warm.SESSION_START else warm
         configured = Policy(strategy)
         return [configured] if self.trace.every_call else [Policy.AS_SENT, configured], warm
 
@@ -191,15 +200,18 @@ def notes(trace: LedgerTrace) -> list[str]:
     """What the replay is of, and what it leaves out, in lines for people."""
     seen = trace.seen
     unknown = seen.left_out.calls + seen.flash_left_out
+    calls = seen.replayed.calls + (seen.flash if trace.every_call else 0)
     lines = [
-        f"{seen.replayed.calls + seen.flash:,} calls were replayed; of {unknown:,} the prompt is unknown "
+        f"{calls:,} calls were replayed; of {unknown:,} the prompt is unknown "
         f"({usd(seen.left_out.cost_nano_usd)} booked on Opus), of {seen.without_usage:,} what was billed: none of "
         "these is in any figure"
     ]
-    if seen.flash:
+    if seen.flash and trace.every_call:
         lines.append(
             f"{seen.flash:,} of them went to Flash, and are in the replays alone: their input is estimated"
         )
+    elif seen.flash:
+        lines.append(f"{seen.flash:,} turns on Flash between them are known to the replays, and in no figure")
     if seen.inexact:
         lines.append(f"the input of {seen.inexact:,} is estimated: bill and prompt do not fit")
     if trace.warms.calls:

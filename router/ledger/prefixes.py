@@ -36,6 +36,7 @@ class PromptCall(NamedTuple):
         finish_reason: As `router.call.FinishReason`, "" when unknown.
         input_tokens: All input; None when the provider never told, like the parts below.
         cost_nano_usd: None when unknown.
+        score: Chance given beforehand that it needed Opus; None where nothing scored.
         body: For `router.prompt_body.decode`; None when nothing is kept.
     """
 
@@ -57,13 +58,14 @@ class PromptCall(NamedTuple):
     cache_write_1h_tokens: int | None
     output_tokens: int | None
     cost_nano_usd: int | None
+    score: float | None
     body: bytes | None
 
 
 _PAGE = (
     "SELECT started_time_s, id, route, outcome, tenant, application, session, model, answered_model, strategy,"
     " finish_reason, duration_s, input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens,"
-    " output_tokens, cost_nano_usd, body FROM calls LEFT JOIN prefixes ON prefixes.call = calls.id"
+    " output_tokens, cost_nano_usd, score, body FROM calls LEFT JOIN prefixes ON prefixes.call = calls.id"
     " WHERE kind = 'settled' AND purpose = 'user'"
 )
 

@@ -3,15 +3,21 @@
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from cache.rules import TTL_5M_S
+from cache.schedule import Trigger
 from router.archive import archived, export
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader, LedgerSettings, StoreError, codec, prefixes
 from router.ledger.codec import SettlementRecord
 from router.ledger.past import DAY_S
 from router.ledger_trace import LedgerTrace, Rebuilding
 from router.prefix_notes import PrefixNotes
+from router.replay import Policy, Settings
+from router.replay import replay as played
+from router.replay_warming import Warm, WarmSettings
 from router.settlement import Outcome, Purpose
+from router.usage import Usage
 from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 from tests.router.prompts_noted import (
@@ -168,6 +174,36 @@ async def test_calls_without_a_prompt_and_calls_of_our_own_are_told_apart(home, 
     every = LedgerTrace(home.place(tmp_path), Filter(), every_call=True)
     assert len(list(every.rows())) == 2
     assert (every.seen.flash, every.seen.replayed.calls) == (1, 1)
+
+
+async def test_turns_on_flash_are_known_between_requests_to_opus(home, tmp_path):
+    """With their scores, in no bill; warms that go by them are sent from the ledger as from a trace."""
+    ledger = home.open(tmp_path, clock=StillClock(), settings=QUICK)
+    notes = PrefixNotes(ledger.prefix_key)
+    usage = Usage(input_tokens=30_000, cache_write_5m_tokens=30_000, output_tokens=10)
+    opened = opening(b"a long system prompt " * 120)
+    for turn in range(9):
+        said = [(b"text %d " % place) * 3_000 for place in range(2 * turn + 1)]
+        settled = noted(
+            notes,
+            turn,
+            a_view(conversation(opened, said)),
+            started_s=START_S + 400.0 * turn,
+            route=("opus", "flash")[turn % 2],
+        )
+        ledger.settle(replace(settled, usage=usage if turn % 2 == 0 else settled.usage))
+    await ledger.close()
+    trace = LedgerTrace(home.place(tmp_path), Filter()).with_flash_turns()
+    rows = list(trace.rows())
+    assert [row.opus for row in rows] == [True, False] * 4 + [True]
+    assert {row.score for row in rows} == {0.8}
+    assert all(row.tools_tokens and row.system_tokens for row in rows)
+    sent = []
+    warming = WarmSettings(policy=Warm.PREDICTIVE, hold_out=0.0, judged=False)
+    served = list(played(rows, Policy.A, Settings(warming=warming), on_ping=sent.append))
+    assert len(served) == 5
+    assert len(sent) == 4
+    assert {ping.trigger for ping in sent} == {Trigger.SCORE}
 
 
 def test_an_older_ledger_gets_the_tables_and_its_calls_stay_unknown(tmp_path):

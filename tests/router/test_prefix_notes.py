@@ -69,6 +69,7 @@ def a_call(number, body, **changes):
         0,
         10,
         5,
+        None,
         body,
     )
     return call._replace(**changes)

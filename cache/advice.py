@@ -9,6 +9,7 @@ why. It knows no prices, no clock and no wire.
 
 from dataclasses import dataclass
 
+from cache.advice_menu import Way, ways
 from cache.advice_warm import warming
 from cache.advice_write import context, conversation, first_turn, hits, ttl
 from cache.decision import (
@@ -40,6 +41,7 @@ class Advice:
         setup: Recommended, without keep-alives.
         warm_setup: Recommended if keep-alives are sent.
         uncached_units: Input cost with no caching; likewise of the two setups.
+        ways: Every way to keep a prefix warm, with its value; empty where nothing was requested.
     """
 
     tree: Decision
@@ -49,6 +51,7 @@ class Advice:
     uncached_units: float
     setup_units: float
     warm_units: float
+    ways: tuple[Way, ...] = ()
 
 
 def advise(facts: Facts) -> Advice:
@@ -67,6 +70,7 @@ def advise(facts: Facts) -> Advice:
         uncached_units=plain.priced(NO_CACHING),
         setup_units=case.units,
         warm_units=case.warm_units,
+        ways=ways(case) if facts.observed.request_count else (),
     )
 
 

@@ -102,6 +102,8 @@ class Facts:
         assumed: Whether the traffic is an assumption, so that no question of evidence arises.
         requests_per_day: Requests on this route.
         latency_value: Worth of an uncached token's prefill time, in units (L); 0: only money counts.
+        answer_tokens: Of the mean answer; 0 where that is not known.
+        upgrade_verified: Whether the upgrade ping was measured to keep what it is to keep.
         alternatives: Other models, priced.
     """
 
@@ -117,6 +119,8 @@ class Facts:
     assumed: bool = False
     requests_per_day: float = 0.0
     latency_value: float = 0.0
+    answer_tokens: float = 0.0
+    upgrade_verified: bool = False
     alternatives: Sequence[Alternative] = ()
 
     @property

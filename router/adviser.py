@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from cache.advice import Advice, advise, lower_minimum
 from cache.decision import Alternative, Facts, Verdict
+from cache.facts import ASSUMED
+from cache.facts import Facts as OpenFacts
 from cache.observed import Lane, Observed
 from cache.rules import CacheRules, UnknownModel, known_models, rules_for
 from cache.setup import SEED_B, Stable, best_setup, input_units, kept_by_provider
@@ -26,7 +28,9 @@ from router.assumed_traffic import Assumption, Use, assumed_uses
 from router.booked_traffic import Scale, Sizes, Spent, estimated, proved, spent_on, uses_of
 from router.config import Config, ConfigError
 from router.cost import FEMTO_PER_NANO
+from router.facts_file import applying
 from router.ledger import Filter, LedgerReader
+from router.money import NANO_PER_USD
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.tariff import price_table
 
@@ -242,6 +246,11 @@ def _report(
     rates = price.for_input(round(lane.input_tokens / max(1, lane.requests))).rates()
     answers = output_tokens / max(1, lane.requests)
     own = _bill_units(observed, lane, stable, price, answers)
+    unit = Fraction(
+        price.for_input(round(lane.input_tokens / max(1, lane.requests))).femto_usd[0], FEMTO_PER_NANO
+    )
+    asked = not question.model or question.model == config.opus.model
+    opened = applying(config, question.now_s).facts if asked else ASSUMED
     facts = Facts(
         model=rules.model,
         rates=rates,
@@ -254,6 +263,9 @@ def _report(
         padded=padded,
         assumed=spent is None,
         requests_per_day=float(per_day),
+        latency_value=_latency_value(config, opened, unit),
+        answer_tokens=answers,
+        upgrade_verified=opened.upgrade_ping_verified,
         alternatives=tuple(
             Alternative(
                 model=other.rules.model,
@@ -272,9 +284,6 @@ def _report(
         ),
     )
     advice = advise(facts)
-    unit = Fraction(
-        price.for_input(round(lane.input_tokens / max(1, lane.requests))).femto_usd[0], FEMTO_PER_NANO
-    )
     months = per_day * MONTH_DAYS
     return Report(
         application=question.application,
@@ -291,6 +300,13 @@ def _report(
         seen_days=seen_days,
         snippet=snippet(question.application, advice, facts),
     )
+
+
+def _latency_value(config: Config, facts: OpenFacts, unit_nano_usd: Fraction) -> float:
+    """Worth of the time that reading one token anew takes, in units, by what the operator says a second is worth."""
+    if not unit_nano_usd:
+        return 0.0
+    return config.warming.second_usd * facts.prefill_s_per_token * NANO_PER_USD / float(unit_nano_usd)
 
 
 def _requests_per_day(question: Question, observed: Observed, spent: Spent | None) -> Fraction:

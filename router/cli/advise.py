@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from cache.advice_menu import AHEAD
 from router.cli.instant import epoch_s, finite
 from router.cli.place import LedgerOption
 from router.config import ConfigError, load_config
@@ -27,6 +28,7 @@ from router.money import percent, ratio, usd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cache.advice_menu import Way
     from cache.decision import Decision
     from router.adviser import Report
     from router.assumed_traffic import Assumption
@@ -155,6 +157,8 @@ def _print(found: "Report", console: Console) -> None:
     _grow(found, tree, found.advice.tree)
     console.print()
     console.print(tree)
+    if found.advice.ways:
+        console.print(_ways(found))
     console.print(_months(found))
     for line in _notes(found):
         console.print(Text(line))
@@ -221,6 +225,34 @@ def _number(value: float) -> str:
     if value == inf:
         return "every"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _ways(found: "Report") -> Table:
+    """Every way to keep a prefix warm, in money: per month of these requests, or per warm."""
+    title = "Keeping prefixes warm, as if each stayed the same between requests"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("")
+    for column in ("cost", "against nothing"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("by")
+    before = ""
+    for way in found.advice.ways:
+        cost, value = _way_nano_usd(found, way)
+        note = " (best)" if way.best else ""
+        if way.needs_fact and not found.facts.upgrade_verified:
+            note = " (off: not measured, see hybrid-router probe)"
+        shown = way.prefix if way.prefix != before else ""
+        table.add_row(shown, way.way + note, _dollars(cost), _dollars(value), way.inputs)
+        before = way.prefix
+    return table
+
+
+def _way_nano_usd(found: "Report", way: "Way") -> tuple[int, int]:
+    """What a way costs and saves: in a month, or per warm where it is ahead of a request."""
+    if way.prefix == AHEAD:
+        return round(way.units * found.unit_nano_usd), round(way.value_units * found.unit_nano_usd)
+    return found.monthly_nano_usd(way.units), found.monthly_nano_usd(way.value_units)
 
 
 def _months(found: "Report") -> Table:
@@ -296,8 +328,23 @@ def _as_json(found: "Report") -> dict[str, Any]:
             {"name": row.name, "cost_nano_usd": row.month_nano_usd, "saving_nano_usd": row.saving_nano_usd}
             for row in found.rows
         ],
+        "ways": [_way_json(found, way) for way in found.advice.ways],
         "decision": _decision_json(found, found.advice.tree),
         "settings_toml": found.snippet,
+    }
+
+
+def _way_json(found: "Report", way: "Way") -> dict[str, Any]:
+    cost, value = _way_nano_usd(found, way)
+    return {
+        "prefix": way.prefix,
+        "way": way.way,
+        "per": "warm" if way.prefix == AHEAD else "month",
+        "cost_nano_usd": cost,
+        "value_nano_usd": value,
+        "by": way.inputs,
+        "best": way.best,
+        "may_be_sent": not way.needs_fact or found.facts.upgrade_verified,
     }
 
 

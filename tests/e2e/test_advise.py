@@ -117,6 +117,12 @@ async def test_advice_on_what_was_booked(booked: Booked) -> None:
     assert by_key(found["decision"], "conversation")["verdict"] == "cache"
     assert by_key(found["decision"], "warm.cron")["verdict"] == "do not warm"
     assert months["recommended"]["cost_nano_usd"] < months["as observed"]["cost_nano_usd"]
+    ways = {(way["prefix"], way["way"]): way for way in found["ways"]}
+    assert ways["shared layers", "nothing"]["value_nano_usd"] == 0
+    assert sum(way["best"] for way in found["ways"]) == 2
+    assert ways["a conversation", "5 minutes"]["value_nano_usd"] > 0
+    assert not ways["a conversation", "5 minutes, then the upgrade ping"]["may_be_sent"], "nobody has probed"
+    assert ways["ahead of a request", "warm now, per warm"]["per"] == "warm"
 
 
 async def test_price_of_the_strategy_that_ran_is_what_it_cost(booked: Booked) -> None:
@@ -180,6 +186,7 @@ async def test_the_tree_is_readable(booked: Booked) -> None:
     assert "Should this application be cached? CACHE" in words
     assert "The 4-minute cron instead? DO NOT WARM" in words
     assert "A month of 30 days" in words
+    assert "Keeping prefixes warm" in words
     whole, part = divmod(booked.opus.cost.total_nano_usd, 10**9)
     assert f"Observed: ${whole}.{part:09d} for 36 Opus calls over 1.00 days." in words
     assert f'[applications."{APPLICATION}"] cache_strategy = "auto"' in words

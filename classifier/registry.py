@@ -194,6 +194,10 @@ class Shelf(Generic[P]):
             case _:
                 raise RegistryError(f"{prefix!r} is the beginning of {', '.join(found)}; give more of it")
 
+    def digests(self) -> tuple[str, ...]:
+        """Digests of all that is held, by name; not looked at, so that some may be unusable."""
+        return tuple([path.name for path in self._directories()])
+
     def load(self, digest: str) -> P:
         """Read and prove the artifact of `digest`.
 

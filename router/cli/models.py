@@ -10,8 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from classifier.array_file import ArtifactError
 from classifier.consent import consent, gate_report
-from classifier.registry import Entry, How
+from classifier.foresight.shelf import shelf_of
+from classifier.registry import Entry, How, Registry
 from router.cli.retrain import REFUSED, open_registry, serving
 from router.config import ConfigError
 
@@ -27,17 +29,19 @@ def models(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models of the registry: the champion first, then former champions, then candidates.
+    """List the models of the registry: the champion first, then former champions, then candidates; then foresights.
 
-    Exit code 1 if a model cannot be used any more.
+    Exit code 1 if one of them cannot be used any more.
 
     Example: hybrid-router models --registry var/models
     """
     found = open_registry(registry, config)
     entries = found.entries()
+    foresights = _foresights(found)
     changes = [msgspec.to_builtins(change) for change in found.history()]
     if as_json:
-        print(json.dumps({"models": [_row(entry) for entry in entries], "history": changes}))
+        listed = [_row(entry) for entry in entries]
+        print(json.dumps({"models": listed, "foresights": foresights, "history": changes}))
     elif history:
         for change in changes:
             print(
@@ -46,7 +50,8 @@ def models(
             )
     else:
         _print(entries, found.champion_digest())
-    if any(entry.fault for entry in entries):
+        _print_foresights(foresights)
+    if any(entry.fault for entry in entries) or any(row["fault"] for row in foresights):
         raise typer.Exit(1)
 
 
@@ -119,6 +124,45 @@ def _row(entry: Entry) -> dict[str, Any]:
         "promoted_time_s": entry.changes[-1].time_s if entry.changes else None,
         "how": entry.changes[-1].how.value if entry.changes else None,
     }
+
+
+def _foresights(registry: Registry) -> list[dict[str, Any]]:
+    """What foresees sessions' next requests: the champion first, then by time of training."""
+    shelf = shelf_of(registry.path)
+    champion = shelf.champion_digest()
+    rows = []
+    for digest in shelf.digests():
+        manifest, fault = None, ""
+        try:
+            manifest = shelf.load(digest).manifest
+        except ArtifactError as error:
+            fault = str(error)
+        rows.append(
+            {
+                "digest": digest,
+                "champion": digest == champion,
+                "fault": fault,
+                "created_time": None if manifest is None else manifest.created_time,
+                "turns": None if manifest is None else manifest.turns,
+                "sessions": None if manifest is None else manifest.sessions,
+            }
+        )
+    rows.sort(key=lambda row: str(row["created_time"] or ""), reverse=True)
+    return sorted(rows, key=lambda row: not row["champion"])
+
+
+def _print_foresights(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    table = Table("foresight", "", "trained", "turns", "sessions")
+    for row in rows:
+        state = "unusable" if row["fault"] else "champion" if row["champion"] else ""
+        shown = [str(row[name] or "-") for name in ("created_time", "turns", "sessions")]
+        table.add_row(str(row["digest"]), state, *shown)
+    Console().print(table)
+    for row in rows:
+        if row["fault"]:
+            print(row["fault"])
 
 
 def _print(entries: tuple[Entry, ...], champion: str) -> None:

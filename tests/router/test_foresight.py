@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cache.returns
+from classifier.artifact import MANIFEST_NAME
 from classifier.foresight import artifact as artifacts
 from classifier.foresight import windows
 from classifier.foresight.history import Turn, history_of
@@ -51,6 +52,33 @@ def test_without_a_model_nothing_is_foreseen():
     assert foreseer.answered("s", Turn(0.0, True)) is None
     assert foreseer.opus_within("s", 300.0, 1.0) is None
     assert foreseer.digest == ""
+
+
+def test_models_lists_foresights_and_names_those_that_cannot_be_used(tmp_path):
+    """Beside the classifiers, the champion first; a damaged one ends with exit code 1, as a damaged classifier does."""
+    registry = tmp_path / "models"
+    for note in ("a", "b"):
+        artifacts.save(tmp_path / note, artifact_of(arrays_of(HAZARDS["end_turn"]), note=note))
+    shelf = shelf_of(registry)
+    first, second = (shelf.add(tmp_path / note) for note in ("a", "b"))
+    shelf.promote(second, now_s=START_S, how="force", reason="by hand")
+    found = CliRunner().invoke(app, ["models", "--registry", str(registry), "--json"])
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout)["foresights"]
+    assert [(row["digest"], row["champion"], row["turns"]) for row in rows] == [
+        (second, True, 1),
+        (first, False, 1),
+    ]
+    (shelf.path / first / rows_file(shelf.path / first)).write_bytes(b"damaged")
+    shown = CliRunner().invoke(app, ["models", "--registry", str(registry)])
+    assert shown.exit_code == 1
+    assert "unusable" in shown.stdout
+    assert second in shown.stdout
+
+
+def rows_file(directory: Path) -> str:
+    """Name of the file of arrays."""
+    return json.loads((directory / MANIFEST_NAME).read_text())["arrays_name"]
 
 
 def _shelved(registry: Path, note: str) -> str:

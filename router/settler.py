@@ -15,7 +15,6 @@ import msgspec
 import msgspec.structs
 from opentelemetry.trace import Span
 
-from cache.economics import TokenSplit
 from cache.hazard import Path
 from cache.index import Learned
 from classifier.route import Route
@@ -29,18 +28,12 @@ from router.escalation import Failure
 from router.estimate import OutputForecast
 from router.ledger import Ledger
 from router.misses import MissMemory, records_of
-from router.never_switch import as_billed, is_first, would_be_read
+from router.otherwise import Billed, Otherwise
 from router.outcome import CacheMiss
 from router.padding import Paddings
-from router.padding_bill import (
-    NO_PADDING,
-    PaddingCost,
-    estimated_padding_tokens,
-    padding_cost,
-    without_filler,
-)
+from router.padding_bill import NO_PADDING, PaddingCost, padding_cost
 from router.prefix_notes import PrefixNotes
-from router.preparation import Prepared, usage_of
+from router.preparation import Prepared
 from router.pricing import Price, PriceTable, UnknownPrice
 from router.reply import Chunk, Finished, Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.returns import Returns
@@ -110,6 +103,7 @@ class Settler:
         self.returns = returns
         self.arrived: Callable[[Prepared, Path, float], None] | None = None
         """Told of every user's request that goes out to Opus, with the kind of its turn and the time."""
+        self.otherwise = Otherwise(prices=prices, upstreams=upstreams, book=book)
         self._unpriced: set[str] = set()
 
     def note_unpriced(self, model: str, error: UnknownPrice) -> None:
@@ -649,63 +643,25 @@ class Attempt:
         self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
     ) -> Counterfactuals | None:
         """What the call would have cost otherwise; a fault in here is logged and leaves that unknown."""
+        if usage is None or price is None or self.intent.purpose is not Purpose.USER:
+            return None
+        discarded = self._failure is not None and self._failure.kept is None
+        billed = Billed(
+            self._prepared,
+            self._route,
+            self.intent.started_time_s,
+            usage,
+            price,
+            filler,
+            spent,
+            self._escalated,
+            discarded,
+        )
         try:
-            return self._counterfactuals(usage, price, filler, spent)
+            return self._settler.otherwise.of(billed)
         except Exception as error:
             logger.error("comparing request %s failed\n%s", self.intent.request_id, stack_of(error))
             return None
-
-    def _counterfactuals(
-        self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
-    ) -> Counterfactuals | None:
-        """What the call would have cost otherwise; of two that answered one request, each in its own world only.
-
-        A service of Opus alone would not have made the call whose answer is discarded, one of Flash alone not the call
-        that took its place: counted in both, the saving would be of twice the requests there are.
-        """
-        otherwise = self._each_otherwise(usage, price, filler, spent)
-        if otherwise is None or usage is None:
-            return None
-        discarded = self._failure is not None and self._failure.kept is None
-        if self._escalated:
-            otherwise = msgspec.structs.replace(otherwise, all_flash_nano_usd=0)
-        elif discarded:
-            otherwise = msgspec.structs.replace(
-                otherwise, all_opus_nano_usd=0, all_opus_no_caching_nano_usd=0
-            )
-        stayed = self._stayed(usage, price, spent, otherwise)
-        return (
-            otherwise if stayed is None else msgspec.structs.replace(otherwise, never_switch_nano_usd=stayed)
-        )
-
-    def _stayed(
-        self, usage: Usage, price: Price | None, spent: Cost | None, otherwise: Counterfactuals
-    ) -> int | None:
-        """What the call would have cost had its session stayed where it began; see `router.never_switch`."""
-        prepared = self._prepared
-        call, asked_s = prepared.request.call, prepared.now_s
-        account = self._settler.book.find(call.identity.tenant, call.identity.session)
-        began = (
-            account.began if account is not None else str(prepared.decision.route) if is_first(call) else ""
-        )
-        if began != str(Route.OPUS):
-            return otherwise.all_flash_nano_usd if began else None
-        view, left = prepared.views.get(Route.OPUS), None if account is None else account.left
-        if view is None or left is None or not otherwise.all_opus_nano_usd:
-            return otherwise.all_opus_nano_usd
-        split = would_be_read(view, left, asked_s)
-        if split is None:
-            return otherwise.all_opus_nano_usd
-        if self._route is Route.FLASH:
-            other, other_price = self._elsewhere(usage, split)
-            if other is None or other_price is None:
-                return None
-            return cost.total_nano_usd(other, other_price)
-        billed = as_billed(split, usage)
-        if billed is None or price is None:
-            return otherwise.all_opus_nano_usd
-        tools_nano_usd = 0 if spent is None else spent.tools_nano_usd
-        return cost.split_nano_usd(billed, usage.output_tokens, price) + tools_nano_usd
 
     def _begin(self) -> None:
         """Note where the session began, if it began with this attempt."""
@@ -721,79 +677,6 @@ class Attempt:
         prepared, intent = self._prepared, self.intent
         opus = prepared.views.get(Route.OPUS)
         self._settler.book.stay(intent.tenant, intent.session, self._route, opus, prepared.now_s)
-
-    def _each_otherwise(
-        self, usage: Usage | None, price: Price | None, filler: PaddingCost, spent: Cost | None
-    ) -> Counterfactuals | None:
-        if usage is None or price is None or self.intent.purpose is not Purpose.USER:
-            return None
-        by_opus = self._route is Route.OPUS
-        other_usage, other_price = self._elsewhere(usage)
-        otherwise = cost.counterfactuals(
-            usage,
-            price,
-            answered_by_opus=by_opus,
-            other=other_usage,
-            other_price=other_price,
-            actual_nano_usd=None if spent is None else spent.total_nano_usd,
-        )
-        padding = self._prepared.padding
-        if padding is None or not padding.padded:
-            return otherwise
-        # Without caching nobody would pad.
-        if by_opus:
-            bare = cost.uncached_nano_usd(without_filler(usage, filler.tokens), price)
-            return msgspec.structs.replace(
-                otherwise, no_caching_nano_usd=bare, all_opus_no_caching_nano_usd=bare
-            )
-        if other_usage is None or other_price is None:
-            return otherwise
-        view = self._prepared.views[Route.OPUS]
-        tokens = round(
-            estimated_padding_tokens(padding, view) * other_usage.input_tokens / view.plan.total_tokens
-        )
-        bare = cost.uncached_nano_usd(without_filler(other_usage, tokens), other_price)
-        return msgspec.structs.replace(otherwise, all_opus_no_caching_nano_usd=bare)
-
-    def _elsewhere(self, usage: Usage, split: TokenSplit | None = None) -> tuple[Usage | None, Price | None]:
-        """What the other route would have been billed for, in its own tokens: its plan's expected split, scaled.
-
-        Both estimates come from the same blocks, so the error of this route's estimate, now known, is taken to be
-        the other's too, as far as it was estimated and not counted; the answer is assumed as long as it was, in the
-        other's tokens.
-        """
-        here, there = self._prepared.views.get(self._route), self._prepared.views.get(self._route.other)
-        if here is None or there is None or here.plan.total_tokens == 0:
-            return None, None
-        try:
-            price = self._settler.prices.price(
-                self._settler.upstreams[self._route.other].model, self.intent.started_time_s
-            )
-        except UnknownPrice:
-            return None, None
-        scale = _scale_elsewhere(here, there, usage)
-        if self._prepared.padding is None:
-            tokenizers = there.plan.total_tokens / here.plan.total_tokens
-        else:
-            tokenizers = self._bare_tokens(there) / self._bare_tokens(here)
-        scaled = TokenSplit._make([round(part * scale) for part in split or there.plan.expected])
-        return usage_of(scaled, round(usage.output_tokens * tokenizers)), price
-
-    def _bare_tokens(self, view: CacheView) -> int:
-        """Estimated input of a view without filler: what both routes would have been asked."""
-        padding = self._prepared.padding
-        if padding is None or view is not self._prepared.views.get(Route.OPUS):
-            return view.plan.total_tokens
-        return view.plan.total_tokens - estimated_padding_tokens(padding, view)
-
-
-def _scale_elsewhere(here: CacheView, there: CacheView, usage: Usage) -> float:
-    """Tokens `there` per token planned there, by how far what was estimated `here` was off."""
-    known = here.counted.tokens
-    estimated = here.plan.total_tokens - known
-    off = max(0, usage.input_tokens - known) / estimated if estimated > 0 else 1.0
-    total, counted = there.plan.total_tokens, there.counted.tokens
-    return (counted + (total - counted) * off) / total if total > 0 else 1.0
 
 
 def _kept_for(failure: Failure) -> dict[str, str]:

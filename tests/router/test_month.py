@@ -228,8 +228,8 @@ def test_the_model_sets_floor_and_rates():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "either a trace or --workload"),
-        (("trace.jsonl", "--workload", "saas"), "either a trace or --workload"),
+        ((), "give either a trace, a ledger or --workload"),
+        (("trace.jsonl", "--workload", "saas"), "give either a trace, a ledger or --workload"),
         (("trace.jsonl", "--days", "3"), "belong to --workload"),
         (("--workload", "saas", "--model", "gemini-3.8-flash"), "takes no breakpoints"),
     ],

@@ -178,16 +178,21 @@ async def test_a_session_start_is_warmed_and_its_first_request_reads_it() -> Non
 
 
 async def test_a_listed_action_is_warmed_and_another_is_not() -> None:
-    """By a held session's history and context; the verdict says why."""
+    """By a held session's history and context; the verdict says why, the first token comes earlier by the prefill."""
+    async with warming("predictive") as service:
+        await opened(service)
+        cold_s = await first_byte_s(service, turn("Which tickets are overdue?"))
     async with warming("predictive", actions=("upload_document",)) as service:
         await opened(service)
         assert not (await reported(service, "scrolled")).warmed
         verdict = await reported(service, "upload_document")
         assert verdict.warmed
         await passing(service, 3)
-        await done(service, service.generate(turn("Which tickets are overdue?")))
+        warmed_s = await first_byte_s(service, turn("Which tickets are overdue?"))
         (warm,) = warms(service)
         assert service.invoice.lines[-1].read_tokens == warm.write_5m_tokens + warm.write_1h_tokens
+        assert cold_s - warmed_s == pytest.approx(40e-6 * service.invoice.lines[-1].read_tokens, abs=0.2)
+        print(f"first token {cold_s:.3f} s cold, {warmed_s:.3f} s warmed by an action")
         again = await reported(service, "upload_document")
         assert not again.warmed
         assert "warm already" in again.reason

@@ -321,6 +321,7 @@ async def test_live_orders_and_ttls_are_those_of_the_replay(name: str) -> None:
     assert lively.ttls == told.ttls
     assert lively.orders == told.orders
     assert bool(lively.orders) == (name != "nobody returns")
+    assert not any(order.upgrade for order in lively.orders), "nobody measured what it rests on"
 
 
 async def test_live_upgrade_pings_are_those_of_the_replay_and_are_read() -> None:

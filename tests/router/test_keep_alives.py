@@ -302,10 +302,10 @@ def _spread(session: int) -> tuple[float, ...]:
 
 WORKLOADS = {
     "mixed": workload(
-        lambda session: ((480.0,) * 3, (20.0, 40.0), (2400.0,) * 2)[session % 3], 30, 700.0, 3_000
+        lambda session: ((480.0,) * 3, (20.0, 40.0), (2400.0,) * 2)[session % 3], 24, 700.0, 3_000
     ),
-    "over the hour": workload(_spread, 30, 907.0, 6_000),
-    "nobody returns": workload(lambda _: (), 20, 400.0, 6_000),
+    "over the hour": workload(_spread, 22, 907.0, 6_000),
+    "nobody returns": workload(lambda _: (), 12, 400.0, 6_000),
 }
 
 

@@ -248,7 +248,11 @@ class AnthropicTransport:
         if 200 <= response.status < 300:
             return response
         assert self._refusal is not None
-        raise self._refusal(as_httpx(response, await response.read()))
+        try:
+            content = await response.read()
+        except aiohttp.ClientPayloadError:  # cut off: what the status says stands
+            content = b""
+        raise self._refusal(as_httpx(response, content))
 
     def _learn(self, path: str, answer: httpx2.Response, body: bytes, timeout_s: float) -> None:
         """Keep the spelling of the SDK's first request to `path`, if it is one that can be kept."""

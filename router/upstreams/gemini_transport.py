@@ -152,7 +152,11 @@ async def _checked(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
     if response.status != 200:
         try:
             await errors.APIError.raise_for_async_response(response)
-        except (ValueError, RecursionError):  # a proxy's page under a JSON header, or in another encoding
+        except (
+            ValueError,
+            RecursionError,
+            aiohttp.ClientPayloadError,
+        ):  # no JSON whatever the header says, or cut off
             told = {"message": "", "status": response.reason}
             await errors.APIError.raise_error_async(response.status, told, response)
         finally:

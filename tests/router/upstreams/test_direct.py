@@ -293,6 +293,21 @@ async def test_a_page_in_place_of_an_error_is_what_its_status_says(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_cut_off_is_what_its_status_says(kind: str, stream: bool) -> None:
+    """Nobody bills what he refuses, however little of the reason arrives."""
+
+    async def cut(writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(b"HTTP/1.1 503 Told\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{")
+        writer.close()
+
+    async with serving(kind, after_first(whole(WHOLE[kind]), cut)) as (_, upstream):
+        assert isinstance(await ask(upstream, stream=False), Reply)
+        error = await ask(upstream, stream=stream)
+    assert isinstance(error, errors.UpstreamOverloaded)
+    assert (error.http_status, error.may_be_billed) == (503, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_gives_its_connection_back(kind: str, stream: bool) -> None:
     """Limits are hit under load, where a handshake per refusal would be the last straw."""
     script = after_first(whole(WHOLE[kind]), whole(b"{}", "429 Told"))

@@ -16,8 +16,9 @@ from router.cli.place import LedgerOption, place_asked
 from router.clock import SystemClock
 from router.config import ConfigError
 from router.ledger import Filter, Ledger, LedgerLocked, LedgerReader, Place, Server, prefixes
+from router.ledger.groups import DAY_S
 from router.ledger.health import faults, notes
-from router.ledger.past import DAY_S, SINCE, past_costs, pruned, whole_days
+from router.ledger.past import SINCE, past_costs, pruned, whole_days
 from router.money import usd
 
 app = typer.Typer(no_args_is_help=True, help="Keep the ledger: export, prune, check.", rich_markup_mode=None)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+DAY_S = 86_400
+
 CALL_GROUPS = {
     "route": "route",
     "upstream": "upstream",

@@ -34,11 +34,11 @@ from router.errors import LedgerUnavailable
 from router.feedback import Feedback, Receipt
 from router.ledger import codec
 from router.ledger.codec import IntentRecord, SettlementRecord, WarmRecord
-from router.ledger.groups import Filter
+from router.ledger.groups import DAY_S, Filter
 from router.ledger.journal import Journal, sync_directory
 from router.ledger.judged import DecidedRequest
 from router.ledger.misses import CachingRow, MissRow
-from router.ledger.past import DAY_S, Past, whole_days
+from router.ledger.past import Past, whole_days
 from router.ledger.place import DATABASE, Server, driver
 from router.ledger.queries import Interrupted, LedgerReader
 from router.ledger.readers import Readers

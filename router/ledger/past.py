@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from router.ledger import warms
 from router.ledger.database import Database
-from router.ledger.groups import CALL_GROUPS, Filter, conditions, expressions
+from router.ledger.groups import CALL_GROUPS, DAY_S, Filter, conditions, expressions
 from router.ledger.sums import NAMES, SUMS, CostRow, cost_row
 
-DAY_S = 86_400
 SINCE = 6
 """Schema version from which there is a past."""
 _KEYS = ("route", "role", "purpose", "upstream", "model", "tenant", "application")
@@ -79,6 +79,8 @@ def whole_days(before_s: float) -> float:
 def prune(connection: Database, before_s: float, limit: int) -> int:
     """Move about `limit` of the oldest calls that began before into the sums, inside the caller's transaction.
 
+    Verdicts on warms go with the calls of their time, the last ones when no call is left.
+
     Args:
         before_s: A day's beginning, seconds since the epoch.
         limit: >= 1; calls that began at the same instant go together.
@@ -96,17 +98,24 @@ def prune(connection: Database, before_s: float, limit: int) -> int:
         ).fetchone()
     (last_s,) = found
     if last_s is None:
+        if warms.prune(connection, before_s):
+            _note(connection, before_s, 0)
         return 0
     connection.execute(_ADD, (last_s,))
     for statement in _TAKE_AWAY:
         count = connection.execute(statement, (last_s,) * statement.count("?")).rowcount
+    warms.prune(connection, last_s)
+    _note(connection, before_s, count)
+    return int(count)
+
+
+def _note(connection: Database, before_s: float, count: int) -> None:
     connection.execute(
         "INSERT INTO pruned (id, before_time_s, calls) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE SET"
         " before_time_s = CASE WHEN excluded.before_time_s > pruned.before_time_s THEN excluded.before_time_s"
         " ELSE pruned.before_time_s END, calls = pruned.calls + excluded.calls",
         (before_s, count),
     )
-    return int(count)
 
 
 def pruned(connection: Database) -> Pruned | None:

@@ -135,8 +135,7 @@ class PostgresStore(TableStore):
         finally:
             with suppress(StoreError):  # a connection that broke has let go of it
                 self._connection.execute(f"SELECT pg_advisory_unlock({_PRUNING})")
-        if count:
-            self._pruned_before_s = max(self._pruned_before_s, before_s)
+        self._note_pruned()
         return count
 
     def last_brought(self) -> Key | None:

@@ -210,7 +210,8 @@ class LedgerReader:
             StoreError: The database is of an older release.
         """
         self._require(WARMS_SINCE)
-        return warms.warms(self._connection, group_by, where)
+        past = self.version >= warms.PAST_SINCE
+        return warms.warms(self._connection, group_by, where, past=past)
 
     @as_store_error()
     def last_warms(self, limit: int) -> list[PastWarm]:

@@ -235,9 +235,28 @@ CREATE TABLE prefix_key (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     key BLOB NOT NULL
 );
+CREATE TABLE past_warms (
+    day_s INTEGER NOT NULL,
+    tenant TEXT NOT NULL,
+    application TEXT NOT NULL,
+    trigger_name TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    result TEXT NOT NULL,
+    foresight TEXT NOT NULL,
+    decisions INTEGER NOT NULL,
+    came INTEGER NOT NULL,
+    gain_nano_usd INTEGER NOT NULL,
+    cost_nano_usd INTEGER NOT NULL,
+    benefit_nano_usd INTEGER NOT NULL,
+    benefit_usd REAL NOT NULL,
+    benefit_usd_squared REAL NOT NULL,
+    benefit_s REAL NOT NULL,
+    PRIMARY KEY (day_s, tenant, application, trigger_name, policy, result, foresight)
+) WITHOUT ROWID;
 """
 """What prompts consist of (`prefixes`): a row for a call that has it, under the call's number. In a table of their own,
-because a replay reads all of them and no record: a twentieth of the bytes. Calls booked before have none."""
+because a replay reads all of them and no record: a twentieth of the bytes. Calls booked before have none. And sums by
+day of verdicts on warms that are not kept any more."""
 
 MIGRATIONS: Sequence[str] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6, VERSION_7)
 """Statements that lead from version i to i + 1; released ones are never changed, only added to."""

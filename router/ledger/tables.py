@@ -157,7 +157,14 @@ class TableStore(ABC):
             StoreError: As `write`.
         """
         with self._transaction():
-            return sum([self._keep_warm(verdict) for verdict in verdicts])
+            # One that was decided before is in the sums already: it came from a journal that is replayed again.
+            return sum(
+                [
+                    self._keep_warm(verdict)
+                    for verdict in verdicts
+                    if verdict.decided_time_s >= self._pruned_before_s
+                ]
+            )
 
     def prune(self, before_s: float, limit: int) -> int:
         """Move about `limit` of the oldest calls that began before into sums by day; see `LedgerStore.prune`.
@@ -167,8 +174,7 @@ class TableStore(ABC):
         """
         with self._transaction():
             count = past.prune(self._connection, before_s, limit)
-        if count:
-            self._pruned_before_s = max(self._pruned_before_s, before_s)
+        self._note_pruned()
         return count
 
     def _note_pruned(self) -> None:

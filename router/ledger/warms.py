@@ -1,9 +1,11 @@
 """Questions to the ledger about warms: what became of the decisions, what they cost, what they brought.
 
-The rule: one row per decision that is settled; a decision is placed in time by itself, not by its end. Sums are exact
-integers; whether warms earn their keep is told by `cache.regret`, against those held out at random, with an interval,
-and not at all without two of each. Warms that an operator ordered are judged by nobody and have no verdict; decisions
-that were open when a process died have none either: what they cost is in `calls`, by purpose.
+The rule: one row per decision that is settled; a decision is placed in time by itself, not by its end. Those of days
+that are kept as sums go with their day's calls into sums of their own (`past_warms`), from which every question is
+answered as from the rows; a decision is then placed at its day's beginning, UTC. Sums are exact integers; whether
+warms earn their keep is told by `cache.regret`, against those held out at random, with an interval, and not at all
+without two of each. Warms that an operator ordered are judged by nobody and have no verdict; decisions that were open
+when a process died have none either: what they cost is in `calls`, by purpose.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 from cache.regret import Estimate, Moments, Owner, Result, estimate_of
 from router.ledger.database import Database
-from router.ledger.groups import Filter
+from router.ledger.groups import DAY_S, Filter
 from router.warm_verdict import WarmVerdict
 
 _COLUMNS = (
@@ -39,6 +41,8 @@ _GROUPS = {
 WARM_GROUPS = frozenset(_GROUPS)
 """What decisions to warm can be grouped and filtered by; hours, days and months are UTC."""
 
+PAST_SINCE = 7
+"""Schema version from which verdicts on warms become sums."""
 _RESULTS = tuple(result.value for result in Result)
 _NANO = 1e9
 
@@ -129,8 +133,27 @@ def row_of(verdict: WarmVerdict) -> tuple[str | int | float, ...]:
     )
 
 
+_KEYS = ("tenant", "application", "trigger_name", "policy", "result", "foresight")
+_SUMMED = (
+    "decisions", "came", "gain_nano_usd", "cost_nano_usd", "benefit_nano_usd", "benefit_usd", "benefit_usd_squared",
+    "benefit_s",
+)  # fmt: skip
+_OF_ROWS = (
+    f"SELECT {', '.join(_KEYS)}, decided_time_s, 1 AS decisions, came, gain_nano_usd, cost_nano_usd, benefit_nano_usd,"
+    " benefit_nano_usd / 1e9 AS benefit_usd,"
+    " (benefit_nano_usd / 1e9) * (benefit_nano_usd / 1e9) AS benefit_usd_squared, benefit_s FROM warms"
+)
+_OF_DAYS = f"SELECT {', '.join(_KEYS)}, day_s AS decided_time_s, {', '.join(_SUMMED)} FROM past_warms"
+_ADD = (
+    f"INSERT INTO past_warms (day_s, {', '.join((*_KEYS, *_SUMMED))})"
+    f" SELECT CAST(decided_time_s / {DAY_S} AS INTEGER) * {DAY_S}, {', '.join(_KEYS)},"
+    f" {', '.join(f'sum({name})' for name in _SUMMED)} FROM ({_OF_ROWS}) AS warms WHERE decided_time_s < ?"
+    " GROUP BY 1, 2, 3, 4, 5, 6, 7"
+    f" ON CONFLICT (day_s, {', '.join(_KEYS)}) DO UPDATE SET"
+    f" {', '.join(f'{name} = past_warms.{name} + excluded.{name}' for name in _SUMMED)}"
+)
 _SUMS = (
-    *(f"count(*) FILTER (WHERE result = '{result}')" for result in _RESULTS),
+    *(f"coalesce(sum(decisions) FILTER (WHERE result = '{result}'), 0)" for result in _RESULTS),
     "coalesce(sum(came), 0)",
     *(
         f"coalesce(sum({column}) FILTER (WHERE result <> 'held_out'), 0)"
@@ -139,22 +162,36 @@ _SUMS = (
     *(
         f"coalesce(sum({column}) FILTER (WHERE result {which} 'held_out'), 0.0)"
         for which in ("<>", "=")
-        for column in (
-            "benefit_nano_usd / 1e9",
-            "(benefit_nano_usd / 1e9) * (benefit_nano_usd / 1e9)",
-            "benefit_s",
-        )
+        for column in ("benefit_usd", "benefit_usd_squared", "benefit_s")
     ),
 )
 
 
-def warms(connection: Database, group_by: Sequence[str], where: Filter | None) -> list[WarmRow]:
-    """Return one row per group of settled decisions, by the groups' values; see `LedgerReader.warms`."""
+def prune(connection: Database, before_s: float) -> int:
+    """Move decisions from before into the sums by day, inside the caller's transaction; return how many rows went."""
+    (some,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM warms WHERE decided_time_s < ?)", (before_s,)
+    ).fetchone()
+    if not some:
+        return 0
+    connection.execute(_ADD, (before_s,))
+    return connection.execute("DELETE FROM warms WHERE decided_time_s < ?", (before_s,)).rowcount
+
+
+def warms(
+    connection: Database, group_by: Sequence[str], where: Filter | None, *, past: bool = True
+) -> list[WarmRow]:
+    """Return one row per group of settled decisions, by the groups' values; see `LedgerReader.warms`.
+
+    Args:
+        past: Whether the database has sums by day.
+    """
     keys = [_expression(name) for name in group_by]
     condition, bound = _condition(where)
     positions = ", ".join(str(index + 1) for index in range(len(keys)))
     clauses = f" GROUP BY {positions} ORDER BY {positions}" if keys else ""
-    sql = f"SELECT {', '.join([*keys, *_SUMS])} FROM warms WHERE {condition}{clauses}"
+    rows = f"{_OF_ROWS} UNION ALL {_OF_DAYS}" if past else _OF_ROWS
+    sql = f"SELECT {', '.join([*keys, *_SUMS])} FROM ({rows}) AS warms WHERE {condition}{clauses}"
     return [_row(tuple(group_by), row) for row in connection.execute(sql, bound)]
 
 

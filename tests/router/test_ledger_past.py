@@ -24,7 +24,8 @@ from router.ledger import (
     codec,
 )
 from router.ledger.codec import IntentRecord, SettlementRecord
-from router.ledger.past import DAY_S, PAST_GROUPS, SINCE, Pruned, past_costs, pruned, whole_days
+from router.ledger.groups import DAY_S
+from router.ledger.past import PAST_GROUPS, SINCE, Pruned, past_costs, pruned, whole_days
 from router.ledger.sqlite import SqliteStore
 from router.ledger.writer import PRUNE_CALLS
 from router.sandbox import Sandbox, VirtualClock

@@ -252,7 +252,7 @@ def test_a_start_does_not_wait_for_ever_for_a_server_that_hangs(server, monkeypa
 def test_a_ledger_of_the_release_before_learns_who_brought_what(server):
     """Version 6 on a server is led on; a journal of which nothing is known is treated as it was."""
     with psycopg.connect(server.url, autocommit=True) as connection:
-        for table in ("prefixes", "prefix_key"):
+        for table in ("prefixes", "prefix_key", "past_warms"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("ALTER TABLE owners DROP COLUMN request_id, DROP COLUMN attempt")
         connection.execute("DELETE FROM schema_version WHERE version > 6")

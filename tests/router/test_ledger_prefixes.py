@@ -10,7 +10,7 @@ from cache.schedule import Trigger
 from router.archive import archived, export
 from router.ledger import DATABASE, Filter, Ledger, LedgerReader, LedgerSettings, StoreError, codec, prefixes
 from router.ledger.codec import SettlementRecord
-from router.ledger.past import DAY_S
+from router.ledger.groups import DAY_S
 from router.ledger_trace import LedgerTrace, Rebuilding
 from router.prefix_notes import PrefixNotes
 from router.replay import Policy, Settings

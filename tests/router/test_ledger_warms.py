@@ -2,15 +2,17 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cache.regret import Result, Settled, estimate
+from cache.regret import Moments, Result, Settled, estimate
 from router.cli import app
-from router.ledger import DATABASE, Filter, LedgerReader, LedgerSettings, StoreError
+from router.ledger import DATABASE, Filter, LedgerReader, LedgerSettings, StoreError, codec
+from router.ledger.codec import SettlementRecord
 from router.ledger.journal import segments
 from router.ledger.ledger import JOURNAL
 from router.ledger.schema import MIGRATIONS, WARMS_SINCE, migrate
@@ -20,6 +22,8 @@ from router.warm_verdict import verdict_of
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, a_verdict, an_intent
 from tests.router.test_ledger_recovery import crash, opened
 
+ROUND = Moments(0, 0.0, 0.0, 0.0)
+"""In the place of sums of floats, which differ by the order of adding."""
 QUICK = LedgerSettings(interval_s=0.001, retry_s=0.001, sync=False)
 
 
@@ -224,3 +228,72 @@ async def test_turns_are_read_oldest_first_and_bounded(ledger):
     assert turns[0][:5] == ("r3", "opus", "acme", "helpdesk", "s1")
     assert turns[-1].route == "flash"
     assert (turns[0].finish_reason, turns[0].cached_tokens) == ("tool_call", 2_500)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from([Result.USED, Result.WASTED, Result.HELD_OUT]),
+            st.integers(-(10**9), 10**9),
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 4),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+def test_verdicts_become_sums_that_say_the_same(home, tmp_path_factory, decided, days):
+    """Whatever days are pruned, how often, and replayed after it: by group and in sum, nothing changes."""
+    directory = tmp_path_factory.mktemp("ledger")
+    verdicts = [
+        a_verdict(
+            warm_id=f"w{number}",
+            tenant=("acme", "globex")[number % 2],
+            decided_time_s=START_S + 86_400.0 * day + number,
+            result=result,
+            cost_nano_usd=0 if result is Result.HELD_OUT else 4_000_000,
+            benefit_nano_usd=benefit,
+        )
+        for number, (day, result, benefit) in enumerate(decided)
+    ]
+    store = home.store(directory)
+    store.keep_warms(verdicts)
+
+    def told():
+        with home.read(directory) as reader:
+            return [reader.warms(by) for by in ((), ("tenant", "day"), ("result",))]
+
+    before = told()
+    store.prune(START_S + 86_400.0 * days, 2)
+    store.keep_warms(verdicts)
+    assert store.prune(START_S + 86_400.0 * days, 2) == 0
+    for rows, was in zip(told(), before, strict=True):
+        assert [replace(row, warmed=ROUND, held=ROUND) for row in rows] == [
+            replace(row, warmed=ROUND, held=ROUND) for row in was
+        ]
+        for row, other in zip(rows, was, strict=True):
+            assert row.warmed == pytest.approx(other.warmed)
+            assert row.held == pytest.approx(other.held)
+    left = store._connection.execute("SELECT count(*) FROM warms").fetchone()
+    assert left == (sum(day >= days for day, _, _ in decided),)
+    store.close()
+
+
+def test_verdicts_go_with_the_calls_of_their_time(home, tmp_path):
+    """A batch of calls takes the verdicts before its last call with it; the rest goes with the last batch."""
+    store = home.store(tmp_path)
+    calls = [a_settlement(an_intent(request_id=f"r{n}", started_time_s=START_S + n)) for n in range(4)]
+    store.write([SettlementRecord(each, codec.encode(each)) for each in calls], (), START_S)
+    store.keep_warms([a_verdict(warm_id=f"w{n}", decided_time_s=START_S + n + 0.5) for n in range(4)])
+
+    def left():
+        return store._connection.execute("SELECT count(*) FROM warms").fetchone()[0]
+
+    counts = []
+    while moved := store.prune(START_S + 86_400.0, 2):
+        counts.append((moved, left()))
+    assert counts == [(2, 3), (2, 1)]
+    assert left() == 0
+    with home.read(tmp_path) as reader:
+        assert reader.warms()[0].used == 4
+    store.close()

@@ -242,9 +242,8 @@ async def test_turns_are_read_oldest_first_and_bounded(ledger):
     st.integers(0, 4),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
-def test_verdicts_become_sums_that_say_the_same(home, tmp_path_factory, decided, days):
+def test_verdicts_become_sums_that_say_the_same(home, tmp_path, decided, days):
     """Whatever days are pruned, how often, and replayed after it: by group and in sum, nothing changes."""
-    directory = tmp_path_factory.mktemp("ledger")
     verdicts = [
         a_verdict(
             warm_id=f"w{number}",
@@ -256,11 +255,14 @@ def test_verdicts_become_sums_that_say_the_same(home, tmp_path_factory, decided,
         )
         for number, (day, result, benefit) in enumerate(decided)
     ]
-    store = home.store(directory)
+    store = home.store(tmp_path)
+    for table in ("warms", "past_warms", "pruned"):  # of the example before
+        store._connection.execute(f"DELETE FROM {table}")
+    store._note_pruned()
     store.keep_warms(verdicts)
 
     def told():
-        with home.read(directory) as reader:
+        with home.read(tmp_path) as reader:
             return [reader.warms(by) for by in ((), ("tenant", "day"), ("result",))]
 
     before = told()

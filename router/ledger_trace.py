@@ -324,7 +324,7 @@ class Rebuilding:
             last = self._grown(body, call.number)
         except Undecodable:
             return None
-        if last is None or any(place >= last.depth for place, _ in body.marks):
+        if last is None or body.partial or any(place >= last.depth for place, _ in body.marks):
             return None
         return body, _path(last)
 

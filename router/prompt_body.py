@@ -21,7 +21,7 @@ from cache.rules import TTL_1H_S, TTL_5M_S
 
 NAME_BYTES = 8
 VERSION = 1
-HAS_PARENT, HAS_BLOCKS, HAS_VOLATILE = 0x10, 0x20, 0x40
+HAS_PARENT, HAS_BLOCKS, HAS_VOLATILE, IS_PARTIAL = 0x10, 0x20, 0x40, 0x80
 """Flags of the first byte; the version is its low half."""
 
 KINDS = tuple(BlockKind)
@@ -65,6 +65,7 @@ class PromptBody(NamedTuple):
         marks: (block, TTL in seconds) of each breakpoint that was sent, ascending; none for a call on Flash.
         volatile: First and last block of a context that stands after the history; None for none.
         pieces: Blocks from `shared` on.
+        partial: Whether more blocks follow that are not kept: others may build on it, the prompt itself is unknown.
     """
 
     parent: int | None
@@ -74,6 +75,7 @@ class PromptBody(NamedTuple):
     marks: tuple[tuple[int, int], ...]
     volatile: tuple[int, int] | None
     pieces: tuple[Piece, ...]
+    partial: bool = False
 
     @property
     def blocks(self) -> int:
@@ -153,7 +155,8 @@ def _decoded(body: bytes) -> PromptBody:
                 tokens,
             )
         )
-    return PromptBody(parent, shared, turn, counted, tuple(marks), volatile, tuple(pieces))
+    partial = bool(flags & IS_PARTIAL)
+    return PromptBody(parent, shared, turn, counted, tuple(marks), volatile, tuple(pieces), partial)
 
 
 def _number(body: bytes, place: int) -> tuple[int, int]:

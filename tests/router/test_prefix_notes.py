@@ -7,7 +7,7 @@ from cache.prompt import Block, BlockKind, CacheScope, Layer, PromptParameters
 from cache.rules import TTL_1H_S, TTL_5M_S
 from router.ledger.prefixes import PromptCall
 from router.ledger_trace import Rebuilding
-from router.prefix_notes import DAY_S, PrefixNotes
+from router.prefix_notes import DAY_S, NEW_LIMIT, PrefixNotes
 from router.prompt_body import Undecodable, decode, prompt_name
 from tests.router.prompts_noted import (
     KEY,
@@ -150,6 +150,19 @@ def test_a_turn_costs_what_it_adds():
         said += [b"answer %d" % turn * 50, b"question %d" % turn * 10]
     assert sizes[0] < 60
     assert max(sizes[1:]) <= 36
+
+
+def test_a_call_never_costs_more_than_so_many_blocks():
+    """A prompt with more new blocks is unknown, and caught up with: the next call goes on where that one ended."""
+    notes, rows = PrefixNotes(KEY), Rows()
+    view = a_view(conversation(opening(b"app"), [b"text %d" % place for place in range(2 * NEW_LIMIT)]))
+    bodies = [notes.note(view, a_plan((1, TTL_5M_S)), NOON_S) for _ in range(4)]
+    numbers = [rows.add(body, NOON_S) for body in bodies]
+    assert [len(decode(body).pieces) for body in bodies] == [NEW_LIMIT, NEW_LIMIT, 2, 0]
+    rebuilt = Rebuilding(rows.find)
+    found = [rebuilt.pieces(a_call(number, body)) for number, body in zip(numbers, bodies, strict=True)]
+    assert found[:2] == [None, None]
+    assert [without_names(each[1]) for each in found[2:]] == [expected(view)] * 2
 
 
 def test_sessions_share_what_they_begin_with():

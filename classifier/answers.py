@@ -6,9 +6,9 @@ Two kinds of public file, one JSON object per line (`.gz` allowed):
     requests    id, source, kind, prompt, optional tools, system                       (no model has answered them)
 
 Rule: a row's `label` is what happened to ONE pair of models, its source's in `NEED_PAIRS`: 1 when the strong one was
-right and the weak one wrong. One greedy answer of one model is a noisy witness, so the row's `target` is steadier: it
-averages the weak and the strong model with those that are about as good, and keeps the share of needed rows its
-source has. Reports always judge by labels of real pairs, never by targets.
+right and the weak one wrong. One greedy answer of one model is a noisy witness, so rows of a source are ordered by
+something steadier, their `rank`: it averages the weak and the strong model with those that are about as good, and is
+drawn to the mean of the row's subject when it is trained on. Reports always judge by labels of real pairs.
 
 What no model answered carries an assumption instead, stated in `KIND_TARGETS` and in the model card: commands and
 function calls suffice with Flash, open complex requests want Opus.
@@ -90,6 +90,9 @@ _FAILS_SHARE: Final = 0.35
 """Of the target, how much counts that the weak models fail, whether or not the strong ones are right: difficulty is
 seen with less noise than benefit, and ranks unseen questions better."""
 
+_OWN_SHARE: Final = 0.45
+"""Of a rank, how much is the row's own where many models answered; the rest is its subject's mean."""
+
 _OPTION: Final = re.compile(r"\n\(?A[.)] ")
 _NOT_WORDS: Final = re.compile(r"\W+")
 
@@ -123,6 +126,7 @@ class Answered:
 
     Attributes:
         contaminated: In RouteLLM's own list of contaminated prompts; its pair is judged without them.
+        subject: The benchmark's own word for what the prompt is about; a router never sees it.
     """
 
     id: str
@@ -131,6 +135,7 @@ class Answered:
     prompt: str
     scores: dict[str, float]
     contaminated: bool = False
+    subject: str | None = None
 
 
 def read_answers(path: Path) -> tuple[Answered, ...]:
@@ -151,6 +156,7 @@ def read_answers(path: Path) -> tuple[Answered, ...]:
                 prompt=row.prompt,
                 scores=row.scores,
                 contaminated=bool(row.routellm_contaminated),
+                subject=row.category,
             )
         )
     if not rows:
@@ -177,7 +183,7 @@ def requests(path: Path) -> Iterator[tuple[str, Sample, str | None, str | None]]
 
 
 def labelled_answers(answers: Sequence[Answered]) -> list[LabelledSample]:
-    """One row per prompt whose source has a need pair and whose pair answered: label, target, group, qualities."""
+    """One row per prompt whose source has a need pair and whose pair answered: label, rank, group, qualities."""
     sources = sorted({row.source for row in answers} & set(NEED_PAIRS))
     rows: list[LabelledSample] = []
     for source in sources:
@@ -188,19 +194,21 @@ def labelled_answers(answers: Sequence[Answered]) -> list[LabelledSample]:
         ]  # fmt: skip
         if not mine:
             continue
-        targets = _targets(mine, pair)
+        ranks, own_share = _ranks(mine, pair)
         rows += [
             LabelledSample(
                 id=row.id,
                 sample=Sample.bounded(text=row.prompt),
                 label=int(row.scores[pair.strong] > row.scores[pair.weak]),
-                target=float(target),
+                rank=float(rank),
+                subject=row.subject,
+                own_share=own_share,
                 group=question(row.prompt),
                 kind=row.source,
                 flash_quality=row.scores[pair.weak],
                 opus_quality=row.scores[pair.strong],
             )
-            for row, target in zip(mine, targets, strict=True)
+            for row, rank in zip(mine, ranks, strict=True)
         ]
     return rows
 
@@ -236,9 +244,16 @@ def question(prompt: str) -> str:
     return f"{words[:200]}#{len(words)}" if words else prompt[:200] or "empty"
 
 
-def _targets(rows: Sequence[Answered], pair: Pair) -> Floats:
-    """Steadier than the pair's own outcome, with the same mean; in [0, 1]; shape (rows,)."""
+def _ranks(rows: Sequence[Answered], pair: Pair) -> tuple[Floats, float]:
+    """What orders a source's rows, shape (rows,): (1 + benefit) / 2, so in [0, 1]; and how much of it is a row's own.
+
+    Where two models answered there is only the pair's own benefit, one coin toss of either: the subject's mean says
+    more. Where many did, those about as good as the pair's are averaged, and half of what a row says is its own.
+    """
     models = sorted({model for row in rows for model in row.scores})
+    if len(models) == 2:
+        benefit = np.array([row.scores[pair.strong] - row.scores[pair.weak] for row in rows])
+        return (1.0 + benefit) / 2.0, 0.0
     qualities = np.array([[row.scores.get(model, np.nan) for model in models] for row in rows])
     means = np.nanmean(qualities, axis=0)
     weak, strong = models.index(pair.weak), models.index(pair.strong)
@@ -249,8 +264,8 @@ def _targets(rows: Sequence[Answered], pair: Pair) -> Floats:
     right = (np.nanmean(qualities[:, as_strong], axis=1) + qualities[:, strong]) / 2.0
     raw = fails * (_FAILS_SHARE + (1.0 - _FAILS_SHARE) * right)
     needed = np.mean(qualities[:, strong] > qualities[:, weak])
-    scaled: Floats = np.clip(raw * (needed / max(raw.mean(), 1e-9)), 0.0, 1.0)
-    return scaled
+    benefit = np.clip(raw * (needed / max(raw.mean(), 1e-9)), 0.0, 1.0)
+    return (1.0 + benefit) / 2.0, _OWN_SHARE
 
 
 def _decoded(path: Path, form: type[Row]) -> Iterator[tuple[int, Row]]:

@@ -32,11 +32,12 @@ from classifier.encoder import EncoderEntry
 from classifier.features import COLUMNS_OF_VERSION_2, NAME_BUCKETS, NGRAM_BUCKETS, STRUCTURE_NAMES
 
 FORMAT: Final = "hybrid-router-classifier"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Version of the manifest and of the set of arrays."""
 
-READABLE_VERSIONS: Final = (2, 3)
-"""Versions that load: 2 had no columns for the session's history, and its models score as if they weighed nothing."""
+READABLE_VERSIONS: Final = (2, 3, 4)
+"""Versions that load: 2 had no columns for the session's history, and its models score as if they weighed nothing; up
+to 3 one table of weights held for every layout of a task."""
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -50,22 +51,33 @@ TREE_LEAVES: Final = 8
 ALWAYS_LEFT: Final = 1e300
 """Threshold of a node that decides nothing."""
 
+LAYOUTS: Final = 3
+"""Layouts of a task: answered freely, by one of few options, by one of many; each has its tables of weights."""
+
+FEW_OPTIONS: Final = 5
+"""Most answer options that are few."""
+
 ARRAYS: Final[dict[str, int]] = {
-    "ngram_weights": NGRAM_BUCKETS,
+    "ngram_weights": LAYOUTS * NGRAM_BUCKETS,
     "ngram_idf": NGRAM_BUCKETS,
-    "name_weights": NAME_BUCKETS,
-    "structure_weights": len(STRUCTURE_NAMES),
+    "name_weights": LAYOUTS * NAME_BUCKETS,
+    "structure_weights": LAYOUTS * len(STRUCTURE_NAMES),
     "structure_means": len(STRUCTURE_NAMES),
+    "layout_biases": LAYOUTS,
     "tree_columns": TREES * TREE_NODES,
     "tree_thresholds": TREES * TREE_NODES,
     "tree_leaves": TREES * TREE_LEAVES,
-    "encoder_weights": ENCODER_COLUMNS,
+    "encoder_weights": LAYOUTS * ENCODER_COLUMNS,
 }
-"""Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0. Trees stand one after another, nodes level by
+"""Array -> length; all one-dimensional float64, finite; `ngram_idf` > 0. Tables of the layouts stand one after another;
+`layout_biases` are what each adds to the manifest's bias. Trees stand one after another, nodes level by
 level: node i goes to 2i+1 if its column <= its threshold, else to 2i+2; leaves are in units of the raw score."""
 
 LARGEST: Final = 1e9
 """Bound on every number but thresholds of nodes: larger ones load and then fail, or blind, every single request."""
+
+_LEAST_VERSION: Final = {"encoder_weights": 3, "layout_biases": 4}
+"""Array -> schema version it came with."""
 
 _ARRAYS_NAME: Final = re.compile(r"weights-[0-9a-f]{16}\.npz")
 
@@ -82,7 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         settings: Training settings as given.
         data_digest: SHA-256 of the training rows in canonical form.
         rows, positive_rows, groups: Size of the training data.
-        bias: Decision value of a sample with average structure and no words, trees aside.
+        bias: Decision value of a sample answered freely, with average structure and no words, trees aside.
         calibration_slope, calibration_intercept: value = sigmoid(slope * raw + intercept).
         threshold: Threshold the training suggests, in [0, 1].
         metrics: Out-of-group figures of the training report.
@@ -201,17 +213,18 @@ def load(directory: Path) -> Artifact:
     encoded = read_file(manifest_path, MAX_MANIFEST_BYTES)
     manifest = _decode_manifest(str(manifest_path), encoded)
     arrays_path = directory / manifest.arrays_name
-    known = manifest.schema_version > 2
     arrays = read_arrays(
         arrays_path,
         byte_count=manifest.arrays_bytes,
         sha256=manifest.arrays_sha256,
-        names=[name for name in ARRAYS if known or name != "encoder_weights"],
+        names=[name for name in ARRAYS if _LEAST_VERSION.get(name, 0) <= manifest.schema_version],
     )
-    if not known:
+    if manifest.schema_version < 3:
         arrays["encoder_weights"] = np.zeros(ENCODER_COLUMNS)
     if manifest.feature_version == 2:
         _append_columns(arrays)
+    if manifest.schema_version < 4:
+        _repeat_tables(arrays)
     _check_arrays(str(arrays_path), arrays)
     return Artifact(manifest=manifest, digest=digest_of(encoded), arrays=arrays)
 
@@ -263,6 +276,14 @@ def _append_columns(arrays: dict[str, Array]) -> None:
     for name in ("structure_weights", "structure_means"):
         if arrays[name].shape == (COLUMNS_OF_VERSION_2,):
             arrays[name] = np.pad(arrays[name], (0, len(STRUCTURE_NAMES) - COLUMNS_OF_VERSION_2))
+
+
+def _repeat_tables(arrays: dict[str, Array]) -> None:
+    """Let a model that knows no layouts say of each what it says of all; arrays of a wrong length stay wrong."""
+    for name in ("ngram_weights", "name_weights", "structure_weights", "encoder_weights"):
+        if arrays[name].shape == (ARRAYS[name] // LAYOUTS,):
+            arrays[name] = np.tile(arrays[name], LAYOUTS)
+    arrays["layout_biases"] = np.zeros(LAYOUTS)
 
 
 def _check_arrays(where: str, arrays: Mapping[str, Array]) -> None:

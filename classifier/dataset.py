@@ -13,6 +13,11 @@ One JSON object per line, plain or gzip-compressed (`.gz`). Fields:
     tools           tools offered: a list of schemas (counted, not read) or their count
     system          the system prompt (measured, not read)
     flash_quality, opus_quality   measured quality in [0, 1] of both routes' answers, where known
+    rank            (1 + benefit of Opus) / 2, so in [0, 1], that orders rows of one kind where more is known than one
+                    outcome; needs both qualities, and says nothing across kinds
+    subject         free word for what a row of its kind is about: rows that share it share what is known of their rank
+    own_share       share in [0, 1], default 1, of the row's own rank in what is trained on; the rest is its subject's
+                    mean: one answer of one model says less of a question than the subject does
     and every field of `classifier.sample.Sample` but `text`
 
 or, where a ledger kept no text, the same with `features` (what `Features.pack` wrote) instead of `text` and the fields
@@ -52,14 +57,17 @@ MAX_NAME_CHARACTERS: Final = 256
 _OWN_FIELDS: Final = frozenset(
     {
         "id", "text", "prompt", "label", "weight", "target", "group", "kind", "tools", "system", "flash_quality",
-        "opus_quality",
+        "opus_quality", "rank", "subject", "own_share",
     }
 )  # fmt: skip
 
 
 _DESCRIBING: Final = frozenset(
-    {"id", "label", "weight", "target", "group", "kind", "flash_quality", "opus_quality", "features"}
-)
+    {
+        "id", "label", "weight", "target", "group", "kind", "flash_quality", "opus_quality", "rank", "subject",
+        "own_share", "features",
+    }
+)  # fmt: skip
 _LENGTH: Final = STRUCTURE_NAMES.index("text_characters_log")
 
 
@@ -84,6 +92,9 @@ class LabelledSample:
     kind: str | None = None
     flash_quality: float | None = None
     opus_quality: float | None = None
+    rank: float | None = None
+    subject: str | None = None
+    own_share: float = 1.0
 
     def extracted(self) -> Features:
         """What the model sees of it."""
@@ -112,6 +123,9 @@ class LabelledFeatures:
     kind: str | None = None
     flash_quality: float | None = None
     opus_quality: float | None = None
+    rank: float | None = None
+    subject: str | None = None
+    own_share: float = 1.0
 
     def extracted(self) -> Features:
         """What the model sees of it."""
@@ -191,9 +205,10 @@ class Dataset:
 def _described(row: Labelled) -> dict[str, Any]:
     """What a row says beside its sample or features."""
     described: dict[str, Any] = {"id": row.id, "label": row.label, "group": row.group}
-    if row.weight != 1.0:
-        described["weight"] = row.weight
-    for name in ("target", "kind", "flash_quality", "opus_quality"):
+    for name in ("weight", "own_share"):
+        if (value := getattr(row, name)) != 1.0:
+            described[name] = value
+    for name in ("target", "kind", "flash_quality", "opus_quality", "rank", "subject"):
         if (value := getattr(row, name)) is not None:
             described[name] = value
     return described
@@ -297,6 +312,9 @@ def _row(line: bytes) -> Labelled:
         "kind": _name(row, "kind") if row.get("kind") is not None else None,
         "flash_quality": _quality(row, "flash_quality"),
         "opus_quality": _quality(row, "opus_quality"),
+        "rank": _quality(row, "rank"),
+        "subject": _name(row, "subject") if row.get("subject") is not None else None,
+        "own_share": 1.0 if (share := _quality(row, "own_share")) is None else share,
     }
     if "features" in row:
         return LabelledFeatures(features=_features(row), **described)

@@ -39,4 +39,7 @@ def _with_embedding(row: LabelledSample, embedding: bytes) -> LabelledFeatures:
         kind=row.kind,
         flash_quality=row.flash_quality,
         opus_quality=row.opus_quality,
+        rank=row.rank,
+        subject=row.subject,
+        own_share=row.own_share,
     )

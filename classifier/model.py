@@ -2,7 +2,8 @@
 
 Rule: the served score is the trained pipeline's own arithmetic with everything constant folded in at load: a
 bias, one weight per structure column, one per name bucket, two per word bucket (weight x idf, and idf squared
-for the length of the row), eighty small trees walked all at once, and the two numbers of the sigmoid. It equals
+for the length of the row), all of them by the layout of the task, small trees walked all at once where there are any,
+and the two numbers of the sigmoid. It equals
 the pipeline's `predict_proba` to 1e-6; a property test over arbitrary text holds it.
 
 It does not know thresholds, costs or routes: that is `policy`. Loading reads arrays and JSON only
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from classifier import artifact as artifacts
 from classifier.array_file import Array, ArtifactError
-from classifier.artifact import TREE_LEAVES, TREE_NODES, TREES, Artifact, Manifest
+from classifier.artifact import FEW_OPTIONS, LAYOUTS, TREE_LEAVES, TREE_NODES, TREES, Artifact, Manifest
 from classifier.encoder import Embedder, numbers, require
 from classifier.features import (
     STRUCTURE_NAMES,
@@ -47,6 +48,11 @@ TREES_NAME: Final = "task_layout"
 
 ENCODER_NAME: Final = "text_encoder"
 """Name of the embedding's part in an explanation."""
+
+LAYOUT_NAME: Final = "answer_options"
+"""Name of what the layout of the task alone says: that it is answered by one of few options, or of many."""
+
+_OPTIONS: Final = STRUCTURE_NAMES.index("options")
 
 _TREE_STARTS: Final = np.arange(TREES, dtype=np.int64) * TREE_LEAVES
 _TREE_BITS: Final = TREE_NODES + 1
@@ -96,7 +102,7 @@ class Model:
         "_ngrams",
         "_slope",
         "_start",
-        "_structure_row",
+        "_structure_rows",
         "_structure_weights",
         "_tree_columns",
         "_tree_leaves",
@@ -120,15 +126,20 @@ class Model:
         self.digest = artifact.digest
         idf = arrays["ngram_idf"]
         # One gather for both sums: real part weight x idf, imaginary part idf squared.
-        self._ngrams: npt.NDArray[np.complex128] = arrays["ngram_weights"] * idf + 1j * (idf * idf)
-        self._name_weights: list[float] = arrays["name_weights"].tolist()
-        self._structure_row = arrays["structure_weights"]
-        self._structure_weights: list[float] = self._structure_row.tolist()
-        self._start = manifest.bias - float(arrays["structure_weights"] @ arrays["structure_means"])
+        self._ngrams: list[npt.NDArray[np.complex128]] = [
+            weights * idf + 1j * (idf * idf) for weights in _tables(arrays["ngram_weights"])
+        ]
+        self._name_weights: list[list[float]] = _tables(arrays["name_weights"]).tolist()
+        structure = _tables(arrays["structure_weights"])
+        self._structure_rows: list[Array] = list(structure)
+        self._structure_weights: list[list[float]] = structure.tolist()
+        self._start: list[float] = (
+            manifest.bias + arrays["layout_biases"] - structure @ arrays["structure_means"]
+        ).tolist()
         self._tree_columns, self._tree_thresholds, self._tree_leaves = _tree_arrays(arrays)
         self._slope, self._intercept = manifest.calibration_slope, manifest.calibration_intercept
         entry = manifest.encoder
-        self._encoder_weights: Array | None = None if entry is None else arrays["encoder_weights"]
+        self._encoder_weights: Array | None = None if entry is None else _tables(arrays["encoder_weights"])
         self._encoder_tag = b"" if entry is None else bytes.fromhex(entry.digest)
         self._embedder = None if entry is None else embedder
         if self._embedder is not None:
@@ -196,17 +207,18 @@ class Model:
         self, buckets: Buckets, structure: tuple[float, ...], names: tuple[int, ...], embedding: bytes = b""
     ) -> Score:
         """The score from distinct buckets in ascending order: the order of a sum shows in its last digits."""
+        layout = _layout(structure)
         row = np.array(structure)
-        raw = self._start + float(self._structure_row.dot(row))
+        raw = self._start[layout] + float(self._structure_rows[layout].dot(row))
         if len(buckets):
-            summed = self._ngram_sum(buckets)
+            summed = self._ngram_sum(buckets, layout)
             raw += summed.real / sqrt(summed.imag)
         for bucket in names:
-            raw += self._name_weights[bucket]
+            raw += self._name_weights[layout][bucket]
         if self._tree_leaves is not None:
             raw += self._tree_sum(row)
         if embedding and self._encoder_weights is not None:
-            raw += self._encoder_sum(embedding)
+            raw += self._encoder_sum(embedding, layout)
         return Score(value=_sigmoid(self._slope * raw + self._intercept), raw=raw, model_digest=self.digest)
 
     def _tree_sum(self, row: Array) -> float:
@@ -218,16 +230,16 @@ class Model:
         leaf = _LEAVES.take(np.packbits(right, bitorder="little")) + _TREE_STARTS
         return float(np.add.reduce(self._tree_leaves.take(leaf)))
 
-    def _encoder_sum(self, embedding: bytes) -> float:
+    def _encoder_sum(self, embedding: bytes, layout: int) -> float:
         """What the embedding adds; another encoder's says nothing here."""
         assert self._encoder_weights is not None
         if not embedding.startswith(self._encoder_tag):
             return 0.0
-        return float(numbers(embedding) @ self._encoder_weights)
+        return float(numbers(embedding) @ self._encoder_weights[layout])
 
-    def _ngram_sum(self, buckets: Buckets) -> complex:
+    def _ngram_sum(self, buckets: Buckets, layout: int) -> complex:
         """Sum of (weight x idf) + i idf^2 over distinct buckets."""
-        return complex(np.add.reduce(self._ngrams.take(buckets)))
+        return complex(np.add.reduce(self._ngrams[layout].take(buckets)))
 
     def explain(
         self, sample: Sample, top_count: int = 10, embedding: bytes | None = None
@@ -249,29 +261,33 @@ class Model:
         kept = self._embedded(sample) if embedding is None else embedding
         arrays = self.artifact.arrays
         means = arrays["structure_means"]
+        layout = _layout(features.structure)
+        ngrams, structure_weights = self._ngrams[layout], self._structure_weights[layout]
         values: dict[str, tuple[float, float]] = {}
+        if layout:
+            values[LAYOUT_NAME] = (features.structure[_OPTIONS], float(arrays["layout_biases"][layout]))
         for index, name in enumerate(STRUCTURE_NAMES):
             value = features.structure[index] - float(means[index])
-            values[name] = (value, value * self._structure_weights[index])
+            values[name] = (value, value * structure_weights[index])
         own_text: dict[str, tuple[str, ...]] = {}
         if features.ngrams:
-            length = sqrt(sum(self._ngrams.item(bucket).imag for bucket in features.ngrams))
+            length = sqrt(sum(ngrams.item(bucket).imag for bucket in features.ngrams))
             surfaces = ngram_surfaces(sample.text)
             for bucket in features.ngrams:
                 name = f"ngram#{bucket}"
                 values[name] = (
                     float(arrays["ngram_idf"][bucket]) / length,
-                    self._ngrams.item(bucket).real / length,
+                    ngrams.item(bucket).real / length,
                 )
                 own_text[name] = tuple(surfaces.get(bucket, ()))
         if self._tree_leaves is not None:
             says = self._tree_sum(np.array(features.structure))
             values[TREES_NAME] = (says, says)
         if kept and self._encoder_weights is not None:
-            says = self._encoder_sum(kept)
+            says = self._encoder_sum(kept, layout)
             values[ENCODER_NAME] = (says, says)
         for bucket, names in name_surfaces(sample).items():
-            values[f"name#{bucket}"] = (1.0, self._name_weights[bucket])
+            values[f"name#{bucket}"] = (1.0, self._name_weights[layout][bucket])
             own_text[f"name#{bucket}"] = tuple(names)
         order = {index: contribution for index, (_, contribution) in enumerate(values.values())}
         keys = list(values)
@@ -296,6 +312,17 @@ def _tree_arrays(
     thresholds[:, :TREE_NODES] = arrays["tree_thresholds"].reshape(TREES, TREE_NODES)
     leaves = arrays["tree_leaves"]
     return columns, thresholds, leaves if leaves.any() else None
+
+
+def _tables(array: Array) -> Array:
+    """One row of weights for each layout of a task."""
+    return array.reshape(LAYOUTS, -1)
+
+
+def _layout(structure: tuple[float, ...]) -> int:
+    """How the task is answered: freely (0), by one of few options (1), by one of many (2)."""
+    options = structure[_OPTIONS]
+    return 0 if options <= 0.0 else 1 if options <= FEW_OPTIONS else 2
 
 
 def _sigmoid(logit: float) -> float:

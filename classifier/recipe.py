@@ -19,7 +19,7 @@ from classifier.answers import KIND_TARGETS, NEED_PAIRS, Answered, labelled_answ
 from classifier.artifact import Manifest
 from classifier.dataset import Dataset, Labelled
 
-SOURCE_WEIGHTS: Final = {"mmlu": 1.5, "gsm8k": 6.0, "crux": 4.0}
+SOURCE_WEIGHTS: Final = {"mmlu": 3.0, "gsm8k": 12.0, "crux": 8.0}
 """Source -> weight of its rows: a few hundred problems must not be read by the weights of thousands of others."""
 
 OWN_WEIGHT: Final = 3.0
@@ -89,7 +89,7 @@ def card(manifest: Manifest, digest: str, dataset: Dataset, compared: Sequence[d
         "",
         f"Trained {manifest.created_time} from {manifest.rows:,} rows in {manifest.groups:,} groups "
         f"(data digest {manifest.data_digest[:12]}, seed {manifest.seed}). The artifact holds hashed weights and "
-        "small trees over counts, no text.",
+        "weights of counts, no text.",
         "",
         "**What a score means.** A calibrated estimate of the chance that Flash's answer would not do and Opus's "
         f"would. Suggested threshold {manifest.threshold:g}.",
@@ -112,7 +112,8 @@ def card(manifest: Manifest, digest: str, dataset: Dataset, compared: Sequence[d
         f"| own labels | {own:,} | one author's judgement | Apache-2.0 | this project |",
         "",
         "Labels of answered prompts rest on one greedy answer per model, so a rerun would flip some; training averages "
-        "models about as good as the pair's. The models are of 2023/24 and stand in for today's pair. No model "
+        "models about as good as the pair's and the questions of a subject. The models are of 2023/24 and stand in for "
+        "today's pair. No model "
         "answered the requests of known kind: that commands and function calls suffice with Flash, and that open "
         "complex requests want Opus, is an assumption.",
         "",

@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from classifier import artifact as artifacts
 from classifier.array_file import Array
 from classifier.artifact import Artifact, Manifest
-from classifier.dataset import Dataset, read
+from classifier.dataset import Dataset, Labelled, read
 from classifier.encoder import EncoderEntry, tag
 from classifier.evaluation import Evaluation, evaluate
 from classifier.features import FEATURE_VERSION, Features, extract
@@ -33,6 +33,7 @@ from classifier.pipeline import (
     CalibratedRouteClassifier,
     Ints,
     RouteClassifier,
+    Task,
     fit_calibrated,
     served_arrays,
 )
@@ -61,25 +62,26 @@ class TrainingSettings:
         ngram_scale: Length of the word part against structure columns of unit deviation, > 0.
         name_scale: Value of a name's column, > 0.
         scale_floor: Least divisor of a structure column, > 0.
-        tree_scale, layout_scale, word_scale: Raw score per unit of target of the parts of `difficulty`, > 0; they need
-            rows with both qualities.
-        length_weight: Raw score per standard deviation of log length, > 0; a prior, there with the parts above.
-        between_share: Share of its source's mean in the target the logistic regression sees, in (0, 1].
+        difficulty_scale: Raw score per unit of benefit that `difficulty` foresees, > 0; it needs rows with both
+            qualities.
+        tree_scale: The same for its trees on the structure, >= 0; 0 for none.
+        length_weight: Raw score per unit of the natural logarithm of a text's length, > 0; a prior, there with the
+            difficulty.
+        shared_share: Share of what words say of difficulty that holds for all layouts with options, in (0, 1].
         encoder_scale: Length of a text encoder's embedding, > 0; says nothing of rows without one.
         folds: Group folds for calibration and for the report, >= 2.
         waste_per_miss: Harm of a needless Opus answer in units of the harm of a needed one withheld, > 0; the
             suggested threshold is waste / (1 + waste), the least harmful cut on a calibrated score.
     """
 
-    inverse_penalty: float = 0.3
+    inverse_penalty: float = 0.5
     ngram_scale: float = 2.0
     name_scale: float = 1.0
     scale_floor: float = 0.3
-    tree_scale: float = 5.0
-    layout_scale: float = 7.0
-    word_scale: float = 5.0
-    length_weight: float = 0.2
-    between_share: float = 0.7
+    difficulty_scale: float = 8.0
+    tree_scale: float = 0.0
+    length_weight: float = 2.0
+    shared_share: float = 0.4
     encoder_scale: float = 2.0
     folds: int = 5
     waste_per_miss: float = 1.0 / 3.0
@@ -90,18 +92,18 @@ class TrainingSettings:
             "ngram_scale",
             "name_scale",
             "scale_floor",
-            "tree_scale",
-            "layout_scale",
-            "word_scale",
+            "difficulty_scale",
             "length_weight",
-            "between_share",
+            "shared_share",
             "encoder_scale",
             "waste_per_miss",
         ):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)!r}")
-        if self.between_share > 1.0:
-            raise ValueError(f"between_share must be <= 1, got {self.between_share!r}")
+        if self.shared_share > 1.0:
+            raise ValueError(f"shared_share must be <= 1, got {self.shared_share!r}")
+        if not self.tree_scale >= 0.0:
+            raise ValueError(f"tree_scale must be >= 0, got {self.tree_scale!r}")
         if self.folds < 2:
             raise ValueError(f"folds must be >= 2, got {self.folds}")
 
@@ -342,20 +344,17 @@ def _fit(
         ngram_scale=settings.ngram_scale,
         name_scale=settings.name_scale,
         scale_floor=settings.scale_floor,
+        difficulty_scale=settings.difficulty_scale,
         tree_scale=settings.tree_scale,
-        layout_scale=settings.layout_scale,
-        word_scale=settings.word_scale,
         length_weight=settings.length_weight,
-        between_share=settings.between_share,
+        shared_share=settings.shared_share,
         encoder_scale=settings.encoder_scale,
     )
     weights = [row.weight for row in dataset.rows]
     folds = _folds(dataset, settings.folds, seed)
     targets = [float(row.label) if row.target is None else row.target for row in dataset.rows]
-    # Both routes' answers are known: how hard the request was within its kind can be learned from it.
-    slices = [row.kind if row.flash_quality is not None else None for row in dataset.rows]
-    calibrated = fit_calibrated(classifier, features, targets, weights, folds, slices)
-    slope = served_arrays(calibrated)[2]
+    calibrated = fit_calibrated(classifier, features, targets, weights, folds, list(map(_task, dataset.rows)))
+    slope = float(calibrated.slopes.min())
     if not slope > 0.0:
         raise TrainingError(
             f"scores of held-out groups do not rise with the labels (sigmoid slope {slope:.3g}): these "
@@ -364,6 +363,15 @@ def _fit(
     return TrainedModel(
         calibrated=calibrated, settings=settings, seed=seed, dataset=dataset, metrics=metrics, encoder=encoder
     )
+
+
+def _task(row: Labelled) -> Task | None:
+    """Both routes' answers are known: how hard the request was within its kind can be learned from it."""
+    if row.flash_quality is None or row.kind is None:
+        return None
+    chance = float(row.label) if row.target is None else row.target
+    rank = (1.0 + chance) / 2.0 if row.rank is None else row.rank
+    return Task(row.kind, rank, row.subject, row.own_share)
 
 
 def _require_groups(dataset: Dataset, folds: int) -> None:

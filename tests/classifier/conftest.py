@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
-from classifier.dataset import Dataset, read
+from classifier.dataset import Dataset, Labelled, LabelledSample, read
+from classifier.difficulty import LEAST_LAYOUT_ROWS
 from classifier.model import Model
+from classifier.sample import Sample
 from classifier.training import DEFAULT_SEED, SEED_PATH, TrainedModel, TrainingSettings, fit
 
 CREATED_TIME = "2026-11-22T00:00:00Z"
@@ -52,4 +55,34 @@ def answered_trained(seed_dataset: Dataset) -> TrainedModel:
         )
         for row in seed_dataset.rows
     ]
-    return fit(Dataset(tuple(rows)), TrainingSettings(folds=3), DEFAULT_SEED)
+    return fit(Dataset(tuple(rows)), TrainingSettings(folds=3, tree_scale=5.0), DEFAULT_SEED)
+
+
+@pytest.fixture(scope="session")
+def questions_trained(small_dataset: Dataset) -> TrainedModel:
+    """A model that knows answers to questions with few and with many options, so that each layout has its tables."""
+    generator = random.Random(4)
+    rows: list[Labelled] = list(small_dataset.rows)
+    for number in range(2 * LEAST_LAYOUT_ROWS):
+        many, asked = (
+            number % 2,
+            " ".join(generator.choices(["field", "ring", "cell", "law", "force", "tort"], k=4)),
+        )
+        label = int(generator.random() < (0.7 if ("ring" in asked) != bool(many) else 0.1))
+        listed = "".join(
+            f"\n{letter}) {generator.randrange(99)}" for letter in "ABCDEFGHIJ"[: 10 if many else 4]
+        )
+        rows.append(
+            LabelledSample(
+                id=f"q{number}",
+                sample=Sample.bounded(text=f"Which {asked}?{listed}"),
+                label=label,
+                group=f"q{number}",
+                kind="many" if many else "few",
+                subject=asked.split()[0],
+                own_share=0.5,
+                flash_quality=1.0 - label,
+                opus_quality=1.0,
+            )
+        )
+    return fit(Dataset(tuple(rows)), TrainingSettings(folds=2), DEFAULT_SEED)

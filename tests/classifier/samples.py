@@ -40,6 +40,9 @@ request_text = st.lists(
             "ß",
             "ﬁ",
             "résumé",
+            "\nA) one",
+            "\nB) 12\nC) x\nD) y",
+            "\nE) ü\nF) 3\nG) (z)",
         ]
     ),
     max_size=60,

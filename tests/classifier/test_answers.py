@@ -1,4 +1,4 @@
-"""Recorded answers become labels and targets; requests of known kind become rows with a stated assumption."""
+"""Recorded answers become labels and ranks; requests of known kind become rows with a stated assumption."""
 
 from __future__ import annotations
 
@@ -50,23 +50,31 @@ def test_label_is_the_pairs_own_outcome() -> None:
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0])] * 4), min_size=1, max_size=40))
-def test_targets_are_chances_with_no_more_than_the_needed_share(outcomes: list[tuple[float, ...]]) -> None:
-    """Whatever the answers, targets stay within [0, 1] and do not claim more need than was seen."""
+def test_ranks_are_within_their_range_and_no_chances(outcomes: list[tuple[float, ...]]) -> None:
+    """Whatever the answers: within [0, 1], for order only; the chance stays the label's."""
     rows = labelled_answers(
         [answered(n, w, s, other=a, another=b) for n, (w, s, a, b) in enumerate(outcomes)]
     )
-    targets = [row.target for row in rows if row.target is not None]
-    assert len(targets) == len(outcomes)
-    assert all(0.0 <= target <= 1.0 for target in targets)
-    assert sum(targets) <= sum(row.label for row in rows) + 1e-9
+    ranks = [row.rank for row in rows if row.rank is not None]
+    assert len(ranks) == len(outcomes)
+    assert all(0.0 <= rank <= 1.0 for rank in ranks)
+    assert {row.target for row in rows} == {None}
 
 
-def test_target_listens_to_models_about_as_good() -> None:
-    """Of two prompts the weak model failed, the one its peers failed, too, has the higher target."""
+def test_rank_listens_to_models_about_as_good() -> None:
+    """Of two prompts the weak model failed, the one its peers failed, too, ranks higher, and half of it is its own."""
     rows = [answered(n, n % 2, 1, peer=n % 2) for n in range(20)]
     rows += [answered(20, 0, 1, peer=0), answered(21, 0, 1, peer=1), answered(22, 1, 1, peer=0)]
-    targets = {row.id: row.target or 0.0 for row in labelled_answers(rows)}
-    assert targets["crux/20"] > targets["crux/21"] > 0
+    found = labelled_answers(rows)
+    ranks = {row.id: row.rank or 0.0 for row in found}
+    assert ranks["crux/20"] > ranks["crux/21"] > 0
+    assert all(0.0 < row.own_share < 1.0 for row in found)
+
+
+def test_with_two_models_a_row_says_nothing_of_its_own() -> None:
+    """Its rank is the pair's benefit, harm included, and counts for its subject only."""
+    found = labelled_answers([answered(0, 0, 1), answered(1, 1, 1), answered(2, 0, 0), answered(3, 1, 0)])
+    assert [(row.rank, row.own_share) for row in found] == [(1.0, 0.0), (0.5, 0.0), (0.5, 0.0), (0.0, 0.0)]
 
 
 def test_rows_without_both_models_have_no_label() -> None:

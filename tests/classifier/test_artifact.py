@@ -17,7 +17,7 @@ import pytest
 
 from classifier import artifact
 from classifier.array_file import MAX_ARRAYS_BYTES, ArtifactError
-from classifier.artifact import ARRAYS, MANIFEST_NAME
+from classifier.artifact import ARRAYS, LAYOUTS, MANIFEST_NAME, SCHEMA_VERSION
 from classifier.features import COLUMNS_OF_VERSION_2
 from classifier.history import NO_HISTORY
 from classifier.model import Model
@@ -275,7 +275,7 @@ def test_digest_names_the_manifest(saved: Path) -> None:
 
 def test_a_model_of_the_version_before_scores_as_it_did(saved: Path, model: Model) -> None:
     """What an operator trained before the session's history was told goes on serving, and weighs none of it."""
-    old = arrays_of(saved)
+    old = first_tables(arrays_of(saved))
     for name in ("structure_weights", "structure_means"):
         old[name] = old[name][:COLUMNS_OF_VERSION_2]
     del old["encoder_weights"]
@@ -290,6 +290,40 @@ def test_a_model_of_the_version_before_scores_as_it_did(saved: Path, model: Mode
     )
     assert loaded.score(plain).value == model.score(plain).value
     assert loaded.score(told).value == loaded.score(plain).value
+
+
+def first_tables(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays as they were before each layout of a task had tables of its own."""
+    names = ("ngram_weights", "name_weights", "structure_weights", "encoder_weights")
+    old = arrays | {name: arrays[name][: ARRAYS[name] // LAYOUTS] for name in names}
+    del old["layout_biases"]
+    return old
+
+
+def test_a_model_without_layouts_says_of_each_what_it_says_of_all(saved: Path, model: Model) -> None:
+    """A model of the schema before scores questions with and without options by its only tables, and saves as new."""
+    replace_arrays(saved, packed_raw(first_tables(arrays_of(saved))))
+    rewrite(saved, lambda manifest: manifest.update(schema_version=3))
+    loaded = Model.load(saved)
+    for text in (
+        "Compare the two plans",
+        "Which?\nA) x\nB) y\n",
+        "Which?\n" + "".join(f"{c}) x\n" for c in "ABCDEFGH"),
+    ):
+        sample = Sample.bounded(text=text)
+        assert loaded.score(sample).raw == pytest.approx(model.score(sample).raw, abs=1e-12)
+    again = artifact.save(saved, loaded.manifest, loaded.artifact.arrays)
+    assert again.manifest.schema_version == SCHEMA_VERSION
+    assert Model.load(saved).score(sample) == Model(again).score(sample)
+
+
+@pytest.mark.parametrize("misshapen", [np.zeros(7), np.array(0.0), np.zeros((1024, 1))])
+def test_misshapen_tables_of_an_old_model_are_refused(saved: Path, misshapen: Any) -> None:
+    """What cannot be repeated for the layouts is an artifact error, too."""
+    replace_arrays(saved, packed_raw(first_tables(arrays_of(saved)) | {"name_weights": misshapen}))
+    rewrite(saved, lambda manifest: manifest.update(schema_version=3))
+    with pytest.raises(ArtifactError, match="array name_weights is"):
+        Model.load(saved)
 
 
 def test_a_new_model_of_too_few_columns_is_refused(saved: Path) -> None:

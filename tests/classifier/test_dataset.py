@@ -87,6 +87,9 @@ def test_group_defaults_to_the_id_and_prompt_is_text() -> None:
         (GOOD | {"system": 5}, "system must be text"),
         (GOOD | {"effort": "huge"}, "effort must be one of low"),
         (GOOD | {"flash_quality": 1.5}, r"flash_quality must be within \[0, 1\]"),
+        (GOOD | {"rank": -0.5}, r"rank must be within \[0, 1\]"),
+        (GOOD | {"own_share": 2}, r"own_share must be within \[0, 1\]"),
+        (GOOD | {"subject": 7}, "subject must be text"),
         (GOOD | {"group": "g" * 300}, "group must be text of 1 to 256 characters, got 300"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classifier.features import Features, extract
-from classifier.model import TREES_NAME, Model
+from classifier.features import STRUCTURE_NAMES, Features, extract
+from classifier.model import LAYOUT_NAME, TREES_NAME, Model
 from classifier.sample import Sample
 from classifier.training import TrainedModel
 from tests.classifier.samples import sample_of, samples
@@ -65,6 +65,45 @@ def test_served_trees_equal_scikit_learn_on_real_requests(
         if part.name == TREES_NAME
     }
     assert len(said) > 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(chosen=st.lists(samples(), min_size=1, max_size=8))
+def test_served_layouts_equal_scikit_learn(questions_trained: TrainedModel, chosen: list[Sample]) -> None:
+    """The same for a model with tables of its own for tasks answered freely, by one of few options, by one of many."""
+    model = questions_trained.to_model("t")
+    served = [model.score(sample).value for sample in chosen]
+    assert served == pytest.approx(questions_trained.predict(chosen).tolist(), abs=1e-6)
+
+
+def test_served_layouts_equal_scikit_learn_on_what_they_were_fitted_to(
+    questions_trained: TrainedModel,
+) -> None:
+    """Where all tables carry weight; a word counts for more with few options and for less with many."""
+    model = questions_trained.to_model("t")
+    chosen = [sample_of(row) for row in questions_trained.dataset.rows[::3]]
+    served = [model.score(sample).value for sample in chosen]
+    assert served == pytest.approx(questions_trained.predict(chosen).tolist(), abs=1e-6)
+    few, many = "\nA) 1\nB) 2\nC) 3\nD) 4", "".join(f"\n{letter}) 1" for letter in "ABCDEFGHIJ")
+
+    def moved(options: str) -> float:
+        said = [model.score(Sample.bounded(text=f"Which {word}?{options}")).raw for word in ("ring", "cell")]
+        return said[0] - said[1]
+
+    assert moved(few) > 0.5 > -0.5 > moved(many)
+
+
+@given(samples())
+def test_contributions_of_a_model_with_layouts_add_up(
+    questions_trained: TrainedModel, sample: Sample
+) -> None:
+    """What the layout alone says stands in the explanation under its own name."""
+    model = questions_trained.to_model("t")
+    explained = model.explain(sample, 10**6)
+    total = model.manifest.bias + sum(part.contribution for part in explained)
+    assert total == pytest.approx(model.score(sample).raw, abs=1e-6)
+    offered = extract(sample).structure[STRUCTURE_NAMES.index("options")]
+    assert (LAYOUT_NAME in {part.name for part in explained}) == (offered > 0)
 
 
 @given(samples())

@@ -164,7 +164,16 @@ def test_too_few_groups_are_refused(small_dataset: Dataset) -> None:
         fit(Dataset((*zeros, *ones)), TrainingSettings(folds=3), 1)
 
 
-@pytest.mark.parametrize("change", [{"folds": 1}, {"inverse_penalty": 0.0}, {"waste_per_miss": float("nan")}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"folds": 1},
+        {"inverse_penalty": 0.0},
+        {"waste_per_miss": float("nan")},
+        {"tree_scale": -1.0},
+        {"shared_share": 1.5},
+    ],
+)
 def test_settings_outside_their_range_are_refused(change: dict[str, float]) -> None:
     """A setting that means nothing is refused by name."""
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -27,12 +27,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import NumericBinaryLoader
 
 from router.ledger import past, prefixes
-from router.ledger.codec import IntentRecord, Key
+from router.ledger.codec import IntentRecord
 from router.ledger.database import Database, Rows, Value
 from router.ledger.dialect import postgres
 from router.ledger.place import Server
 from router.ledger.postgres_schema import migrate_server, version_of
-from router.ledger.store import NOTHING_BROUGHT, StoreError, Unstorable
+from router.ledger.store import NOTHING_BROUGHT, Brought, StoreError, Unstorable
 from router.ledger.tables import Row, TableStore, intents_of
 
 _LOG = logging.getLogger("router.ledger")
@@ -138,12 +138,12 @@ class PostgresStore(TableStore):
         self._note_pruned()
         return count
 
-    def last_brought(self) -> Key | None:
+    def last_brought(self) -> Brought | None:
         """Return the last settlement that this journal is known to have brought."""
-        request_id, attempt = self._connection.execute(
-            "SELECT request_id, attempt FROM owners WHERE owner = ?", (self._owner,)
+        request_id, attempt, settled_time_s = self._connection.execute(
+            "SELECT request_id, attempt, settled_time_s FROM owners WHERE owner = ?", (self._owner,)
         ).fetchone()
-        return None if request_id is None else (request_id, attempt)
+        return None if request_id is None else Brought(request_id, attempt, settled_time_s)
 
     def make_durable(self) -> bool:
         """Nothing is left to do: every commit waited for the server's disk."""
@@ -187,14 +187,16 @@ class PostgresStore(TableStore):
 
     def _note_seen(self, now_s: float) -> None:
         self._connection.execute(
-            "INSERT INTO owners (owner, seen_time_s, gone, request_id, attempt) VALUES (?, ?, 0, ?, ?)"
+            "INSERT INTO owners (owner, seen_time_s, gone, request_id, attempt, settled_time_s)"
+            " VALUES (?, ?, 0, ?, ?, ?)"
             " ON CONFLICT (owner) DO UPDATE SET seen_time_s = excluded.seen_time_s, gone = 0",
             (self._owner, now_s, *NOTHING_BROUGHT),
         )
 
-    def _note_brought(self, last: Key) -> None:
+    def _note_brought(self, last: Brought) -> None:
         self._connection.execute(
-            "UPDATE owners SET request_id = ?, attempt = ? WHERE owner = ?", (*last, self._owner)
+            "UPDATE owners SET request_id = ?, attempt = ?, settled_time_s = ? WHERE owner = ?",
+            (*last, self._owner),
         )
 
     def _ready(self) -> None:

@@ -37,7 +37,8 @@ belong to the journal that they came from: `owners` says which of them nobody wi
 apart from their rows (from 256 bytes on, instead of 2 kB), so that questions to the columns read an eighth as much."""
 
 _OWN_SINCE = {
-    7: "ALTER TABLE owners ADD COLUMN request_id TEXT; ALTER TABLE owners ADD COLUMN attempt INTEGER"
+    7: "ALTER TABLE owners ADD COLUMN request_id TEXT; ALTER TABLE owners ADD COLUMN attempt INTEGER;"
+    " ALTER TABLE owners ADD COLUMN settled_time_s REAL"
 }
 """What a version brings here alone. Of each journal the last settlement it brought (`LedgerStore.last_brought`): NULL
 for journals of releases before."""

@@ -25,7 +25,7 @@ from router.ledger.codec import (
     WarmRecord,
 )
 from router.ledger.journal import Damage, Line, read_segment, segment_path, segments, sync_directory
-from router.ledger.store import LedgerStore, Written
+from router.ledger.store import NOTHING_BROUGHT, Brought, LedgerStore
 from router.warm_verdict import WarmVerdict
 
 _LOG = logging.getLogger("router.ledger")
@@ -78,7 +78,6 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
     open_intents = {record.key: record for record in store.open_intents()}
     held_open = set(open_intents)
     settled = _Settled(store, now_s)
-    late = _Late(store)
     judgements: list[Feedback] = []
     verdicts: list[WarmVerdict] = []
     torn = damaged = 0
@@ -91,8 +90,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
                     open_intents.setdefault(record.key, record)
                 case SettlementRecord():
                     open_intents.pop(record.key, None)
-                    if not late.take(record):
-                        settled.add(record)
+                    settled.add(record)
                 case FeedbackRecord():
                     judgements.append(record.feedback)
                 case WarmRecord():
@@ -103,10 +101,7 @@ def recover(store: LedgerStore, directory: Path, now_s: float) -> Recovery:
                     damaged += 1
                     kept_aside.append(record.raw)
         _keep_aside(directory, number, kept_aside)
-    for record in late.brought:
-        settled.add(record)
-    settled.write_late(late.records)
-    settled.write()
+    settled.end()
     # What the store held open is in no sum; of what the journal alone has that cannot be told.
     held = [record for key, record in open_intents.items() if key in held_open]
     others = [record for key, record in open_intents.items() if key not in held_open]
@@ -147,56 +142,72 @@ def _keep_feedback(store: LedgerStore, judgements: Sequence[Feedback]) -> int:
     return new
 
 
-class _Late:
-    """Settlements of days that are kept as sums by now: those that came after the last one the journal brought are in
-    none, because another router of the server pruned while this one was away.
-    """
-
-    def __init__(self, store: LedgerStore) -> None:
-        self._before_s = store.pruned_before_s
-        self._last = store.last_brought()
-        self.is_known = self._last is not None
-        self.brought: list[SettlementRecord] = []
-        self.records: list[SettlementRecord] = []
-
-    def take(self, record: SettlementRecord) -> bool:
-        """Keep one that is old; they come in the journal's order."""
-        old = self.is_known and record.settlement.intent.started_time_s < self._before_s
-        if old:
-            self.records.append(record)
-        if record.key == self._last:
-            self.brought += self.records
-            self.records = []
-        return old
-
-
 class _Settled:
-    """Settlements on their way into the store, a batch at a time."""
+    """Settlements on their way into the store, in the journal's order and a batch at a time.
+
+    Those of days that are kept as sums by now are in these sums if the journal had brought them before; those that came
+    after the last one it brought are in none, because another router of the server pruned while this one was away.
+    """
 
     def __init__(self, store: LedgerStore, now_s: float) -> None:
         self._store = store
         self._now_s = now_s
+        self._before_s = store.pruned_before_s
+        self._last = store.last_brought()
+        self._is_behind = self._last == NOTHING_BROUGHT
+        """Whether what comes now came after the last one that was brought, for certain."""
+        self._old: list[SettlementRecord] = []
+        """Of days that are kept as sums, as long as that is not certain."""
         self._batch: list[SettlementRecord] = []
+        self._newest: Brought | None = None
         self.stored = self.repeated = self.conflicting = 0
 
     def add(self, record: SettlementRecord) -> None:
-        """Take one; write when enough have gathered."""
+        """Take the next one of the journal."""
+        self._newest = Brought.of(record)
+        if self._last is None or self._is_behind:
+            self._take(record)
+            return
+        if record.settlement.intent.started_time_s < self._before_s:
+            self._old.append(record)
+        else:
+            self._take(record)
+        if record.key == (self._last.request_id, self._last.attempt):
+            for each in self._old:
+                self._take(each)
+            self._write()
+            self._old, self._is_behind = [], True
+
+    def end(self) -> None:
+        """Write what has gathered; where the journal has no line of the last that was brought, time tells."""
+        last = None if self._is_behind else self._last
+        late: list[SettlementRecord] = []
+        for each in self._old:
+            if last is not None and each.settlement.settled_time_s > last.settled_time_s:
+                late.append(each)
+            else:
+                self._take(each)
+        self._write()
+        if last is None or self._newest is None or self._newest.settled_time_s <= last.settled_time_s:
+            return
+        self._is_behind = True
+        for each in late:
+            self._take(each)
+        self._write()
+        self._store.write((), (), self._now_s, brought=self._newest)
+
+    def _take(self, record: SettlementRecord) -> None:
         self._batch.append(record)
         if len(self._batch) >= _BATCH:
-            self.write()
+            self._write()
 
-    def write(self) -> None:
-        """Write what has gathered."""
-        self._count(self._store.write(self._batch, (), self._now_s))
-        self._batch = []
-
-    def write_late(self, records: Sequence[SettlementRecord]) -> None:
-        """Write what is known to be in no sum, and with each batch note that: the next replay must not do it again."""
-        for start in range(0, len(records), _BATCH):
-            batch = records[start : start + _BATCH]
-            self._count(self._store.write(batch, (), self._now_s, brought=batch[-1].key, late=True))
-
-    def _count(self, written: Written) -> None:
+    def _write(self) -> None:
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        # Each batch notes how far the journal has been brought: a start that dies here must not begin over.
+        brought = Brought.of(batch[-1]) if self._is_behind else None
+        written = self._store.write(batch, (), self._now_s, brought=brought, late=self._is_behind)
         self.stored += written.stored
         self.repeated += written.repeated
         self.conflicting += written.conflicting

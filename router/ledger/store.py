@@ -9,14 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router.feedback import Feedback, Receipt
-from router.ledger.codec import IntentRecord, Key, SettlementRecord
+from router.ledger.codec import IntentRecord, SettlementRecord
 from router.warm_verdict import WarmVerdict
 
-NOTHING_BROUGHT: Key = ("", 0)
-"""No settlement's key."""
+
+class Brought(NamedTuple):
+    """The last settlement of a journal that the store took.
+
+    Attributes:
+        settled_time_s: Seconds since the epoch; tells what came after it where the journal has lost its line.
+    """
+
+    request_id: str
+    attempt: int
+    settled_time_s: float
+
+    @classmethod
+    def of(cls, record: SettlementRecord) -> Brought:
+        """That settlement."""
+        return cls(*record.key, record.settlement.settled_time_s)
+
+
+NOTHING_BROUGHT = Brought("", 0, 0.0)
+"""No settlement's."""
 
 
 class StoreError(Exception):
@@ -50,7 +68,7 @@ class LedgerStore(Protocol):
         """Calls that began before are kept as sums by day, seconds since the epoch; -inf for none."""
         ...
 
-    def last_brought(self) -> Key | None:
+    def last_brought(self) -> Brought | None:
         """Return the last settlement that this journal is known to have brought; NOTHING_BROUGHT where it is known to
         have brought none, None where that is not known.
         """
@@ -62,7 +80,7 @@ class LedgerStore(Protocol):
         open_intents: Sequence[IntentRecord],
         now_s: float,
         *,
-        brought: Key | None = None,
+        brought: Brought | None = None,
         late: bool = False,
     ) -> Written:
         """Store settlements, forget their intents, keep `open_intents`; all or nothing.

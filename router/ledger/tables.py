@@ -20,7 +20,7 @@ from router.ledger import codec, judged, past, prefixes, warms
 from router.ledger.codec import IntentRecord, Key, SettlementRecord
 from router.ledger.database import Database, Value
 from router.ledger.rows import COLUMNS, MISS_COLUMNS, interrupted_row, miss_rows, settled_row
-from router.ledger.store import Unstorable, Written
+from router.ledger.store import Brought, Unstorable, Written
 from router.ledger.told import note_retried
 from router.settlement import Intent
 from router.warm_verdict import WarmVerdict
@@ -88,11 +88,11 @@ class TableStore(ABC):
         """Calls that began before are kept as sums by day; see `LedgerStore.pruned_before_s`."""
         return self._pruned_before_s
 
-    def last_brought(self) -> Key | None:
+    def last_brought(self) -> Brought | None:
         """Return the last settlement that this journal brought, None for unknown: one process alone need not ask."""
         return None
 
-    def _note_brought(self, last: Key) -> None:  # noqa: B027 - as `last_brought`
+    def _note_brought(self, last: Brought) -> None:  # noqa: B027 - as `last_brought`
         """Note the last settlement of this journal, in the transaction that stores it."""
 
     def write(
@@ -101,7 +101,7 @@ class TableStore(ABC):
         open_intents: Sequence[IntentRecord],
         now_s: float,
         *,
-        brought: Key | None = None,
+        brought: Brought | None = None,
         late: bool = False,
     ) -> Written:
         """Store settlements, forget their intents, keep `open_intents`; all or nothing.

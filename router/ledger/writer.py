@@ -20,7 +20,7 @@ from router.feedback import Feedback, Receipt
 from router.ledger.codec import IntentRecord, Key, SettlementRecord, WarmRecord
 from router.ledger.journal import Journal
 from router.ledger.past import whole_days
-from router.ledger.store import LedgerStore, StoreError
+from router.ledger.store import Brought, LedgerStore, StoreError
 from router.settlement import Purpose
 
 _LOG = logging.getLogger("router.ledger")
@@ -292,7 +292,7 @@ class Writer:
         parting = bool(batch.ended) or batch.stop is not None
         keep = [record for key, record in self._open.items() if key not in self._kept] if parting else []
         if batch.settled or keep:
-            brought = batch.settled[-1].key if batch.settled else None
+            brought = Brought.of(batch.settled[-1]) if batch.settled else None
             written = self._store.write(batch.settled, keep, self._now_s(), brought=brought)
             self.counts.batches += 1
             self.counts.stored += written.stored

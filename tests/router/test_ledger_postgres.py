@@ -20,6 +20,7 @@ from router.ledger import (
     StoreError,
     place_of,
     postgres,
+    recovery,
 )
 from router.ledger.codec import SETTLEMENT, IntentRecord, SettlementRecord, encode
 from router.ledger.journal import Journal
@@ -29,7 +30,7 @@ from router.ledger.postgres import ABANDONED_S, PostgresStore
 from router.ledger.postgres_schema import migrate_server
 from router.ledger.readers import IDLE_LIMIT
 from router.ledger.schema import MIGRATIONS
-from router.ledger.store import NOTHING_BROUGHT
+from router.ledger.store import NOTHING_BROUGHT, Brought
 from router.page import figures_of, page
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
 
@@ -206,7 +207,7 @@ def test_calls_of_a_router_that_was_away_for_longer_than_calls_are_kept_are_in_t
     (segment,) = journal.iterdir()
     raw = segment.read_bytes()
     dead = PostgresStore(server, owner_of(directory), START_S)
-    dead.write([kept(each) for each in calls[:2]], (), START_S, brought=("r1", 1))
+    dead.write([kept(each) for each in calls[:2]], (), START_S, brought=Brought.of(kept(calls[1])))
     an_open_call(dead)
     dead._connection.close()  # killed
     other = PostgresStore(server, "other", START_S)
@@ -222,6 +223,77 @@ def test_calls_of_a_router_that_was_away_for_longer_than_calls_are_kept_are_in_t
             (sums,) = reader.ask(past_costs)
             assert (sums.calls, sums.unknown_calls, reader.totals().calls) == (5, 1, 1)
             assert sums.cost.total_nano_usd == 4 * 23_750_000
+    other.close()
+
+
+def a_journal_of(directory, calls):
+    """Write a journal that holds these settlements, as a router leaves it that is killed."""
+    journal = directory / "journal"
+    journal.mkdir(parents=True, exist_ok=True)
+    written = Journal(journal, first=1, segment_bytes=1 << 20)
+    for each in calls:
+        written.append(SETTLEMENT, encode(each))
+    written.close(remove=False)
+
+
+def summed(server):
+    """Calls in the sums by day, and calls that are kept."""
+    with LedgerReader.open(server) as reader:
+        return sum(each.calls for each in reader.ask(past_costs)), reader.totals().calls
+
+
+def settled_in_turn(count):
+    """Calls a second apart."""
+    return [
+        a_settlement(
+            an_intent(request_id=f"r{n}", started_time_s=START_S + n), settled_time_s=START_S + n + 0.5
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("known", [1, 3])
+def test_a_journal_that_lost_the_line_of_the_last_call_it_brought_doubles_none(tmp_path, server, known):
+    """A power cut takes the journal's last lines, the server has their calls; which others it has is told by time."""
+    day_s, directory = 86_400.0, tmp_path / "a"
+    calls = settled_in_turn(4)
+    a_journal_of(directory, [each for n, each in enumerate(calls) if n != known])
+    dead = PostgresStore(server, owner_of(directory), START_S)
+    brought = Brought.of(kept(calls[known]))
+    dead.write([kept(each) for each in calls[: known + 1]], (), START_S, brought=brought)
+    dead._connection.close()  # killed
+    other = PostgresStore(server, "other", START_S)
+    assert other.prune(START_S + 30 * day_s, 100) == known + 1
+    again = opened(directory, server, START_S + 41 * day_s)
+    assert (again.recovery.settlements, again.recovery.repeated) == (3 - known, known)
+    again.close_blocking()
+    other.prune(START_S + 30 * day_s, 100)
+    assert summed(server) == (4, 0)
+    other.close()
+
+
+def test_a_start_that_dies_in_the_replay_does_not_double_what_is_summed_before_the_next(
+    tmp_path, server, monkeypatch
+):
+    """How far the journal has been brought is noted with each batch of a replay, not by the writer alone."""
+    day_s, directory = 86_400.0, tmp_path / "a"
+    a_journal_of(directory, settled_in_turn(4))
+    monkeypatch.setattr(recovery, "_BATCH", 3)
+
+    def dies(*_):
+        raise StoreError("killed")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(PostgresStore, "make_durable", dies)
+        with pytest.raises(StoreError, match="killed"):
+            opened(directory, server)
+    assert summed(server) == (0, 4)
+    other = PostgresStore(server, "other", START_S)
+    assert other.prune(START_S + 30 * day_s, 100) == 4
+    again = opened(directory, server, START_S + 41 * day_s)
+    assert (again.recovery.settlements, again.recovery.repeated) == (0, 4)
+    again.close_blocking()
+    assert summed(server) == (4, 0)
     other.close()
 
 
@@ -254,13 +326,16 @@ def test_a_ledger_of_the_release_before_learns_who_brought_what(server):
     with psycopg.connect(server.url, autocommit=True) as connection:
         for table in ("prefixes", "prefix_key", "past_warms"):
             connection.execute(f"DROP TABLE {table}")
-        connection.execute("ALTER TABLE owners DROP COLUMN request_id, DROP COLUMN attempt")
+        connection.execute(
+            "ALTER TABLE owners DROP COLUMN request_id, DROP COLUMN attempt, DROP COLUMN settled_time_s"
+        )
         connection.execute("DELETE FROM schema_version WHERE version > 6")
         connection.execute(f"INSERT INTO owners VALUES ('old', {START_S}, 0)")
     store = PostgresStore(server, "old", START_S)
     assert store.last_brought() is None
-    store.write([kept(a_settlement())], (), START_S, brought=("r1", 1))
-    assert store.last_brought() == ("r1", 1)
+    brought = Brought("r1", 1, START_S)
+    store.write([kept(a_settlement())], (), START_S, brought=brought)
+    assert store.last_brought() == brought
     fresh = PostgresStore(server, "fresh", START_S)
     assert fresh.last_brought() == NOTHING_BROUGHT
     fresh.close()

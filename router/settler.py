@@ -179,14 +179,14 @@ class Settler:
         )
         if purpose is Purpose.USER:
             if number == 1:
-                attempt.reserved_nano_usd = self._first_sent(prepared, now_s)
+                attempt.reserved_nano_usd = self._first_sent(prepared, route, now_s)
             elif self.spending is not None:
                 attempt.reserved_nano_usd = self.spending.sent_again(
                     prepared.estimates[route].expected_nano_usd
                 )
         return attempt
 
-    def _first_sent(self, prepared: Prepared, now_s: float) -> int:
+    def _first_sent(self, prepared: Prepared, route: Route, now_s: float) -> int:
         """Tell of a request whose first attempt goes out; gives what the day's budget set aside for it."""
         view = prepared.views.get(Route.OPUS)
         if self.returns is not None and view is not None:
@@ -194,9 +194,9 @@ class Settler:
             self.returns.arrive(view, prepared.request.application.name, now_s, score)
         if self.spending is None:
             return 0
-        decision, flash = prepared.decision, prepared.estimates[Route.FLASH]
-        expected = prepared.estimates[decision.route]
-        return self.spending.sent(decision, expected.expected_nano_usd, flash.expected_nano_usd)
+        # The route it takes: the one decided on may be held back.
+        expected, flash = prepared.estimates[route], prepared.estimates[Route.FLASH]
+        return self.spending.sent(prepared.decision, expected.expected_nano_usd, flash.expected_nano_usd)
 
     def _bound(self, prepared: Prepared, route: Route, now_s: float) -> int | None:
         """The most this attempt can cost: twice the estimated prompt at its dearest price, and all the output."""

@@ -8,12 +8,13 @@ import pytest
 from classifier.route import Route
 from router import errors
 from router.call import FinishReason, Text
-from router.errors import LedgerUnavailable
+from router.errors import InvalidRequest, LedgerUnavailable, UpstreamOverloaded
 from router.reply import Reply, Started, TextDelta, ThinkingDelta, ToolCallDelta, UsageSeen
 from router.settlement import Outcome
 from router.settler import Attempt
+from router.spending import Limits, Spending
 from router.usage import Usage
-from tests.router.rig import Rig, asked, rigged, said
+from tests.router.rig import START_TIME_S, Rig, asked, rigged, said
 
 USAGE = Usage(input_tokens=1000, cache_read_tokens=600, cache_write_5m_tokens=100, output_tokens=50)
 LEFT = asyncio.CancelledError()
@@ -305,3 +306,40 @@ async def test_a_broken_off_answer_is_booked_when_its_counter_can_no_longer_run(
     assert settlement.outcome is Outcome.CANCELLED
     assert settlement.usage.output_tokens == BEGUN.output_tokens
     assert settlement.usage.complete is False
+
+
+async def test_what_the_day_sets_aside_for_an_attempt_is_given_back_however_it_ends() -> None:
+    """Answered, refused, cancelled, never sent, of unknown cost; the first attempt and those after it.
+
+    What is set aside is what the route it takes is expected to cost, whichever was decided on.
+    """
+    day = Spending(Limits(day_nano_usd=10**12), START_TIME_S)
+    async with rigged(spending=day) as rig:
+        prepared = rig.prepare(asked(route=Route.OPUS))
+        expected = {route: estimate.expected_nano_usd for route, estimate in prepared.estimates.items()}
+        for number, route in enumerate((Route.FLASH, Route.OPUS, Route.OPUS, Route.FLASH), 1):
+            for how in (
+                UpstreamOverloaded("x", "busy"),
+                asyncio.CancelledError(),
+                RuntimeError("a fault"),
+                InvalidRequest("messages", "not this"),
+            ):
+                attempt = rig.settler.open(
+                    prepared, route, number=number, stream=False, trace_id="", fell_back=number > 1
+                )
+                assert day.day is not None
+                assert day.day.open_nano_usd == attempt.reserved_nano_usd == expected[route] > 0
+                if isinstance(how, UpstreamOverloaded):
+                    attempt.failed(how)
+                else:
+                    attempt.left(how)
+                    attempt.left(how)
+                assert day.day.open_nano_usd == 0
+        rig.ledger.journal_intent = _not_now  # type: ignore[method-assign]
+        with pytest.raises(LedgerUnavailable):
+            rig.settler.open(prepared, Route.OPUS, number=5, stream=False, trace_id="", fell_back=True)
+        assert day.day.open_nano_usd == 0
+
+
+def _not_now(intent: object) -> None:
+    raise LedgerUnavailable("the disk is full")

@@ -113,11 +113,13 @@ class CallIds:
         messages: The conversation that is answered; looked at when a call comes.
     """
 
-    __slots__ = ("_messages", "_taken")
+    __slots__ = ("_messages", "_numbers", "_taken")
 
     def __init__(self, messages: Sequence[Message] = ()) -> None:
         self._messages = messages
         self._taken: set[str] | None = None
+        self._numbers: dict[str, int] = {}
+        """By id the last number that was put behind it, so that an answer that repeats one takes no longer for each."""
 
     def free(self, id_: str) -> str:
         """The provider's `id_`, or that with a number where it is taken."""
@@ -126,10 +128,13 @@ class CallIds:
             taken = self._taken = {
                 part.id for message in self._messages for part in message.parts if isinstance(part, ToolCall)
             }
-        found, number = id_, 1
-        while found in taken:
-            number += 1
-            found = f"{id_}{AGAIN}{number}"
+        found = id_
+        if found in taken:
+            number = self._numbers.get(id_, 1)
+            while found in taken:
+                number += 1
+                found = f"{id_}{AGAIN}{number}"
+            self._numbers[id_] = number
         taken.add(found)
         return found
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 _LIMITED = ("requests", "input-tokens")
 _REFILL_S = 60.0
+_DIGITS = 15
 
 
 class RateRoom:
@@ -43,8 +44,13 @@ class RateRoom:
 
 
 def _share(headers: Mapping[str, str], name: str) -> float | None:
-    limit = headers.get(f"anthropic-ratelimit-{name}-limit", "")
-    left = headers.get(f"anthropic-ratelimit-{name}-remaining", "")
-    if not (limit.isascii() and limit.isdigit() and left.isascii() and left.isdigit()) or int(limit) == 0:
-        return None
-    return min(1.0, int(left) / int(limit))
+    limit = _count(headers.get(f"anthropic-ratelimit-{name}-limit", ""))
+    left = _count(headers.get(f"anthropic-ratelimit-{name}-remaining", ""))
+    return None if not limit or left is None else min(1.0, left / limit)
+
+
+def _count(told: str) -> int | None:
+    """The count a header tells; None for anything else, and for more digits than any limit has: Python takes long for
+    those, and then raises.
+    """
+    return int(told) if len(told) <= _DIGITS and told.isascii() and told.isdigit() else None

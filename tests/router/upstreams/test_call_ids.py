@@ -40,6 +40,13 @@ def test_every_id_is_given_once_and_known_again(answers: list[list[str]]) -> Non
         assert given_id(ours, set(taken)) in (theirs, given_id(theirs, set(taken)))
 
 
+def test_an_answer_that_repeats_one_id_takes_no_longer_for_each() -> None:
+    """The number put behind an id goes on from the last: from 1 each time 20,000 calls would hold the loop for 30 s."""
+    ids = CallIds(())
+    found = [ids.free("a") for _ in range(20_000)]
+    assert (found[0], found[1], found[-1]) == ("a", "a--2", "a--20000")
+
+
 def asked_again() -> tuple[Message, ...]:
     """A step of Gemini's, answered by its own reading of `call_0`, then the same id from the model again."""
     frame = {

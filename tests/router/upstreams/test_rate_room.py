@@ -24,9 +24,10 @@ def headers(requests: tuple[str, str], tokens: tuple[str, str]) -> dict[str, str
         (headers(("1000", "100"), ("2000000", "2000000")), 0.1),
         (headers(("0", "0"), ("2000000", "1000000")), 0.5),
         (headers(("many", "-3"), ("", "")), None),
+        (headers(("1", "9" * 400), ("1" + "0" * 5_000, "7")), None),
         ({}, None),
     ],
-    ids=["tokens", "requests", "no limit", "nonsense", "none"],
+    ids=["tokens", "requests", "no limit", "nonsense", "endless digits", "none"],
 )
 def test_the_tighter_limit_counts_and_what_is_not_said_is_unknown(
     told: dict[str, str], share: float | None

@@ -10,6 +10,7 @@ It knows no text (it is handed digests), no table and no clock. One thread at a 
 """
 
 from hashlib import blake2b
+from itertools import islice
 
 from cache.plan import Plan
 from cache.prompt import Layer
@@ -30,7 +31,7 @@ from router.prompt_body import (
 
 DAY_S = 86_400.0
 LIMIT = 32_768
-"""Prefixes that are remembered, about 5 MB; forgetting one costs the ledger a prompt that is noted whole."""
+"""Prefixes that are remembered at most, about 5 MB; forgetting one costs the ledger a prompt that is noted whole."""
 NEW_LIMIT = 2_048
 """Blocks noted of one call: 1.4 ms and 23 kB. The prompt of a call with more of them is unknown; the next that begins
 like it goes on from there, so a conversation that is longer at midnight or at a start is caught up with in a few."""
@@ -107,8 +108,10 @@ class PrefixNotes:
                 if shared <= place < end:
                     known.setdefault(digests[place], name)
             known[digests[end - 1]] = name
-            while len(known) > self._limit:
-                del known[next(iter(known))]
+            if len(known) > self._limit:
+                # A dict looks for its first key past all that were deleted: 7.5 us each, of many at once .24.
+                for digest in list(islice(known, len(known) - self._limit + self._limit // 64)):
+                    del known[digest]
         return bytes(body)
 
     def _ready(self, view: CacheView, started_s: float, lost: int) -> dict[bytes, bytes]:

@@ -10,6 +10,7 @@ and a loop of them would cost 22 POSTs for one. A contract test holds the two wa
 The SDK's way is shortened as well, for the sandbox in process: see `Client` and `Pool`.
 """
 
+import asyncio
 from collections.abc import Callable
 from copy import copy
 from typing import Any, cast
@@ -18,15 +19,18 @@ import aiohttp
 import anthropic
 import httpx2
 
+from router.upstreams import direct
 from router.upstreams.direct import (
     CONNECT_S,
     Line,
     as_httpx,
     close_spoilt,
     plain_body,
+    refusal_body,
     source,
     whole_body,
 )
+from router.upstreams.faults import TRANSPORT_ERRORS
 from router.upstreams.plain import Plain
 from router.upstreams.rate_room import RateRoom
 from router.upstreams.relay import KEEP_ALIVE_S, HttpxSource, Source
@@ -165,6 +169,8 @@ class Pool(anthropic.DefaultAioHttpClient):
         if self.session is not None:
             close_spoilt(self.session)
         response: httpx2.Response = await transport.handle_async_request(request)
+        if not response.is_success:
+            return await _read(response, request)
         if not stream:
             try:
                 await response.aread()
@@ -172,6 +178,20 @@ class Pool(anthropic.DefaultAioHttpClient):
                 await response.aclose()
                 raise
         return response
+
+
+async def _read(response: httpx2.Response, request: httpx2.Request) -> httpx2.Response:
+    """The refusal with its body, or with none where that does not come whole: what the status says stands."""
+    try:
+        async with asyncio.timeout(direct.REFUSAL_BODY_S):
+            await response.aread()
+    except TRANSPORT_ERRORS:
+        await response.aclose()
+        return httpx2.Response(response.status_code, headers=response.headers, request=request, content=b"")
+    except BaseException:
+        await response.aclose()
+        raise
+    return response
 
 
 class AnthropicTransport:
@@ -248,11 +268,12 @@ class AnthropicTransport:
         if 200 <= response.status < 300:
             return response
         assert self._refusal is not None
+        content = await refusal_body(response) or b""
         try:
-            content = await response.read()
-        except aiohttp.ClientPayloadError:  # cut off: what the status says stands
-            content = b""
-        raise self._refusal(as_httpx(response, content))
+            refused = as_httpx(response, content)
+        except httpx2.DecodingError:
+            refused = as_httpx(response, b"")
+        raise self._refusal(refused)
 
     def _learn(self, path: str, answer: httpx2.Response, body: bytes, timeout_s: float) -> None:
         """Keep the spelling of the SDK's first request to `path`, if it is one that can be kept."""

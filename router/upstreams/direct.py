@@ -10,6 +10,7 @@ only that of connecting is used.
 This module does not know a provider.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
@@ -164,6 +165,19 @@ def as_httpx(response: aiohttp.ClientResponse, content: bytes | None = None) -> 
         },
         **({"stream": _Body(response)} if content is None else {"content": content}),
     )
+
+
+REFUSAL_BODY_S = 2.0
+"""How long a refusal may take to say why: that it is one, which costs nothing, its status has said already."""
+
+
+async def refusal_body(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body of an answer that its status says is none; None where it does not come whole, or not in time."""
+    try:
+        async with asyncio.timeout(REFUSAL_BODY_S):
+            return await response.read()
+    except (aiohttp.ClientError, OSError):
+        return None
 
 
 async def whole_body(response: aiohttp.ClientResponse) -> bytes:

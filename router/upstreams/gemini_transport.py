@@ -25,7 +25,7 @@ import msgspec
 from google import genai
 from google.genai import errors, types
 
-from router.upstreams.direct import AiohttpSource, Line, give_back
+from router.upstreams.direct import AiohttpSource, Line, give_back, refusal_body
 from router.upstreams.plain import Plain
 from router.upstreams.relay import HttpxSource, Source
 
@@ -150,14 +150,12 @@ def _own_headers(timeout_s: float) -> dict[str, str]:
 async def _checked(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
     """A line's response of status 200; what another means the SDK says, by the status where it cannot read the body."""
     if response.status != 200:
+        told = {"message": "", "status": response.reason}
         try:
+            if await refusal_body(response) is None:
+                await errors.APIError.raise_error_async(response.status, told, response)
             await errors.APIError.raise_for_async_response(response)
-        except (
-            ValueError,
-            RecursionError,
-            aiohttp.ClientPayloadError,
-        ):  # no JSON whatever the header says, or cut off
-            told = {"message": "", "status": response.reason}
+        except (ValueError, RecursionError):  # no JSON, whatever the header says
             await errors.APIError.raise_error_async(response.status, told, response)
         finally:
             give_back(response)

@@ -292,19 +292,40 @@ async def test_a_page_in_place_of_an_error_is_what_its_status_says(
         assert (error.http_status, error.may_be_billed) == (503, False)
 
 
+CUT = {
+    "cut": (b"content-length: 900\r\n\r\n{", True),
+    "cut in a chunk": (b"transfer-encoding: chunked\r\n\r\n5\r\n{", True),
+    "cut and packed": (b"content-encoding: gzip\r\ncontent-length: 900\r\n\r\n\x1f", True),
+    "not what it is packed as": (b"content-encoding: gzip\r\ncontent-length: 3\r\n\r\n{}\n", True),
+    "never ends": (b"content-length: 900\r\n\r\n{", False),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first call", "a later call"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refusal_cut_off_is_what_its_status_says(kind: str, stream: bool) -> None:
-    """Nobody bills what he refuses, however little of the reason arrives."""
+@pytest.mark.parametrize(("sent", "ends"), CUT.values(), ids=CUT)
+async def test_a_refusal_whose_reason_does_not_arrive_is_what_its_status_says(
+    kind: str, stream: bool, sent: bytes, ends: bool, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody bills what he refuses, however little of the reason arrives; on the SDK's way, too."""
+    over = asyncio.Event()
 
     async def cut(writer: asyncio.StreamWriter, request: Request) -> None:
-        writer.write(b"HTTP/1.1 503 Told\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{")
+        writer.write(b"HTTP/1.1 503 Told\r\nretry-after: 7\r\ncontent-type: application/json\r\n" + sent)
+        if not ends:
+            await over.wait()
         writer.close()
 
-    async with serving(kind, after_first(whole(WHOLE[kind]), cut)) as (_, upstream):
-        assert isinstance(await ask(upstream, stream=False), Reply)
+    async with serving(kind, cut if first else after_first(whole(WHOLE[kind]), cut)) as (_, upstream):
+        if not first:
+            assert isinstance(await ask(upstream, stream=False), Reply)
+        if not ends:
+            monkeypatch.setattr(direct, "REFUSAL_BODY_S", 0.02)
         error = await ask(upstream, stream=stream)
+        over.set()
     assert isinstance(error, errors.UpstreamOverloaded)
     assert (error.http_status, error.may_be_billed) == (503, False)
+    assert error.retry_after_s == 7.0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -165,10 +165,11 @@ class Pool(anthropic.DefaultAioHttpClient):
         # Both names are private to httpx2; a release that drops them costs the speed, not the call.
         transport = getattr(self, "_transport", None)
         if self.is_closed or others or transport is None or getattr(self, "_mounts", True):
-            return await super().send(request, stream=stream, **others)
-        if self.session is not None:
-            close_spoilt(self.session)
-        response: httpx2.Response = await transport.handle_async_request(request)
+            response = await super().send(request, stream=True, **others)
+        else:
+            if self.session is not None:
+                close_spoilt(self.session)
+            response = await transport.handle_async_request(request)
         if not response.is_success:
             return await _read(response, request)
         if not stream:

@@ -329,6 +329,22 @@ async def test_a_refusal_whose_reason_does_not_arrive_is_what_its_status_says(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_cut_off_behind_a_proxy_is_what_its_status_says(stream: bool) -> None:
+    """Claude's proxy is the SDK's transport of its own."""
+
+    async def cut(writer: asyncio.StreamWriter, request: Request) -> None:
+        writer.write(b"HTTP/1.1 503 Told\r\ncontent-length: 900\r\n\r\n{")
+        writer.close()
+
+    async with scripted(cut) as proxy:
+        upstream = make("anthropic", "http://provider.invalid", proxy=proxy.url)
+        error = await ask(upstream, stream=stream)
+        await upstream.close()
+    assert isinstance(error, errors.UpstreamOverloaded)
+    assert (error.http_status, error.may_be_billed) == (503, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_gives_its_connection_back(kind: str, stream: bool) -> None:
     """Limits are hit under load, where a handshake per refusal would be the last straw."""
     script = after_first(whole(WHOLE[kind]), whole(b"{}", "429 Told"))

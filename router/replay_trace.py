@@ -20,6 +20,7 @@ Nothing here looks past the row it is given. It does not know time, prices or pl
 
 import gzip
 import json
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -159,7 +160,12 @@ def read_trace(path: Path) -> list[TraceRow]:
         if path.suffix == ".gz"
         else path.open(encoding="utf-8") as lines
     ):
-        rows = [_row(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        try:
+            rows = [_row(str(path), number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        except (EOFError, zlib.error):
+            raise WorkloadError(str(path), 0, "its compression is broken, or its end is missing") from None
+        except UnicodeDecodeError:
+            raise WorkloadError(str(path), 0, "not UTF-8") from None
     if not any(row.billed for row in rows):
         raise WorkloadError(str(path), 0, "no requests in it")
     return in_order(rows)
@@ -171,6 +177,25 @@ def in_order(rows: Iterable[TraceRow]) -> list[TraceRow]:
 
 
 _ROUTES = {"opus": True, "flash": False}
+_MOST = 1 << 53
+"""Largest number in a row: beyond it JSON's numbers are not exact everywhere."""
+_MOST_ID = 1 << 78
+"""Largest id of a block: a prefix is named by it in ten bytes."""
+_MOST_S = 1e11
+"""Longest recording, three thousand years: minutes are still told apart by then."""
+
+
+def _name(value: object) -> str:
+    """What a row calls something, a number as text; "" for nothing.
+
+    Raises:
+        TypeError: It is no name.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int):
+        return str(value)
+    raise TypeError(f"{value!r} is no name"[:80])
 
 
 def _row(source: str, number: int, line: str) -> TraceRow:
@@ -178,25 +203,27 @@ def _row(source: str, number: int, line: str) -> TraceRow:
         found = json.loads(line)
     except json.JSONDecodeError as error:
         raise WorkloadError(source, number, f"not JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
+        raise WorkloadError(source, number, f"not JSON that can be read: {error}") from None
     try:
         if found.get("event"):
             found = {"seq": -1, "out": 0, "bs": 1, "blocks": []} | found
             found.setdefault("in", sum(int(count) for _, count in found["blocks"]) * int(found["bs"]))
         row = TraceRow(
-            namespace=found["ns"],
-            session=found["session"],
-            stream=found["stream"],
+            namespace=_name(found["ns"]),
+            session=_name(found["session"]),
+            stream=_name(found["stream"]),
             sequence=int(found["seq"]),
             time_s=float(found["t"]),
             input_tokens=int(found["in"]),
             output_tokens=int(found["out"]),
             block_tokens=int(found["bs"]),
             runs=tuple([(int(first), int(count)) for first, count in found["blocks"]]),
-            kind=found.get("model") or "",
+            kind=_name(found.get("model")),
             added=tuple(found.get("new") or ()),
             tools_tokens=int(found.get("tools_tok") or 0),
             system_tokens=int(found.get("system_tok") or 0),
-            stop=found.get("stop") or "",
+            stop=_name(found.get("stop")),
             answered_s=None if found.get("api_s") is None else float(found["api_s"]),
             event=str(found.get("event") or ""),
             opus=_ROUTES[found.get("route") or "opus"],
@@ -206,10 +233,32 @@ def _row(source: str, number: int, line: str) -> TraceRow:
         if found.get("route") not in (None, "", *_ROUTES):
             raise WorkloadError(source, number, "is opus or flash", field="route") from None
         raise WorkloadError(source, number, "missing", field=str(error.args[0])) from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise WorkloadError(source, number, f"not a request of a trace: {error}") from None
     if row.block_tokens < 1 or row.input_tokens < 0 or any(count < 1 for _, count in row.runs):
         raise WorkloadError(source, number, "block size and run lengths must be positive", field="blocks")
+    return _checked(source, number, row)
+
+
+def _checked(source: str, number: int, row: TraceRow) -> TraceRow:
+    """The row, if its numbers are ones that can be reckoned with."""
+    if not abs(row.time_s) <= _MOST_S:  # nan is not, either
+        raise WorkloadError(source, number, f"is a number of seconds, at most {_MOST_S:g}", field="t")
+    if row.answered_s is not None and not 0.0 <= row.answered_s <= _MOST_S:
+        raise WorkloadError(source, number, "is a number of seconds, 0 or more", field="api_s")
+    for named, tokens in (
+        ("in", row.input_tokens),
+        ("out", row.output_tokens),
+        ("bs", row.block_tokens),
+        ("tools_tok", row.tools_tokens),
+        ("system_tok", row.system_tokens),
+    ):
+        if not 0 <= tokens <= _MOST:
+            raise WorkloadError(source, number, f"is a number of tokens, from 0 to {_MOST:,}", field=named)
+    if any(abs(first) > _MOST_ID or count > _MOST for first, count in row.runs):
+        raise WorkloadError(
+            source, number, f"an id is at most {_MOST_ID:,}, and a run {_MOST:,}", field="blocks"
+        )
     if row.score is not None and not 0.0 <= row.score <= 1.0:
         raise WorkloadError(source, number, "is a chance, from 0 to 1", field="score")
     return row

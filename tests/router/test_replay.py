@@ -376,3 +376,54 @@ def test_a_broken_line_is_named(tmp_path):
     path.write_text("")
     with pytest.raises(WorkloadError, match="no requests"):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"t": float("nan")}, "t: "),
+        ({"t": float("inf")}, "t: "),
+        ({"t": 1e300}, "t: "),
+        ({"in": 10**400}, "in: "),
+        ({"out": -1}, "out: "),
+        ({"tools_tok": -400}, "tools_tok: "),
+        ({"api_s": float("nan")}, "api_s: "),
+        ({"blocks": [[10**30, 2]]}, "blocks: "),
+        ({"blocks": [[1, float("inf")]]}, "not a request"),
+        ({"ns": ["a"]}, "is no name"),
+        ({"stop": ["a"]}, "is no name"),
+    ],
+)
+def test_a_number_that_cannot_be_reckoned_with_is_named(changed, named, tmp_path):
+    """Before anything is replayed: a time without end would be waited for, an id without bound has no name."""
+    path = tmp_path / "trace.jsonl"
+    path.write_text(
+        json.dumps(as_json_row(ROWS[0])) + "\n" + json.dumps(as_json_row(ROWS[0]) | changed) + "\n"
+    )
+    with pytest.raises(WorkloadError, match=r"trace\.jsonl:2: ") as refused:
+        read_trace(path)
+    assert named in str(refused.value)
+
+
+def test_names_may_be_numbers(tmp_path):
+    """Recordings number their sessions; numbers and texts side by side have an order, too."""
+    path = tmp_path / "trace.jsonl"
+    rows = [as_json_row(ROWS[0]) | {"ns": name, "session": name} for name in (2, "b", None)]
+    path.write_text("".join([json.dumps(row) + "\n" for row in rows]))
+    assert [row.namespace for row in read_trace(path)] == ["", "2", "b"]
+
+
+def test_a_file_that_breaks_off_is_named(tmp_path):
+    """A compressed file without its end or with another inside, a line nested without end, bytes that are no text."""
+    whole = gzip.compress((json.dumps(as_json_row(ROWS[0])) + "\n").encode())
+    inside = whole[:12] + bytes([whole[12] ^ 0xFF]) + whole[13:]
+    for name, content in (
+        ("a.gz", whole[: len(whole) // 2]),
+        ("b.gz", inside),
+        ("c.jsonl", b"[" * 100_000),
+        ("d.jsonl", b'{"ns": "\xff"}'),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(WorkloadError, match=name):
+            read_trace(path)

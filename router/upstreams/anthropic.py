@@ -103,7 +103,7 @@ class AnthropicUpstream:
 
     def rate_room(self) -> float | None:
         """Share of a minute's rate limit that is left, in [0, 1], by the last answer; None when none said."""
-        return self._transport.room.share()
+        return self._transport.room(_MESSAGES).share()
 
     def compare_with(self, previous: Callable[[Identity], str]) -> None:
         """Let the provider compare each request with its session's previous one, where diagnostics are on.

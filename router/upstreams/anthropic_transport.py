@@ -11,6 +11,7 @@ The SDK's way is shortened as well, for the sandbox in process: see `Client` and
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from copy import copy
 from typing import Any, cast
@@ -207,10 +208,14 @@ class AnthropicTransport:
         self._client = client
         self._pool = pool
         self._lines: dict[str, Line | None] = {}
-        self.room = RateRoom()
+        self._rooms: defaultdict[str, RateRoom] = defaultdict(RateRoom)
         self._refusal: Callable[[httpx2.Response], Exception] | None = getattr(
             client, "_make_status_error_from_response", None
         )
+
+    def room(self, path: str) -> RateRoom:
+        """What is left of the rate limit of `path`: counting tokens has one of its own."""
+        return self._rooms[path]
 
     async def whole(self, path: str, body: bytes, timeout_s: float) -> tuple[bytes, str]:
         """Return the whole answer, decoded, and the provider's request id, "" for none.
@@ -222,14 +227,12 @@ class AnthropicTransport:
         if line is not None:
             answer = await line.whole(body, _own_headers(body, timeout_s), timeout_s)
             if isinstance(answer, Plain):
-                self.room.note(answer.headers)
+                self._rooms[path].note(answer.headers)
                 return plain_body(answer), header_text(answer.headers.get("request-id", ""))
-            response = await self._checked(answer)
-            self.room.note(response.headers)
+            response = await self._checked(path, answer)
+            self._rooms[path].note(response.headers)
             return await whole_body(response), header_text(response.headers.get("request-id", ""))
-        told = await self._client.post(
-            path, content=body, cast_to=httpx2.Response, options=_options(timeout_s)
-        )
+        told = await self._by_sdk(path, body, timeout_s)
         self._learn(path, told, body, timeout_s)
         return told.content, told.headers.get("request-id", "")
 
@@ -238,29 +241,30 @@ class AnthropicTransport:
         line = self._line(path)
         if line is not None:
             answered = await line.post(body, _own_headers(body, timeout_s), timeout_s)
-            response = await self._checked(answered)
-            self.room.note(response.headers)
+            response = await self._checked(path, answered)
+            self._rooms[path].note(response.headers)
             return source(response), header_text(response.headers.get("request-id", ""))
-        answer = cast(
-            httpx2.Response,
-            await self._client.post(
-                path,
-                content=body,
-                cast_to=httpx2.Response,
-                options=_options(timeout_s),
-                stream=True,
-                stream_cls=anthropic.AsyncStream[Any],
-            ),
-        )
+        answer = await self._by_sdk(path, body, timeout_s, stream=True, stream_cls=anthropic.AsyncStream[Any])
         self._learn(path, answer, body, timeout_s)
         return HttpxSource(answer), answer.headers.get("request-id", "")
+
+    async def _by_sdk(self, path: str, body: bytes, timeout_s: float, **how: Any) -> httpx2.Response:
+        """The response to a call that the SDK sends itself."""
+        try:
+            answer = await self._client.post(
+                path, content=body, cast_to=httpx2.Response, options=_options(timeout_s), **how
+            )
+        except anthropic.APIStatusError as error:
+            self._rooms[path].refused(error.response.headers)
+            raise
+        return cast(httpx2.Response, answer)
 
     def _line(self, path: str) -> Line | None:
         """The path's line; None where the SDK has to send, because there is none."""
         line = self._lines.get(path)
         return None if line is None or self._refusal is None or not line.is_open else line
 
-    async def _checked(self, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
+    async def _checked(self, path: str, response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
         """The response of a line where it is an answer.
 
         Raises:
@@ -269,6 +273,7 @@ class AnthropicTransport:
         if 200 <= response.status < 300:
             return response
         assert self._refusal is not None
+        self._rooms[path].refused(response.headers)
         content = await refusal_body(response) or b""
         try:
             refused = as_httpx(response, content)
@@ -278,7 +283,7 @@ class AnthropicTransport:
 
     def _learn(self, path: str, answer: httpx2.Response, body: bytes, timeout_s: float) -> None:
         """Keep the spelling of the SDK's first request to `path`, if it is one that can be kept."""
-        self.room.note(answer.headers)
+        self._rooms[path].note(answer.headers)
         if path in self._lines or self._pool is None:
             return
         session, request, own = self._pool.session, answer.request, _own_headers(body, timeout_s)

@@ -3,7 +3,8 @@
 The rule: Claude's API says with every answer how many requests and input tokens of a minute are granted and left
 (A-RATE, 2026-11: `anthropic-ratelimit-*`, token buckets that fill continuously); the share left is that of the tighter
 one, and has grown by a minute's share since. Noting an answer keeps its headers and reads none of them: it costs a
-request 0.1 us, and who asks pays for reading. An answer without such headers leaves the share unknown.
+request 0.1 us, and who asks pays for reading. An answer without such headers leaves the share unknown; a refusal counts
+if it has them, and otherwise changes nothing.
 """
 
 import time
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 
 _LIMITED = ("requests", "input-tokens")
 _REFILL_S = 60.0
-_DIGITS = 15
+_DIGITS = 20
 
 
 class RateRoom:
@@ -29,6 +30,11 @@ class RateRoom:
         self._headers = headers
         self._at_s = time.monotonic()
 
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """A refusal came with these: one that does not say what is left leaves what was known."""
+        if any(_share(headers, name) is not None for name in _LIMITED):
+            self.note(headers)
+
     def share(self, now_s: float | None = None) -> float | None:
         """Share of a minute's limit that is left, in [0, 1]; None when no answer said.
 
@@ -44,13 +50,13 @@ class RateRoom:
 
 
 def _share(headers: Mapping[str, str], name: str) -> float | None:
-    limit = _count(headers.get(f"anthropic-ratelimit-{name}-limit", ""))
-    left = _count(headers.get(f"anthropic-ratelimit-{name}-remaining", ""))
-    return None if not limit or left is None else min(1.0, left / limit)
+    limit = _number(headers.get(f"anthropic-ratelimit-{name}-limit", ""))
+    left = _number(headers.get(f"anthropic-ratelimit-{name}-remaining", ""))
+    if limit is None or left is None or limit <= 0:
+        return None
+    return max(0, min(left, limit)) / limit
 
 
-def _count(told: str) -> int | None:
-    """The count a header tells; None for anything else, and for more digits than any limit has: Python takes long for
-    those, and then raises.
-    """
-    return int(told) if len(told) <= _DIGITS and told.isascii() and told.isdigit() else None
+def _number(text: str) -> int | None:
+    """What a header says, None for what is no number: overdrawn is less than none, a number of 20 digits is none."""
+    return int(text) if len(text) < _DIGITS and text.isascii() and text.removeprefix("-").isdigit() else None

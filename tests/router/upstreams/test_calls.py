@@ -413,3 +413,37 @@ def test_upstreams_say_where_they_are() -> None:
     for factory in (AnthropicUpstream, GeminiUpstream):
         with pytest.raises(ValueError, match="API key"):
             factory(model=OPUS if factory is AnthropicUpstream else FLASH, api_key="")
+
+
+def _left(share: int) -> str:
+    return f"anthropic-ratelimit-input-tokens-limit: 100\r\nanthropic-ratelimit-input-tokens-remaining: {share}\r\n"
+
+
+async def test_the_rate_limit_is_that_of_messages_and_refusals_tell_it_too() -> None:
+    """Counting tokens has a limit of its own; a refusal before and after the first answer says what is left."""
+    refusal = whole(REFUSALS["anthropic"], "429 Too Many Requests", _left(5))
+    script = refusal
+
+    async def current(writer: asyncio.StreamWriter, request: Any) -> None:
+        await script(writer, request)
+
+    async with serving("anthropic", current) as (_, upstream):
+        assert isinstance(upstream, AnthropicUpstream)
+        assert upstream.rate_room() is None
+        with pytest.raises(errors.UpstreamRateLimited):
+            await generate(upstream)
+        assert upstream.rate_room() == pytest.approx(0.05, abs=0.02)
+        script = whole(WHOLE["anthropic"], headers=_left(80))
+        await generate(upstream)
+        assert upstream.rate_room() == pytest.approx(0.8, abs=0.02)
+        script = whole(json.dumps({"input_tokens": 9}).encode(), headers=_left(100))
+        await upstream.count_output("text", LONG_S)
+        assert upstream.rate_room() == pytest.approx(0.8, abs=0.02)
+        script = whole(b"{}", "529 Overloaded")
+        with pytest.raises(errors.UpstreamError):
+            await generate(upstream)
+        assert upstream.rate_room() == pytest.approx(0.8, abs=0.02)
+        script = refusal
+        with pytest.raises(errors.UpstreamRateLimited):
+            await generate(upstream)
+        assert upstream.rate_room() == pytest.approx(0.05, abs=0.02)

@@ -207,6 +207,14 @@ class KeepAlives:
         if len(self._last) > _SESSIONS:
             self._last.popitem(last=False)
 
+    def closed(self, whose: tuple[str, str]) -> None:
+        """A session was closed: nobody comes back to what it left, and what its users said is not kept for it."""
+        key = self._last.pop(whose, None)
+        if key is not None:
+            self._schedule.forget(key)
+            self._recipes.forget(key)
+            self._causes.pop(key, None)
+
     def _before(self, prepared: Prepared) -> bytes | None:
         """What the last request of this one's conversation left, by its session's name or by what it reaches."""
         identity, view = prepared.request.call.identity, prepared.views[Route.OPUS]
@@ -382,6 +390,8 @@ class KeepAlives:
                 key=points[-1].digest,
                 latest_s=watch.lapses_s,
                 cause=self._causes.get(watch.prefix.key),
+                # It may wait behind others: once its prefix is used, it has nothing to keep alive.
+                wanted=lambda: self._schedule.find(watch.prefix.key) is watch,
                 sent=lambda sent: self._pinged(watch, points, sent),
             )
         )
@@ -415,6 +425,7 @@ class KeepAlives:
             return self._unwarmable(watch, Trigger.UPGRADE, points)
         worth = self._worths.at(now_s)
         plan = preparation.replanned(prepared, now_s, points=points).views[Route.OPUS].plan
+        watch.upgrades = False  # one, whatever becomes of it
         hazards = self.returns.hour_hazards(watch.path)[watch.idle_windows :]
         verdict = upgrade(watch.prefix, worth, hazards, recipe.answer_tokens, planned=True)
         verdict = verdict._replace(cost_units=cost_units(plan.expected, worth.rates) + worth.call_units)

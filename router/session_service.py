@@ -119,6 +119,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         """Forget what was said."""
         _check_names(request.tenant, request.session)
         held = await self._store.close(request.tenant, request.session, self._clock.now())
+        if self._warming is not None:
+            self._warming.closed(request.tenant, request.session)
         return pb.CloseSessionResponse(session=self._session(held))
 
     async def ReportAction(

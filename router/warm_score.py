@@ -130,6 +130,10 @@ class ScoreHints:
         self._hints.pop(whose, None)
         self._chances.followed(whose, now_s)
 
+    def closed(self, whose: tuple[str, str]) -> None:
+        """The session was closed: nobody asks Opus in it any more."""
+        self._hints.pop(whose, None)
+
     def taken(self, now_s: float) -> list[Hint]:
         """The hints to look at, oldest first, each once; of those older than a TTL nothing can come any more."""
         self._chances.close(now_s)

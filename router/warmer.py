@@ -59,6 +59,7 @@ class Job(msgspec.Struct, kw_only=True):
         key: Digest that the last breakpoint must have; None where there is no traffic to compare with.
         latest_s: Instant from which it is not worth sending any more: what is to be kept has lapsed.
         cause: Span that caused it.
+        wanted: Asked just before it is sent: whether anybody could still gain by it. None for always.
         sent: Told when it has been sent, or not: the settlement and what was done.
     """
 
@@ -70,6 +71,7 @@ class Job(msgspec.Struct, kw_only=True):
     key: bytes | None = None
     latest_s: float
     cause: SpanContext | None = None
+    wanted: Callable[[], bool] | None = None
     sent: Callable[["Sent"], None] | None = None
 
 
@@ -78,7 +80,8 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         result: "read" (it was warm), "written", "upgraded" (it was warm, and with its answer it lives for an hour),
-            "failed", "unwarmable", "late", "paced", "overtaken" (a request wrote it or is writing it).
+            "failed", "unwarmable", "late", "paced", "overtaken" (a request wrote it or is writing it, or nobody is left
+            to gain by it).
         why: The same for people.
         settlement: None when nothing was sent.
         plan: What was asked to be cached; None when nothing was sent.
@@ -144,6 +147,14 @@ class Warmer:
         self._queue.append(job)
         self.wake()
         return True
+
+    def withdraw(self, tenant: str, session: str) -> None:
+        """Take back what waits to be sent for a session: nobody comes back to it."""
+        for job in tuple(self._queue):
+            named = job.request.call.identity
+            if session and (named.tenant, named.session) == (tenant, session):
+                self._queue.remove(job)
+                _tell(job, Sent(result="overtaken", why="its session was closed"))
 
     def wake(self) -> None:
         """Let the task look at once: something may be due earlier than it thinks."""
@@ -211,8 +222,9 @@ class Warmer:
 
     async def _sent(self, job: Job) -> Sent:
         parts, now_s = self._parts, self._parts.settler.clock.now()
-        if now_s >= job.latest_s:
-            return Sent(result="late", why="what was to be kept has lapsed")
+        pointless = _pointless(job, now_s)
+        if pointless is not None:
+            return pointless
         if now_s < self._rest_until_s:
             return Sent(result="paced", why="the provider refused a warm for load and is left alone")
         refusal = parts.pace.refusal(job.order.cost_usd, now_s) or self._crowded()
@@ -252,6 +264,9 @@ class Warmer:
             await flight.hold(TIMEOUT_S)
             if flight.outcome == "gave_up":
                 return Sent(result="overtaken", why="a request is writing it already")
+            pointless = _pointless(job, parts.settler.clock.now())
+            if pointless is not None:
+                return pointless
             if flight.met:
                 prepared = self._replanned(job, prepared, parts.settler.clock.now())
         plan = prepared.plan_for(Route.OPUS)
@@ -337,6 +352,20 @@ def new_name() -> str:
     return f"warm-{new_request_id()}"
 
 
+def _pointless(job: Job, now_s: float) -> Sent | None:
+    """Why an order came to nothing while it waited; None when it did not."""
+    if now_s >= job.latest_s:
+        return Sent(result="late", why="what was to be kept has lapsed")
+    if job.wanted is not None and not job.wanted():
+        return Sent(result="overtaken", why="who it was for has come, or does not any more")
+    return None
+
+
 def _tell(job: Job, sent: Sent) -> None:
-    if job.sent is not None:
+    """Say what became of an order; a fault in who is told costs that, not the task nor the orders behind it."""
+    if job.sent is None:
+        return
+    try:
         job.sent(sent)
+    except Exception as error:
+        logger.error("what became of a warm was not noted\n%s", stack_of(error))

@@ -176,6 +176,12 @@ class Warming:
         """A session was opened: warm what its first request will begin with, if that is worth it."""
         return self._ahead.opened(held)
 
+    def closed(self, tenant: str, session: str) -> None:
+        """A session was closed: nothing is kept warm, or for it, any longer."""
+        self._keep_alives.closed((tenant, session))
+        self._hints.closed((tenant, session))
+        self.warmer.withdraw(tenant, session)
+
     def acted(self, tenant: str, session: str, action: str, held: Held | None) -> Answer:
         """A user did something: warm the session's prefix, if a request on Opus is likely enough."""
         return self._ahead.acted(tenant, session, action, held)

@@ -413,6 +413,42 @@ async def test_a_keep_alive_that_finds_nothing_is_a_miss_and_the_last() -> None:
         assert settled.cache.miss_cause == "evicted"
 
 
+async def test_a_keep_alive_that_waited_is_not_sent_once_its_user_is_back() -> None:
+    """Two hang for 8 s each; a third waits behind them, and its conversation goes on: it has nothing to keep alive."""
+    async with warming("keep_alive") as service:
+        for name in ("first", "second", "third"):
+            about = user(f"{prose(name, 400)} {SAY}")
+            await done(service, service.generate(ask(about, session=name)))
+        begun = service.invoice.lines[0].time
+        service.sandbox.inject(Fault(kind="stall", stall_s=8.0, upstream="anthropic", times=2))
+        await passing(service, begun + 296 - service.clock.now())
+        again = ask(
+            user(f"{prose('third', 400)} {SAY}"),
+            assistant("Three."),
+            user(f"And before? {SAY}"),
+            session="third",
+        )
+        await done(service, service.generate(again))
+        await passing(service, 20)
+        settled = await service.settled(6)
+        kept = [each.intent.session for each in settled if each.intent.purpose is Purpose.WARM]
+        assert kept == ["first", "second"]
+
+
+async def test_nothing_is_kept_warm_for_a_session_that_was_closed() -> None:
+    """Closed while idle: what its users said is forgotten here as well, and no keep-alive follows."""
+    async with warming("keep_alive") as service:
+        for name in ("closed", "held"):
+            await opened(service, name, f"Known of {name}")
+            asked = turn("Which tickets are overdue?", name)
+            asked.constraints.expected_follow_up_count = 9
+            await done(service, service.generate(asked))
+        closing = session_service_pb2.CloseSessionRequest(session="closed", tenant="acme")
+        await SessionServiceStub(service.channel).CloseSession(closing, timeout=TIMEOUT_S)
+        await passing(service, 1200)
+        assert len(warms(service)) == 3, "those of the session that is still held"
+
+
 async def test_the_end_of_the_service_breaks_a_warm_off_and_books_it() -> None:
     """Clean stop: an intent is never left open."""
     async with warming("session_start") as service:

@@ -73,6 +73,8 @@ def test_what_is_too_old_is_not_looked_at() -> None:
     hints = ScoreHints(Policy.PREDICTIVE, 0.2)
     assert hinted(hints, "old", 0.9, 0.0)
     assert hinted(hints, "new", 0.9, 299.0)
+    assert hinted(hints, "closed", 0.9, 299.5)
+    hints.closed(("acme", "closed"))
     assert [hint.whose[1] for hint in hints.taken(300.0)] == ["new"]
     for number in range(2 * HINTS):
         hinted(hints, f"s{number}", 0.9, 301.0)

@@ -55,6 +55,7 @@ class _Cell:
 class _Quiet:
     """A turn that waits for its next one."""
 
+    key: bytes
     started: float
     path: Path
     run: Run
@@ -102,7 +103,7 @@ class Returns:
         self.close(started)
         if self._waiting >= self._max_waiting:
             return
-        turn = self._quiet[key] = _Quiet(started, path, extend_run(run, path), foreseen=_kept(foreseen))
+        turn = self._quiet[key] = _Quiet(key, started, path, extend_run(run, path), foreseen=_kept(foreseen))
         self._closing[0].append(turn)
         self._waiting += 1
 
@@ -160,10 +161,10 @@ class Returns:
                         cell.count(window, ended and turn.reused)
                 if ended or window + 1 == WINDOWS:
                     self._waiting -= 1
+                    if self._quiet.get(turn.key) is turn:
+                        del self._quiet[turn.key]
                 else:
                     self._closing[window + 1].append(turn)
-        if len(self._quiet) > self._waiting:
-            self._forget()
 
     def hazards(self, path: Path, first: int = 0, foreseen: Sequence[float] = ()) -> Sequence[float]:
         """Chance of a return in each window from `first` on, given none before it.
@@ -208,11 +209,6 @@ class Returns:
                 cell = cells[key] = _Cell()
             found.append(cell)
         return found
-
-    def _forget(self) -> None:
-        """Drop the keys of turns whose last window has closed."""
-        waiting = {id(turn) for closing in self._closing for turn in closing}
-        self._quiet = {key: turn for key, turn in self._quiet.items() if id(turn) in waiting}
 
 
 def _owner(path: Path) -> Hashable:

@@ -326,6 +326,21 @@ def test_hazards_of_a_known_distribution_are_recovered():
     assert [round(hazard, 1) for hazard in found[1:6]] == [0.1] * 5
 
 
+def test_a_turn_nobody_came_back_to_is_forgotten_with_its_last_window():
+    """One by one: looking through all that wait each time one ends cost milliseconds a request."""
+    returns, last_s = Returns(), WINDOWS * WINDOW_S
+    returns.quiet(b"left", PATH, 0.0)
+    returns.quiet(b"again", PATH, 0.0)
+    returns.quiet(b"again", PATH, last_s - 50)
+    for number in range(10):
+        returns.quiet(b"%d" % number, PATH, last_s - 20)
+        returns.returned(b"%d" % number, last_s - 10)
+    returns.close(last_s)
+    assert returns.started_s(b"left") is None
+    assert returns.started_s(b"again") == last_s - 50
+    assert returns.waiting == 11
+
+
 def test_returns_are_bounded_and_forget():
     """Beyond the limit turns are not counted; closed ones leave nothing."""
     returns = Returns(max_waiting=10)

@@ -381,6 +381,7 @@ class _Run:
                 block_tokens=size,
                 marks=marks,
                 now_s=now_s,
+                ends=row.position_ends,
             )
             planner.learn(cut, counts, planned, split, now_s)
             return split
@@ -429,6 +430,7 @@ class _Run:
             block_tokens=row.block_tokens,
             marks=(*[mark for mark in marks if mark[0] < last[0]], last),
             now_s=now_s,
+            ends=row.position_ends,
         )
         if self._planner is not None and planned is not None:
             points = [point for point in planned.breakpoints if found.ends[point.position] <= last[0]]

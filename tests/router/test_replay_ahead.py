@@ -117,6 +117,17 @@ def test_what_is_written_ahead_is_read_under_every_policy(policy):
     assert served[-1].split.read == ping.split.total == (3000 if policy in (Policy.A, Policy.B) else 4000)
 
 
+def test_a_warm_looks_back_no_further_than_a_request():
+    """The entry that an action wrote lies 30 positions before the last mark, out of reach: the context is read."""
+    grown = [*[LayerEnd(end, Layer.HISTORY) for end in range(35, 65)], LayerEnd(65, Layer.TURN)]
+    flash = of_flash(1, 100.0, 0.9)._replace(
+        runs=((1, 65),), input_tokens=6500, layers=(*asked(0, 0.0).layers[:-1], *grown)
+    )
+    _, (first, then), _ = run([asked(0, 0.0), event("upload_document", 50.0), flash], Warm.PREDICTIVE)
+    assert (first.split.read, first.split.write_5m) == (3000, 500)
+    assert (then.split.read, then.split.total) == (3000, 6500)
+
+
 def test_an_action_that_is_not_listed_or_of_nobody_known_warms_nothing():
     """Either the operator did not name it, or nothing is known of the session."""
     rows = [asked(0, 0.0), event("scrolled", 400.0), asked(1, 410.0)]

@@ -7,12 +7,16 @@ regression. Exact fractions, so that a run is never failed by rounding. It does 
 
 import json
 from fractions import Fraction
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from router.replay_report import Figures
+
+
+_MOST = 10**9
+"""Largest increase that can be asked about, of one."""
 
 
 class CostLine(NamedTuple):
@@ -55,9 +59,12 @@ def percentage(option: str, text: str) -> Fraction:
     """
     number = text.strip().removesuffix("%").strip()
     try:
-        share = Fraction(number) / 100
+        # A power of ten may stand for more digits than there is memory.
+        share = None if "e" in number.lower() else Fraction(number) / 100
     except (ValueError, ZeroDivisionError):
         share = None
+    if share is not None and abs(share) > _MOST:
+        raise ValueError(f"{option}: {text[:20]!r} is more than anything can cost")
     if share is None or not text.strip().endswith("%"):
         raise ValueError(f'{option}: {text!r} is not a percentage such as "3%"')
     return share
@@ -89,10 +96,12 @@ def saved_line(path: Path, policy: str) -> CostLine:
             )
             for row in rows
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"--baseline: {path}: no report of replay --json ({error})") from None
     for line in lines:
         if line.policy == policy:
+            if not (isfinite(line.cost_units) and isfinite(line.bound_units or 0.0)):
+                raise ValueError(f"--baseline: {path}: what {policy!r} cost is not a number")
             return line
     held = ", ".join(line.policy for line in lines) or "none"
     raise ValueError(f"--baseline: {path}: has no policy {policy!r}, but {held}")

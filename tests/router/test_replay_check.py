@@ -46,11 +46,13 @@ def test_a_limit_is_a_percentage(text, share):
     assert increase(text) == share
 
 
-@pytest.mark.parametrize("text", ["3", "0.03", "three%", "%", "inf%", "nan%", "1/0%"])
+@pytest.mark.parametrize("text", ["3", "0.03", "three%", "%", "inf%", "nan%", "1/0%", "1e999999999%"])
 def test_what_is_no_percentage_is_refused(text):
     """A bare number could be a share or a percentage."""
     with pytest.raises(ValueError, match="is not a percentage"):
         increase(text)
+    with pytest.raises(ValueError, match="more than anything"):
+        increase("9" * 400 + "%")
 
 
 @pytest.mark.parametrize("change", [{"requests": 11}, {"tokens": 999}, {"bound_units": 99.0}])
@@ -129,6 +131,14 @@ def test_what_cannot_be_compared_or_drawn_is_refused_before_the_run(trace, optio
         ("[]", "no report of replay --json"),
         ("nonsense", "no report of replay --json"),
         ('{"policies": [{"policy": "auto"}]}', "no report of replay --json"),
+        (
+            '{"policies": [{"policy": "auto", "requests": 1, "input_tokens": 1, "cost_units": Infinity}]}',
+            "is not a number",
+        ),
+        (
+            '{"policies": [{"policy": "auto", "requests": Infinity, "input_tokens": 1, "cost_units": 1}]}',
+            "no report of replay --json",
+        ),
         ('{"policies": []}', "has no policy 'auto', but none"),
         (
             '{"policies": [{"policy": "5m", "requests": 1, "input_tokens": 1, "cost_units": 1}]}',

@@ -8,6 +8,7 @@ was assumed or probed, and learns anew.
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from cache.first_byte import FirstByte
@@ -41,5 +42,6 @@ async def recall_first_bytes(
         logger.error("how long answers take to begin is not known: %s", type(error).__name__)
         return
     for each in past:
-        if each.model in models:
+        # A row that time went backwards in, or that counts more read than there was, says nothing of a line.
+        if each.model in models and each.uncached_tokens >= 0 and 0.0 <= each.seconds < inf:
             first_byte(each.model).observe(each.uncached_tokens, each.seconds)

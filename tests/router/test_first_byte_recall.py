@@ -1,9 +1,12 @@
 """How long answers take to begin, rebuilt from the ledger: the same line as if the process had never ended."""
 
+from math import inf, nan
+
 import pytest
 
 from cache.first_byte import FirstByte
 from router.first_byte_recall import LIMIT, recall_first_bytes
+from router.ledger.recent import PastFirstByte
 from router.settlement import Outcome, Purpose
 from router.usage import Usage
 from tests.router.ledger_samples import START_S, StillClock, a_settlement, an_intent
@@ -70,3 +73,16 @@ async def test_a_ledger_that_fails_leaves_what_was_assumed(ledger, monkeypatch, 
     monkeypatch.setattr(ledger, "first_bytes", broken)
     assert await recalled(ledger, StillClock()) == {}
     assert "is not known: OSError" in caplog.text
+
+
+async def test_a_row_that_cannot_be_says_nothing(ledger, monkeypatch):  # noqa: F811
+    """Time that went backwards, no number, more read than there was: learnt from, the line would stay so for a day."""
+
+    async def odd(*_: object) -> list[PastFirstByte]:
+        pairs = ((5_000, -3.0), (5_000, nan), (5_000, inf), (-200, 1.0))
+        return [PastFirstByte(MODEL, *pair) for pair in pairs] + [PastFirstByte(MODEL, 5_000, 1.2)]
+
+    monkeypatch.setattr(ledger, "first_bytes", odd)
+    live = FirstByte()
+    live.observe(5_000, 1.2)
+    assert await recalled(ledger, StillClock()) == {MODEL: live}

@@ -380,7 +380,7 @@ class KeepAlives:
         )
         if kept_back:
             return False
-        return self._warmer.put(
+        queued = self._warmer.put(
             Job(
                 order=found,
                 owner=watch.owner,
@@ -395,6 +395,9 @@ class KeepAlives:
                 sent=lambda sent: self._pinged(watch, points, sent),
             )
         )
+        if not queued:
+            self._decisions.regret.forget(watch.prefix.key)  # nothing is on its way
+        return queued
 
     def _keep_alive(self, watch: Watch, now_s: float) -> Verdict:
         hazards = self.returns.hazards(

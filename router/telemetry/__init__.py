@@ -44,16 +44,11 @@ from router.feedback import Feedback, Receipt
 from router.money import NANO_PER_USD
 from router.settlement import DecisionRecord, Outcome, Purpose, Settlement
 from router.telemetry import spans
+from router.telemetry.cache_metrics import Calibrations
+from router.telemetry.gen_ai_metrics import ChunkTimer, InferenceTarget
 from router.telemetry.light_spans import LightSpans, Parent, are_allowed
-from router.telemetry.metrics import (
-    Calibrations,
-    ChunkTimer,
-    InferenceTarget,
-    Metrics,
-    Observe,
-    ObserveEach,
-)
-from router.telemetry.providers import Metering, Tracing, build_metering, build_tracing
+from router.telemetry.metrics import Metrics
+from router.telemetry.providers import Metering, Observe, ObserveEach, Tracing, build_metering, build_tracing
 from router.telemetry.settings import TelemetrySettings, from_environ
 
 __all__ = [
@@ -182,12 +177,12 @@ class Telemetry:
     def watch_calibration(self, observe: Calibrations) -> None:
         """Say where the calibration of belief comes from, per model; asked when someone collects."""
         if self._metrics is not None:
-            self._metrics.watch_calibration(observe)
+            self._metrics.cache.watch_calibration(observe)
 
     def watch_promotions(self, observe: Callable[[], int]) -> None:
         """Say where the number of requests that took over another's write comes from."""
         if self._metrics is not None:
-            self._metrics.watch_promotions(observe)
+            self._metrics.cache.watch_promotions(observe)
 
     # --- the RPC, for router.interceptors ---
 
@@ -261,7 +256,7 @@ class Telemetry:
     def record_rpc(self, method: str, status_code: str, error_type: str, duration_s: float) -> None:
         """Count one RPC."""
         if self._metrics is not None:
-            self._metrics.record_rpc(method, status_code, error_type, duration_s)
+            self._metrics.gen_ai.record_rpc(method, status_code, error_type, duration_s)
 
     def annotate_server_span(
         self,
@@ -303,7 +298,7 @@ class Telemetry:
     def record_flight(self, outcome: str, waited_s: float) -> None:
         """Count a request that met another's write; `outcome` is one of `attributes.FLIGHT_OUTCOME`."""
         if self._metrics is not None:
-            self._metrics.record_flight(outcome, waited_s)
+            self._metrics.cache.record_flight(outcome, waited_s)
 
     @contextmanager
     def warm(self, trigger: str, cause: SpanContext | None) -> Iterator[Span]:
@@ -359,13 +354,13 @@ class Telemetry:
     def record_lead(self, purpose: str) -> None:
         """Count a call that began to write a cold prefix that nobody else was writing."""
         if self._metrics is not None:
-            self._metrics.record_lead(purpose)
+            self._metrics.cache.record_lead(purpose)
 
     def watch_warms(self, open_count: Observe, switched_off: Observe) -> None:
         """Export how many decisions to warm are not settled, and how many owners' warms are switched off."""
         if self._metrics is None:
             return
-        self._metrics.start_warms()
+        self._metrics.warms.start()
         self.watch(names.WARM_OPEN, "{warm}", "Decisions to warm that are not settled", open_count)
         self.watch(
             names.WARM_SWITCHED_OFF,
@@ -377,17 +372,17 @@ class Telemetry:
     def record_warm(self, trigger: str, result: str) -> None:
         """Count what became of an order to warm; see `attributes.WARM_RESULT`."""
         if self._metrics is not None:
-            self._metrics.record_warm(trigger, result)
+            self._metrics.warms.record(trigger, result)
 
     def record_warm_verdict(self, settled: Settled) -> None:
         """Count what a decision to warm came to, what it cost and what it spared."""
         if self._metrics is not None:
-            self._metrics.record_warm_verdict(settled)
+            self._metrics.warms.record_verdict(settled)
 
     def record_unwarmable(self, trigger: str, reason: str) -> None:
         """Count what was to be warmed and cannot be; see `router.unwarmable.Reason`."""
         if self._metrics is not None:
-            self._metrics.record_unwarmable(trigger, reason)
+            self._metrics.warms.record_unwarmable(trigger, reason)
 
     def _stage(self, name: str) -> AbstractContextManager[Span]:
         tracer = self._tracer
@@ -403,32 +398,32 @@ class Telemetry:
     def record_decision(self, decision: DecisionRecord) -> None:
         """Count a decision; once per request."""
         if self._metrics is not None:
-            self._metrics.record_decision(decision)
+            self._metrics.decisions.record_decision(decision)
 
     def record_escalation(self, application: str, signal: str, result: str) -> None:
-        """Count an answer that failed, and what came of it; see `Metrics.record_escalation`."""
+        """Count an answer that failed, and what came of it; see `DecisionMetrics.record_escalation`."""
         if self._metrics is not None:
-            self._metrics.record_escalation(application, signal, result)
+            self._metrics.decisions.record_escalation(application, signal, result)
 
     def record_feedback(self, feedback: Feedback, receipt: Receipt) -> None:
         """Count a judgement of a request and what came of it."""
         if self._metrics is not None:
-            self._metrics.record_feedback(feedback, receipt)
+            self._metrics.decisions.record_feedback(feedback, receipt)
 
     def record_swap(self, *, rolled_back: bool) -> None:
         """Count a change of the classifier that scores."""
         if self._metrics is not None:
-            self._metrics.record_swap(rolled_back=rolled_back)
+            self._metrics.decisions.record_swap(rolled_back=rolled_back)
 
     def record_embedding(self, outcome: str) -> None:
         """Count a request given to the text encoder: used, late or failed."""
         if self._metrics is not None:
-            self._metrics.record_embedding(outcome)
+            self._metrics.decisions.record_embedding(outcome)
 
     def record_shadow(self, *, disagreed: bool) -> None:
         """Count a request that the shadow classifier scored too."""
         if self._metrics is not None:
-            self._metrics.record_shadow(disagreed=disagreed)
+            self._metrics.decisions.record_shadow(disagreed=disagreed)
 
     # --- one attempt on an upstream ---
 

@@ -19,10 +19,10 @@ class CallCounts:
 
     Args:
         calls: Of the outcome.
-        tokens: By `metrics.TOKEN_KINDS`.
+        tokens: By `labels.TOKEN_KINDS`.
         results: Calls that hit, only wrote, and did neither.
         belief: Tokens believed warm, and read.
-        cost: By `metrics.COST_PARTS`.
+        cost: By `labels.COST_PARTS`.
         counterfactual: By scenario, in the order of `Counterfactuals`.
         bucket_results, bucket_input: As `results`, and as the first four of `tokens`.
         duration, tokens_in, tokens_out: Of the conventions for generative models.

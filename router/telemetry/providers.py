@@ -43,11 +43,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry, start_http_server
 
 from router import attributes as names
-from router.telemetry.metrics import Observe, ObserveEach
 from router.telemetry.settings import GRPC, OtlpTarget, TelemetrySettings
 from router.telemetry.span_encoding import SpanExporter as GrpcSpanExporter
 
 Collect = Callable[[], Sequence[Metric]]
+ObserveEach = Callable[[], Iterable[tuple[dict[str, str], float | int]]]
+"""Gives a gauge's values by labels when someone collects; called in another thread, must be quick."""
+Observe = Callable[[], float | int | None]
+"""Gives a gauge's value when someone collects, None for none; called in another thread, must be quick."""
 
 _SCOPE = InstrumentationScope(names.SCOPE)
 

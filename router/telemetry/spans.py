@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from router import attributes as names
 from router.call import Call
 from router.cost import Cost, saving
+from router.money import NANO_PER_USD
 from router.settlement import CacheRecord, DecisionRecord, Outcome, Purpose, Settlement
-from router.telemetry.metrics import COST_PARTS, NANO_PER_USD, InferenceTarget, cost_parts, error_type_of
+from router.telemetry.gen_ai_metrics import InferenceTarget, error_type_of
+from router.telemetry.labels import COST_PARTS, cost_parts
 from router.usage import Usage
 
 Value = str | bool | int | float | Sequence[str]

@@ -348,7 +348,7 @@ async def test_what_cannot_be_warmed_says_so_and_is_not_sent(caplog: pytest.LogC
         again = await opened(service, "a third")
         assert again.warm.reason == mixed.warm.reason
         assert warms(service) == []
-        counted = service.app.telemetry._metrics.unwarmable._values
+        counted = service.app.telemetry._metrics.warms.unwarmable._values
         assert counted == {
             ("session_start", "output_schema"): 1,
             ("session_start", "varied_parameters"): 2,

@@ -169,8 +169,8 @@ def test_models_that_answers_name_do_not_fill_the_label_cache():
     metrics = Metrics()
     for number in range(3 * 256):
         metrics.record_settlement(settlement(answered_model=f"model-{number}"))
-    assert len(metrics._gen_ai_labels) == 256
-    assert len(metrics.operation_duration._series) <= 17 + 1
+    assert len(metrics.gen_ai._labels) == 256
+    assert len(metrics.gen_ai.operation_duration._series) <= 17 + 1
 
 
 def test_spellings_of_priced_models_are_kept_up_to_a_bound():

@@ -31,8 +31,9 @@ from router.call import Call, Effort, Identity, Message, Role, Text, Tool
 from router.cost import Cost, Counterfactuals
 from router.settlement import CacheRecord, DecisionRecord, Intent, MissRecord, Outcome, Purpose, Settlement
 from router.telemetry import Telemetry, TelemetrySettings, from_environ, spans
-from router.telemetry.aggregates import Counter, Distribution, Histogram, Observed
-from router.telemetry.metrics import ChunkTimer, Metrics
+from router.telemetry.aggregates import Counter, Distribution, Histogram
+from router.telemetry.gen_ai_metrics import ChunkTimer
+from router.telemetry.metrics import Metrics
 from router.telemetry.providers import sampler_of
 from router.telemetry.settings import DEFAULT_SAMPLE_RATIO, GRPC, HTTP
 from router.usage import Usage
@@ -882,25 +883,25 @@ def test_every_cause_of_a_miss_starts_at_0_and_is_a_label_of_its_own():
     """Also where so many odd words came before that the vocabulary is full; a cause of a change has its layers only."""
     metrics = Metrics()
     for number in range(1_000):
-        metrics.record_rpc("m", "OK", f"E{number}", 0.1)
-    started = {labels[2:] for labels in metrics.cache_lost._values}
+        metrics.gen_ai.record_rpc("m", "OK", f"E{number}", 0.1)
+    started = {labels[2:] for labels in metrics.cache.lost._values}
     assert {cause for cause, _ in started} == {cause.value for cause in MissCause}
     assert {layer for cause, layer in started if cause == "system"} == {"system"}
     for cause, layer in started:
         miss = MissRecord(cause=cause, layer=layer, missed_tokens=10, lost_nano_usd=1)
         metrics.record_settlement(settlement(cache=replace(MISSED, misses=(miss,))))
-    assert {labels[2:] for labels in metrics.cache_lost._values} == started
-    assert set(metrics.cache_lost._values.values()) == {1}
+    assert {labels[2:] for labels in metrics.cache.lost._values} == started
+    assert set(metrics.cache.lost._values.values()) == {1}
 
 
 def test_many_buckets_leave_room_for_what_is_counted():
     """Beyond fifty, buckets begin with their first count; none is pushed into the overflow by empty ones."""
     buckets = [f"b{number:03}" for number in range(240)]
     metrics = Metrics(bucket_label="team", buckets=buckets)
-    assert len(metrics.bucket_calls._values) == 52 * 8
+    assert len(metrics.buckets.calls._values) == 52 * 8
     for bucket in buckets:
         metrics.record_settlement(settlement({"labels": {"team": bucket}}))
-    assert all(metrics.bucket_calls.value((bucket, "opus", "hit")) == 1 for bucket in buckets)
+    assert all(metrics.buckets.calls.value((bucket, "opus", "hit")) == 1 for bucket in buckets)
 
 
 def test_a_series_started_twice_keeps_its_count():
@@ -987,12 +988,12 @@ def test_answered_calls_add_up_to_the_same_as_each_figure_counted_by_its_labels(
             instrument.name: {labels: amount for labels, amount in instrument.sums().items() if amount}
             if isinstance(instrument, Counter)
             else {labels: series.counts for labels, series in instrument._series.items()}
-            for instrument in metrics._instruments()
+            for instrument in metrics.instruments()
         }
 
     assert counted(short) == counted(long)
     # A series of 0 is one that was there from the start, or that a call of no cost was counted in by its labels.
-    for mine, other in zip(short._instruments(), long._instruments(), strict=True):
+    for mine, other in zip(short.instruments(), long.instruments(), strict=True):
         if isinstance(mine, Counter):
             assert all(amount or labels in other.sums() for labels, amount in mine.sums().items())
 
@@ -1244,10 +1245,10 @@ def test_histograms_with_different_bounds_do_not_merge():
 
 
 WARM_SERIES = {
-    "warms": 4,
-    "warm_cost": 3,
-    "warm_saving": 1,
-    "warm_overstated": 1,
+    "orders": 4,
+    "cost": 3,
+    "saving": 1,
+    "overstated": 1,
 }
 """Series by trigger."""
 
@@ -1255,8 +1256,8 @@ WARM_SERIES = {
 def test_what_warms_come_to_is_counted_in_a_bounded_number_of_series():
     """Cost and saving of those sent, what was overstated of those held out; all series are there from the start."""
     metrics = Metrics()
-    metrics.start_warms()
-    before = {name: len(getattr(metrics, name)._values) for name in WARM_SERIES}
+    metrics.warms.start()
+    before = {name: len(getattr(metrics.warms, name)._values) for name in WARM_SERIES}
     assert before == {name: len(Trigger) * count for name, count in WARM_SERIES.items()}
     regret = Regret()
     for number in range(400):
@@ -1276,16 +1277,16 @@ def test_what_warms_come_to_is_counted_in_a_bounded_number_of_series():
         regret.tried(key, tried, number)
         regret.spent(key, 0.004)
         for settled in regret.used([key], 20_000 if number % 3 else 4_000, number + 1.0):
-            metrics.record_warm_verdict(settled)
-    assert {name: len(getattr(metrics, name)._values) for name in WARM_SERIES} == before
-    totals = {name: sum(getattr(metrics, name)._values.values()) for name in WARM_SERIES}
+            metrics.warms.record_verdict(settled)
+    assert {name: len(getattr(metrics.warms, name)._values) for name in WARM_SERIES} == before
+    totals = {name: sum(getattr(metrics.warms, name)._values.values()) for name in WARM_SERIES}
     used = sum(number % 4 != 0 and number % 3 != 0 for number in range(400))
     overstated = sum(number % 4 == 0 and number % 3 != 0 for number in range(400))
     assert totals == {
-        "warms": 400,
-        "warm_cost": 300 * 4_000_000,
-        "warm_saving": used * 100_000_000,
-        "warm_overstated": overstated * 100_000_000,
+        "orders": 400,
+        "cost": 300 * 4_000_000,
+        "saving": used * 100_000_000,
+        "overstated": overstated * 100_000_000,
     }
 
 
@@ -1296,26 +1297,21 @@ def test_every_instrument_is_collected():
     chunks = ChunkTimer()
     chunks.tick(1.0)
     chunks.tick(2.0)
-    metrics.record_rpc("m", "OK", "", 0.1)
-    metrics.record_decision(DECISION)
-    metrics.record_flight("landed", 0.8)
-    metrics.start_warms()
-    metrics.record_warm("idle", "paced")
-    metrics.record_unwarmable("idle", "too_short")
-    metrics.record_lead("user")
-    metrics.start_warms()
-    metrics.record_warm("idle", "paced")
-    metrics.record_unwarmable("idle", "too_short")
-    metrics.record_lead("user")
-    metrics.record_embedding("used")
-    metrics.watch_promotions(lambda: 1)
+    metrics.gen_ai.record_rpc("m", "OK", "", 0.1)
+    metrics.decisions.record_decision(DECISION)
+    metrics.cache.record_flight("landed", 0.8)
+    metrics.warms.start()
+    metrics.warms.record("idle", "paced")
+    metrics.warms.record_unwarmable("idle", "too_short")
+    metrics.cache.record_lead("user")
+    metrics.decisions.record_embedding("used")
+    metrics.cache.watch_promotions(lambda: 1)
     metrics.record_settlement(settlement(cache=MISSED), chunks)
     metrics.record_settlement(settlement(outcome=Outcome.UNKNOWN, **FAILED))
     metrics.record_settlement(settlement(discarded="refusal"))
-    metrics.record_escalation("app", "refusal", "answered")
-    metrics.watch_calibration(lambda: [("m", Calibration((CalibrationBin(1, 0.9, 1),) * 10, 0.1))])
-    kinds = Counter | Histogram | Observed
-    instruments = [value for value in vars(metrics).values() if isinstance(value, kinds)]
+    metrics.decisions.record_escalation("app", "refusal", "answered")
+    metrics.cache.watch_calibration(lambda: [("m", Calibration((CalibrationBin(1, 0.9, 1),) * 10, 0.1))])
+    instruments = list(metrics.instruments())
     assert {metric.name for metric in metrics.collect()} == {instrument.name for instrument in instruments}
     assert len(instruments) == 42
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from router.ledger import Comparison, CostRow, Filter, LedgerReader
 from router.ledger.padding import Padding, padding
-from router.report import COUNTERFACTUALS
 
 KINDS = ("warm", "probe", "shadow", "discarded", "retried")
 """Roles of calls that are overhead, in the order they are shown."""
@@ -33,8 +32,6 @@ COMPARISONS: Mapping[str, Callable[[CostRow], Comparison]] = {
     "never_switch": lambda row: row.never_switch,
 }
 """What a row is compared with, by the name of the counterfactual."""
-MEANINGS = {**COUNTERFACTUALS, "never_switch": "the same calls on the route their session began on"}
-"""What each of them means, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from router.money import UNKNOWN, percent, ratio, usd
-from router.overhead import MEANINGS, Exploration, Kind, Overhead
+from router.overhead import Exploration, Kind, Overhead
+from router.report import MEANINGS
 from router.tables import blank_table, counted_calls
 
 _LABELS = {
@@ -80,7 +81,7 @@ def _unseen(kind: Kind) -> str:
 
 
 def _savings(found: Overhead) -> RenderableType:
-    columns = ["counterfactual", "would cost", "answers cost", "saved", "less overhead", "%", "answers"]
+    columns = ["counterfactual", "would cost", "saved", "less overhead", "answers"]
     table = blank_table("Saved against", columns)
     for each in found.savings:
         known = each.answers.calls > 0
@@ -90,10 +91,8 @@ def _savings(found: Overhead) -> RenderableType:
         table.add_row(
             MEANINGS[each.name],
             usd(baseline if known else None),
-            usd(each.answers.cost_nano_usd if known else None),
             usd(each.answers.saving_nano_usd if known else None),
-            usd(net),
-            percent(share, signed=True),
+            usd(net) if share is None else f"{usd(net)}\n{percent(share, signed=True)}",
             f"{each.answers.calls:,}",
         )
     note = "Over answers to users where both costs are known; less overhead: known cost of overhead calls taken off."

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from router.money import ratio
 
@@ -52,8 +52,12 @@ COUNTERFACTUALS = {
     "all_opus_no_caching": "the same calls on Opus, all input uncached",
 }
 """Counterfactuals and what they mean; the last is what neither routing nor caching would have cost."""
+MEANINGS = {**COUNTERFACTUALS, "never_switch": "the same calls on the route their session began on"}
+"""What each of them means, for people; with the one that is known only where a session's beginning was seen."""
 
 PERCENTS = (50, 90, 99)
+
+_Word = TypeVar("_Word", str, tuple[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +279,7 @@ class Summary:
         answered_count: Rows with status OK.
         cancelled_count: Rows this client left on purpose.
         errors: Count by status, the client's own cancellations apart.
+        failures: The same by status and reason, "" where none was told.
         routes: By count, most first; rows without a known route are in `no_route_count` only.
         extra_attempt_count: Attempts beyond the first of their request.
     """
@@ -283,6 +288,7 @@ class Summary:
     answered_count: int
     cancelled_count: int
     errors: Mapping[str, int]
+    failures: Mapping[tuple[str, str], int]
     routes: tuple[RouteSummary, ...]
     no_route_count: int
     reasons: Mapping[str, int]
@@ -306,6 +312,7 @@ def summarise(rows: Iterable[Row], reconciliation: Reconciliation | None = None)
         answered_count=sum(row.status == "OK" for row in rows),
         cancelled_count=sum(row.cancelled for row in rows),
         errors=_counted(row.status for row in rows if row.failed),
+        failures=_counted((row.status, row.error_reason) for row in rows if row.failed),
         routes=tuple(
             _route_summary(route, [row for row in routed if row.route == route], len(routed))
             for route, _ in sorted(by_route.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -363,7 +370,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "savings": [
             {
                 "against": saving.name,
-                "definition": COUNTERFACTUALS.get(saving.name, ""),
+                "definition": MEANINGS.get(saving.name, ""),
                 "counterfactual_nano_usd": saving.counterfactual_nano_usd,
                 "cost_nano_usd": saving.cost_nano_usd,
                 "saving_nano_usd": saving.saving_nano_usd,
@@ -415,7 +422,7 @@ def _number(share: Fraction | None) -> float | None:
     return None if share is None else float(share)
 
 
-def _counted(values: Iterable[str]) -> dict[str, int]:
+def _counted(values: Iterable[_Word]) -> dict[_Word, int]:
     return dict(sorted(Counter(values).items(), key=lambda entry: (-entry[1], entry[0])))
 
 

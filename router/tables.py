@@ -11,6 +11,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -18,10 +19,16 @@ from rich.text import Text
 
 from router.doctor import Diagnosis, Finding, finding_groups
 from router.money import UNKNOWN, percent, ratio, usd
-from router.report import COST_PARTS, COUNTERFACTUALS, PERCENTS, TOKEN_KINDS, Reconciliation, Summary
+from router.report import COST_PARTS, MEANINGS, PERCENTS, TOKEN_KINDS, Reconciliation, Summary
 
 if TYPE_CHECKING:
     from router.v1.operator_service_pb2 import CostComparison, CostRow, GetCostsResponse, WarmReport
+
+
+_WORDS_WIDTH = 12
+"""Columns that words are left with, however wide the figures beside them."""
+_GAP, _EDGES = 3, 1
+"""Columns between two cells of `blank_table`, and at its edges beyond them."""
 
 
 def summary_tables(summary: Summary) -> RenderableType:
@@ -131,6 +138,33 @@ def diagnosis_tables(diagnosis: Diagnosis) -> RenderableType:
         "Opus cost, the router's own calls included; unknown: calls of unknown loss, which are not in the sums."
     )
     return Group(head, table, notes)
+
+
+def print_whole(renderable: RenderableType, console: Console | None = None) -> None:
+    """Print without cutting a name or a figure: a table that a terminal has no room for runs over its edge."""
+    console = Console() if console is None else console
+    if isinstance(renderable, Group):
+        for each in renderable.renderables:
+            print_whole(each, console)
+    elif isinstance(renderable, Table):
+        room = console.width
+        console.width = max(room, _least_width(renderable))
+        console.print(renderable, crop=False)
+        console.width = room
+    else:
+        console.print(renderable)
+
+
+def _least_width(table: Table) -> int:
+    """Columns that a table takes when no figure wraps and words do, at `_WORDS_WIDTH`, which they are left with."""
+    total = _EDGES
+    for column in table.columns:
+        cells = (line for cell in (column.header, *column.cells) for line in str(cell).splitlines())
+        width = max(map(cell_len, cells), default=0)
+        if not column.no_wrap:
+            width = column.min_width = min(width, _WORDS_WIDTH)
+        total += width + _GAP
+    return total
 
 
 def render(renderable: RenderableType, *, width: int = 120) -> str:
@@ -251,7 +285,10 @@ def _headline(summary: Summary) -> Text:
     parts = [f"{counted_calls(summary.call_count)}: {summary.answered_count:,} answered"]
     if summary.cancelled_count:
         parts.append(f"{summary.cancelled_count:,} left by the client")
-    parts += [f"{count:,} failed with {status}" for status, count in summary.errors.items()]
+    parts += [
+        f"{count:,} failed with {status}" + (f" ({reason})" if reason else "")
+        for (status, reason), count in summary.failures.items()
+    ]
     if summary.extra_attempt_count:
         parts.append(f"{summary.extra_attempt_count:,} further attempts")
     return Text(", ".join(parts) + ".")
@@ -326,7 +363,7 @@ def _savings(summary: Summary) -> RenderableType:
     for saving in summary.savings:
         known = saving.known_count > 0
         table.add_row(
-            COUNTERFACTUALS.get(saving.name, saving.name.replace("_", " ")),
+            MEANINGS.get(saving.name, saving.name.replace("_", " ")),
             usd(saving.counterfactual_nano_usd if known else None),
             usd(saving.cost_nano_usd if known else None),
             usd(saving.saving_nano_usd if known else None),

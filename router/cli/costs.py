@@ -25,7 +25,7 @@ from router.ledger import WARM_GROUPS, WARMS_SINCE, Filter, LedgerReader, WarmRo
 from router.money import usd
 from router.overhead import overhead_json, overhead_of
 from router.overhead_tables import overhead_tables
-from router.tables import costs_table, counted_calls, warms_line
+from router.tables import costs_table, counted_calls, print_whole, warms_line
 from router.v1 import operator_service_pb2 as pb
 from router.v1 import operator_service_pb2_grpc
 
@@ -155,13 +155,13 @@ def costs(
         return
     console = Console()
     if not overhead:
-        console.print(costs_table(shown, label or by.value))
+        print_whole(costs_table(shown, label or by.value), console)
         if response.HasField("warms"):
             console.print(warms_line(response.warms), highlight=False)
         if len(shown.rows) < len(response.rows):
             console.print(f"{len(response.rows) - len(shown.rows):,} more groups are in the total.")
     if found is not None:
-        console.print(overhead_tables(found))
+        print_whole(overhead_tables(found), console)
     for call in interrupted:
         intent = call.intent
         console.print(

@@ -18,7 +18,7 @@ from router.config import Config, ConfigError, load_config, telemetry_environmen
 from router.demo import Progress, run_workload
 from router.ledger import DATABASE, Ledger
 from router.report import Reconciliation, Row, Summary, summarise, summary_json
-from router.tables import summary_tables
+from router.tables import print_whole, summary_tables
 from router.timeline import Workload
 from router.v1 import router_service_pb2_grpc
 from router.workload import read_workload
@@ -43,7 +43,8 @@ def demo(
     target: Annotated[
         str,
         typer.Option(
-            help="host:port of a running router; empty: start one on the sandbox with a virtual clock."
+            help="host:port of a running router that has the workload's applications (for the shipped one, those of "
+            "router/data/demo.toml); empty: start one on the sandbox with a virtual clock."
         ),
     ] = "",
     config: Annotated[
@@ -89,7 +90,7 @@ def demo(
     if as_json:
         print(json.dumps(summary_json(summary)))
     else:
-        Console().print(summary_tables(summary))
+        print_whole(summary_tables(summary))
     unreconciled = summary.reconciliation is not None and not summary.reconciliation.agrees
     if summary.errors or unreconciled:
         raise typer.Exit(1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from router.cli.instant import epoch_s
 from router.cli.place import LedgerOption, place_asked
@@ -25,7 +24,7 @@ from router.doctor import (
 )
 from router.ledger import Filter, LedgerReader
 from router.money import NANO_PER_USD, usd
-from router.tables import diagnosis_tables
+from router.tables import diagnosis_tables, print_whole
 
 DEFAULT_TOP = 10
 
@@ -84,7 +83,7 @@ def doctor(
     if as_json:
         print(json.dumps(diagnosis_json(found)))
     else:
-        Console().print(diagnosis_tables(found))
+        print_whole(diagnosis_tables(found))
     if limit_nano_usd is not None and found.lost_nano_usd > limit_nano_usd:
         typer.echo(_over(found, limit_nano_usd), err=True)
         raise typer.Exit(1)

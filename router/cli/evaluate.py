@@ -33,7 +33,7 @@ def evaluate(
         list[Path] | None, typer.Option(help="Requests whose kind alone is known. Repeat for more.")
     ] = None,
     model: Annotated[
-        Path, typer.Option(help="Directory of the artifact; default: the one that ships.")
+        Path, typer.Option(help="Directory of the artifact.", show_default="the one that ships")
     ] = DEFAULT_DIRECTORY,
     cv: Annotated[
         bool, typer.Option("--cv", help="Judge the training recipe by grouped folds instead of an artifact.")

@@ -26,7 +26,7 @@ from router.ledger.billed import billed_calls, billed_sums
 from router.ledger.past import SINCE
 from router.money import UNKNOWN, usd
 from router.reconcile import EXPLAINED, Difference, Result, by_request, by_sum, result_json
-from router.tables import blank_table
+from router.tables import blank_table, print_whole
 
 FETCH_TIMEOUT_S = 30.0
 AROUND_S = 86_400.0
@@ -79,7 +79,7 @@ def reconcile(
     else:
         console = Console(highlight=False)
         for name, found in results:
-            console.print(_shown(name, found))
+            print_whole(_shown(name, found), console)
     fine = all(found.agrees or (accept_explained and found.explained) for _, found in results)
     if not fine:
         raise typer.Exit(1)

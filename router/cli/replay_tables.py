@@ -77,7 +77,7 @@ def bills(found: "Sequence[Figures]", source: Source, model: str | None) -> Tabl
         columns["warms"] = lambda figures: f"{figures.warms:,}"
         columns["of cost"] = lambda figures: f"{figures.warm_share:.1%}"
         columns["off"] = lambda figures: f"{figures.switched_off:,}"
-        columns["1st token"] = lambda figures: f"{figures.first_token_s:.3f}s"
+        columns["begins"] = lambda figures: f"{figures.first_token_s:.3f}s"
     else:
         columns["95 %"] = lambda figures: f"{figures.interval[0]:.3f}-{figures.interval[1]:.3f}"
         columns["regret"] = lambda figures: "-" if figures.regret is None else f"{figures.regret:.4f}"
@@ -88,7 +88,9 @@ def bills(found: "Sequence[Figures]", source: Source, model: str | None) -> Tabl
         columns["us p50"] = lambda figures: _us(figures.decision_p50_us)
         columns["us p99"] = lambda figures: _us(figures.decision_p99_us)
     caption = "cost: of input, 1 = no caching; " + (
-        "warms of it and their share; off: not sent, as they lost" if warmed else "regret: above the bound"
+        "warms of it and their share; off: not sent, as they lost; begins: first token"
+        if warmed
+        else "regret: above the bound"
     )
     table = Table(
         title=f"{source.name}, {model}" if model else None,

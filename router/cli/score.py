@@ -24,7 +24,7 @@ def score(
     ],
     out: Annotated[str, typer.Option(help="File for the scores as JSON lines; - for standard output.")],
     model: Annotated[
-        Path, typer.Option(help="Directory of the artifact; default: the one that ships.")
+        Path, typer.Option(help="Directory of the artifact.", show_default="the one that ships")
     ] = DEFAULT_DIRECTORY,
     encoder: Annotated[
         str,

@@ -18,7 +18,7 @@ from router.ledger.past import Past
 from router.ledger.reports import CHANCE_BINS, PERCENTS, SCORE_BINS, Bin, Group, Money, Quantiles
 from router.money import UNKNOWN, ratio, usd
 from router.money import percent as exact_percent
-from router.overhead import MEANINGS, Kind
+from router.overhead import Kind
 from router.page.charts import (
     Frame,
     Series,
@@ -34,6 +34,7 @@ from router.page.charts import (
 )
 from router.page.figures import DAY_S, HOUR_S, TOP, Figures, Moment
 from router.page.style import STYLE
+from router.report import MEANINGS
 
 HIT_RATE_TARGET = 0.6
 """Below it, deploy's alert on the hit rate of Opus fires."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -160,6 +161,19 @@ def test_costs_show_overhead_apart(verb, booked):
     )
     assert "unknown" in probes
     assert "exploring cost -$0.110000000" in out
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_loses_neither_a_name_nor_a_figure(verb, booked, monkeypatch, columns):
+    """At its width each counterfactual stands beside its amounts; a table without room runs over the edge."""
+    wide = verb("costs", "--ledger", booked)[1]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = verb("costs", "--ledger", booked)
+    assert code == 0
+    assert "…" not in out
+    assert re.findall(r"-?\$[\d.,]+", wide) == re.findall(r"-?\$[\d.,]+", out)
+    saved = out.split("Saved against", 1)[1]
+    assert all(word in saved for word in ("same route", "counterfact", "less overhead", "session"))
 
 
 def test_overhead_for_a_machine(verb, booked):

@@ -309,3 +309,14 @@ def test_costs_by_tenant_show_names_as_they_are() -> None:
     assert sum(line[:1] == ["[red]"] for line in lines) == 2
     assert sum(line[:2] == ["[/team]", "calls"] for line in lines) == 1
     assert ["Costs", "by", "[/team]"] in lines
+
+
+def test_a_failure_is_told_with_its_reason():
+    """A workload sent to a router that lacks its applications says so, not a status alone."""
+    failed = [
+        row(number=number, status="NOT_FOUND", error_reason="APPLICATION_NOT_FOUND") for number in (1, 2)
+    ]
+    summary = summarise([*failed, row(number=3, status="INTERNAL")])
+    assert dict(summary.errors) == {"NOT_FOUND": 2, "INTERNAL": 1}
+    headline = render(summary_tables(summary)).splitlines()[0]
+    assert "2 failed with NOT_FOUND (APPLICATION_NOT_FOUND), 1 failed with INTERNAL." in headline

@@ -113,7 +113,8 @@ class _RequestRow(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a requests file."""
 
     id: str
-    prompt: str
+    prompt: str | None = None
+    text: str | None = None
     kind: str | None = None
     source: str | None = None
     tools: list[Any] | int | None = None
@@ -174,8 +175,11 @@ def requests(path: Path) -> Iterator[tuple[str, Sample, str | None, str | None]]
         tools = row.tools or 0
         if isinstance(tools, int) and tools < 0:
             raise DatasetError(str(path), number, f"tools must be >= 0, got {tools}")
+        text = row.text if row.prompt is None else row.prompt
+        if text is None:
+            raise DatasetError(str(path), number, "Object missing required field `prompt` (or `text`)")
         sample = Sample.bounded(
-            text=row.prompt,
+            text=text,
             tools_offered_count=tools if isinstance(tools, int) else len(tools),
             system_characters=len(row.system or ""),
         )

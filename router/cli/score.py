@@ -20,7 +20,10 @@ _PROGRESS_STEP = 500
 
 def score(
     file: Annotated[
-        Path, typer.Argument(help="Requests as JSON lines (.gz allowed): id, prompt, optional tools, system.")
+        Path,
+        typer.Argument(
+            help="Requests as JSON lines (.gz allowed): id, prompt (or text), optional tools, system."
+        ),
     ],
     out: Annotated[str, typer.Option(help="File for the scores as JSON lines; - for standard output.")],
     model: Annotated[

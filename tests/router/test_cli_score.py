@@ -109,3 +109,18 @@ def test_evaluate_judges_the_recipe_by_folds(tmp_path: Path, leave_out: list[str
     (figures,) = json.loads(run.stdout)["comparisons"]
     assert (figures["pair"], figures["source"], figures["rows"]) == ("flash15_gpt4o", "mmlu_pro", 60)
     assert 0.0 < figures["apgr"] < 1.5
+
+
+def test_a_labelled_file_can_be_scored_as_it_is(tmp_path: Path) -> None:
+    """Labels spell what was asked "text" or "prompt", as `train` reads them; a row with neither is named."""
+    rows = [{"id": "a", "text": "turn off the lights", "label": 0, "group": "lights"}, ROWS[1]]
+    out = tmp_path / "scores.jsonl"
+    run = CliRunner().invoke(app, ["score", str(file_of(tmp_path / "r.jsonl", rows)), "--out", str(out)])
+    assert run.exit_code == 0, run.output
+    first = json.loads(out.read_text().splitlines()[0])
+    assert first["score"] == Model.default().score(Sample.bounded(text="turn off the lights")).value
+    run = CliRunner().invoke(
+        app, ["score", str(file_of(tmp_path / "n.jsonl", [{"id": "a"}])), "--out", str(out)]
+    )
+    assert isinstance(run.exception, DatasetError)
+    assert "line 1: Object missing required field `prompt` (or `text`)" in str(run.exception)

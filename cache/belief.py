@@ -5,11 +5,8 @@ request that wrote it) and until when (its TTL after the START of the request th
 what chance it is there at all. Nobody but the provider knows; usage corrects us afterwards.
 """
 
-from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
-
-from cache.prompt import Layer, Prompt
 
 
 class Belief(NamedTuple):
@@ -39,24 +36,3 @@ class Belief(NamedTuple):
     def p_warm(self, now: float) -> float:
         """Chance in [0, 1] that a request starting `now` can read it."""
         return self.confidence if self.available_from <= now < self.expires else 0.0
-
-
-def p_warm_by_layer(prompt: Prompt, beliefs: Sequence[Belief | None], now: float) -> dict[Layer, float]:
-    """Chance per non-empty layer that all of it can be read: that an entry at its end or deeper is there.
-
-    Args:
-        beliefs: One per block, as `PrefixIndex.belief` gives them.
-    """
-    chances: dict[Layer, float] = {}
-    deepest, position = 0.0, len(prompt.blocks)
-    for layer in reversed(Layer):
-        end = prompt.ends[layer]
-        if end < 0:
-            continue
-        while position > end:
-            position -= 1
-            belief = beliefs[position]
-            if belief is not None:
-                deepest = max(deepest, belief.p_warm(now))
-        chances[layer] = deepest
-    return dict(sorted(chances.items()))

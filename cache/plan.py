@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from cache.auto import auto_wishes
 from cache.belief import Belief
-from cache.economics import Rates, TokenSplit, bill, cost_units
+from cache.economics import Rates, TokenSplit, bill
 from cache.facts import ASSUMED, Facts
 from cache.forecast import Forecasts, prior_forecasts
 from cache.outlook import Mark, Outlook, TokenCounts, implicit_outlook, outlook, warm_entries
@@ -123,11 +123,6 @@ class Plan(NamedTuple):
         """Input tokens expected to be written with the 1 hour TTL."""
         return self.expected.write_1h
 
-    @property
-    def expected_uncached_tokens(self) -> int:
-        """Input tokens expected to be neither read nor written."""
-        return self.expected.uncached
-
 
 def plan(
     prompt: Prompt,
@@ -223,38 +218,6 @@ def plan(
         expectation.full_read_tokens,
         rules.minimum_tokens,
     )
-
-
-def expected_cost_units(planned: Plan, rates: Rates) -> float:
-    """Expected input cost of a plan, in units of one uncached input token."""
-    return cost_units(planned.expected, rates)
-
-
-def cold_cost_units(planned: Plan, rates: Rates) -> float:
-    """Input cost of a plan if nothing is warm, in units."""
-    return cost_units(planned.cold, rates)
-
-
-def warm_cost_units(planned: Plan, rates: Rates) -> float:
-    """Input cost of a plan if every breakpoint is warm, in units."""
-    return cost_units(planned.warm, rates)
-
-
-def leave_warm_value_units(planned: Plan, forecasts: Forecasts, rates: Rates) -> float:
-    """Units the private layers' entries are expected to save the session's next request.
-
-    Shared layers are left out: other traffic keeps them warm whatever this request does.
-    """
-    value, start = 0.0, 0
-    for point in planned.breakpoints:
-        if point.prefix_tokens < planned.minimum_tokens:
-            continue
-        if point.layer >= Layer.CONTEXT:
-            forecast = forecasts[point.layer]
-            p_next = forecast.p_5m if point.ttl_s <= TTL_5M_S else forecast.p_1h
-            value += p_next * (rates.write(point.ttl_s) - rates.read) * (point.prefix_tokens - start)
-        start = point.prefix_tokens
-    return value
 
 
 # --- the parts

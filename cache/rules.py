@@ -20,9 +20,7 @@ TTL_1H_S = 3600
 
 CACHING_PAGE = "https://platform.claude.com/docs/en/build-with-claude/prompt-caching"
 PRICING_PAGE = "https://platform.claude.com/docs/en/about-claude/pricing"
-DEPRECATIONS_PAGE = "https://platform.claude.com/docs/en/about-claude/model-deprecations"
 GEMINI_CACHING_PAGE = "https://ai.google.dev/gemini-api/docs/caching"
-GEMINI_MODELS_PAGE = "https://ai.google.dev/gemini-api/docs/models"
 READ_ON = "2026-11"
 
 

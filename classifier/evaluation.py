@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from classifier.array_file import Array
-from classifier.dataset import Dataset, Labelled
+from classifier.dataset import Labelled
 
 ECE_BINS: Final = 15
 """Bins of equal mass for the calibration error."""
@@ -129,13 +129,6 @@ def evaluate(
         confusion=confusion(values, needed, threshold),
         kinds=_kinds(rows, values, threshold),
     )
-
-
-def evaluate_dataset(
-    dataset: Dataset, scores: Sequence[float], threshold: float, *, seed: int = 0
-) -> Evaluation:
-    """`evaluate` for a whole dataset."""
-    return evaluate(dataset.rows, scores, threshold, seed=seed)
 
 
 def auroc(scores: Array, needed: Bools) -> float | None:

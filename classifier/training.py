@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from classifier import artifact as artifacts
 from classifier.array_file import Array
 from classifier.artifact import Artifact, Manifest
-from classifier.dataset import Dataset, Labelled, read
+from classifier.dataset import Dataset, Labelled
 from classifier.encoder import EncoderEntry, tag
 from classifier.evaluation import Evaluation, evaluate
 from classifier.features import FEATURE_VERSION, Features, extract
@@ -255,11 +255,6 @@ def _extracted(dataset: Dataset, encoder: EncoderEntry | None) -> list[Features]
     found = [row.extracted() for row in dataset.rows]
     mine = "" if encoder is None else encoder.digest
     return [row if not row.embedding or tag(row.embedding) == mine else row.encoded(b"") for row in found]
-
-
-def train_seed(progress: Progress | None = None) -> tuple[TrainedModel, TrainingReport]:
-    """Train from the shipped labels alone, with the default settings and seed."""
-    return train(read(SEED_PATH), TrainingSettings(), DEFAULT_SEED, progress)
 
 
 def cross_scores(

@@ -21,6 +21,7 @@ from router.ledger import Filter, LedgerReader, codec
 from router.ledger.database import Database
 from router.ledger.groups import CALL_GROUPS, conditions
 from router.ledger.past import SINCE, past_costs
+from router.parquet import pyarrow_and_parquet
 from router.settlement import Settlement
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def archived(path: Path) -> Iterator[Settlement]:
     Raises:
         ConfigError: pyarrow is not installed, or the file is none of calls.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_and_parquet()
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=PAGE_ROWS, columns=["kind", "record"]):
@@ -140,7 +141,7 @@ def archived(path: Path) -> Iterator[Settlement]:
 
 def _write(path: Path, schema: pyarrow.Schema, calls: Iterator[Sequence[Any]]) -> Iterator[int]:
     """Write calls to a file that appears when all are in it; yield how many, a row group at a time."""
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_and_parquet()
     part = path.with_name(f".{path.name}.part")
     try:
         with parquet.ParquetWriter(part, schema, compression="zstd") as writer:
@@ -201,15 +202,5 @@ def _day(call: Sequence[Any]) -> str:
 
 
 def _schema() -> pyarrow.Schema:
-    arrow, _ = _pyarrow()
+    arrow, _ = pyarrow_and_parquet()
     return arrow.schema([(name, getattr(arrow, kind)()) for name, kind in COLUMNS.items()])
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    """pyarrow takes half a second and 60 MB to load, and only Parquet needs it."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'hybrid-router[training]'") from None
-    return pyarrow, parquet

@@ -20,8 +20,8 @@ from classifier.features import Features
 from classifier.logged import LoggedRequest, kind_of
 from classifier.outcomes import Judgement, outcome_of
 from classifier.route import Route
-from router.config import ConfigError
 from router.ledger import DATABASE, DecidedRequest, LedgerReader, Place
+from router.parquet import pyarrow_and_parquet
 
 if TYPE_CHECKING:
     import pyarrow
@@ -132,7 +132,7 @@ def write_parquet(path: Path, rows: Iterable[LoggedRequest]) -> int:
         ConfigError: pyarrow is not installed.
         OSError: The file cannot be written.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_and_parquet()
     schema = _schema(arrow)
     count, rest = 0, iter(rows)
     partial = path.with_name(f".{path.name}.partial")
@@ -155,7 +155,7 @@ def from_parquet(
         ConfigError: pyarrow is not installed.
         TrainingLogError: The file is no Parquet file of such rows, or a row of it is wrong.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_and_parquet()
     known = get_type_hints(LoggedRequest)
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
@@ -177,7 +177,7 @@ def parquet_rows(path: Path) -> int:
     Raises:
         TrainingLogError: It is no Parquet file.
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_and_parquet()
     try:
         return int(parquet.read_metadata(path).num_rows)
     except arrow.ArrowException as error:
@@ -201,16 +201,6 @@ def _checked(row: dict[str, Any], where: str) -> LoggedRequest:
     if found.label not in (None, 0, 1):
         raise TrainingLogError(f"{where}: label is {found.label}, not 0 or 1")
     return found
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    """pyarrow takes half a second and 60 MB to load, and only Parquet needs it."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'hybrid-router[training]'") from None
-    return pyarrow, parquet
 
 
 _ARROW: Final = {str: "string", float: "float64", int: "int64", bool: "bool_"}

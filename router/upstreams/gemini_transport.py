@@ -83,11 +83,6 @@ class RawTransport:
         self._stream = self._path(f"models/{model}:streamGenerateContent?alt=sse")
         self._count = self._path(f"models/{model}:countTokens")
 
-    @property
-    def is_direct(self) -> bool:
-        """Whether calls go straight over the session under the layer."""
-        return self._generate.line is not None
-
     def generate(self, body: bytes, timeout_s: float) -> Coroutine[Any, Any, tuple[bytes, Mapping[str, str]]]:
         """Return the whole answer; see `Transport`."""
         return self._whole(self._generate, body, timeout_s)

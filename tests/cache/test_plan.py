@@ -7,18 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.belief import Belief, p_warm_by_layer
+from cache.belief import Belief
 from cache.economics import MarkState, Rates, cost_units, mark_set_cost
 from cache.forecast import Forecast
 from cache.outlook import Mark, TokenCounts, outlook, warm_entries
 from cache.plan import (
     Plan,
     Strategy,
-    cold_cost_units,
-    expected_cost_units,
-    leave_warm_value_units,
     plan,
-    warm_cost_units,
 )
 from cache.prefix import prefix_digests
 from cache.prompt import Block, BlockKind, Layer, Prompt
@@ -135,7 +131,7 @@ def test_expectations_account_for_every_token_once(case, model, strategy):
         assert split.total == planned.total_tokens
         assert min(split) >= 0
     assert planned.cold.read == 0
-    assert warm_cost_units(planned, R05) <= cold_cost_units(planned, R05) + 1e-6
+    assert cost_units(planned.warm, R05) <= cost_units(planned.cold, R05) + 1e-6
     assert 0 <= planned.p_hit <= 1
     chances = [p for _, p in planned.believed]
     assert all(0 < p <= 1 for p in chances)
@@ -608,32 +604,10 @@ def test_every_mark_of_auto_pays_for_itself(driver_for, prompts, chances, later,
 def test_costs_before_the_call(driver, saas):
     """Cold pays every write, warm reads them; what is expected lies between by the chance of a hit."""
     cold = driver.plan(saas(), 0, Strategy.A)
-    assert expected_cost_units(cold, R05) == cold_cost_units(cold, R05) == 1.25 * 2500 + 500
+    assert cost_units(cold.expected, R05) == cost_units(cold.cold, R05) == 1.25 * 2500 + 500
     driver.call(saas(), 0, Strategy.A)
     planned = driver.plan(saas(), 30, Strategy.A)
-    assert warm_cost_units(planned, R05) == 0.05 * 2500 + 500
+    assert cost_units(planned.warm, R05) == 0.05 * 2500 + 500
     p = planned.p_hit
-    mean = p * warm_cost_units(planned, R05) + (1 - p) * cold_cost_units(planned, R05)
-    assert expected_cost_units(planned, R05) == pytest.approx(mean, abs=2)
-    assert cost_units(planned.expected, R05) == expected_cost_units(planned, R05)
-
-
-def test_leaving_opus_warm_is_worth_the_private_part_only(driver, saas):
-    """Shared layers are kept warm by others: (w-r) times the conversation's tokens times the chance of
-    return.
-    """
-    planned = driver.plan(saas(turns=2), 0, forecasts=SOON)
-    private = planned.breakpoints[-1].prefix_tokens - 2000
-    assert leave_warm_value_units(planned, SOON, R05) == pytest.approx(0.9 * 1.2 * private)
-    assert leave_warm_value_units(planned, NEVER, R05) == 0
-
-
-def test_warmth_per_layer_is_that_of_the_deepest_entry_past_it(driver, saas):
-    """An entry after the context makes tools and system readable too."""
-    driver.call(saas("ann", 1), 0, Strategy.A)
-    prompt = saas("ann", 2)
-    beliefs = driver.index.belief(driver.scope, prefix_digests(prompt))
-    warm = p_warm_by_layer(prompt, beliefs, 30)
-    assert list(warm) == [Layer.TOOLS, Layer.SYSTEM, Layer.CONTEXT, Layer.HISTORY, Layer.TURN]
-    assert warm[Layer.TOOLS] == warm[Layer.CONTEXT] > 0.9
-    assert warm[Layer.HISTORY] == warm[Layer.TURN] == 0
+    mean = p * cost_units(planned.warm, R05) + (1 - p) * cost_units(planned.cold, R05)
+    assert cost_units(planned.expected, R05) == pytest.approx(mean, abs=2)

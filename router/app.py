@@ -9,70 +9,53 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from typing import TYPE_CHECKING
 
 import httpx2
 
-from cache.demand import Demand
-from cache.facts import Facts
 from cache.first_byte import prior_of
 from cache.flight import FlightBook
-from cache.index import PrefixIndex
 from cache.pace import Pace
 from cache.plan import Strategy
-from cache.prompt import CacheScope
-from cache.rules import rules_for
 from cache.schedule import Policy
-from cache.tokens import TokenEstimator
-from classifier.encoder import EncoderError, load_encoder
 from classifier.policy import PolicySettings
-from classifier.profile import DAY_S
 from classifier.route import Route
-from router import attributes as names
-from router.applications import Applications
 from router.attempts import RetryLimits
 from router.beliefs import Beliefs
-from router.circuit import Circuits, CircuitSettings, State
-from router.classifiers import Classifiers
+from router.circuit import Circuits, CircuitSettings
 from router.clock import Clock, SystemClock
 from router.config import Config, ConfigError, Secrets
 from router.deadline import DeadlinePolicy
 from router.dispatch import Dispatch
 from router.encoding import Encodings
 from router.escalation import Cascade, Cascades, Signal
-from router.estimate import OutputForecast
-from router.facts_file import applying
 from router.feedback import Feedback, Receipt
 from router.feedback_service import FeedbackService, Learn
 from router.first_byte_recall import recall_first_bytes
 from router.flights import Flights, FlightSettings, LoopTimer, Timer
-from router.foresight import Foreseer, Foresights
+from router.foresight import Foresights
+from router.gauges import watch_belief, watch_circuits, watch_spending
 from router.hedge import Hedging
 from router.held_turns import HeldTurns
 from router.interceptors import ServerInterceptor
 from router.learning import Learning, watching
-from router.ledger import Filter, Ledger, LedgerSettings
+from router.ledger import Ledger, LedgerSettings
 from router.ledger_place import ledger_server
-from router.misses import MissMemory
-from router.money import NANO_PER_USD
 from router.operator_service import OperatorService
-from router.padding import Padding, Paddings
+from router.padding import Padding
 from router.patience import Patience
 from router.prefix_notes import PrefixNotes
 from router.preparation import Preparation, RoutingSettings
-from router.pricing import PriceTable
-from router.returns import Returns
+from router.recalls import recall_sessions, recall_spending
 from router.server import Server, Services
 from router.service import RouterService
 from router.session_book import SessionBook
 from router.session_service import SessionService
-from router.session_store import MemorySessionStore, SessionLimits, SessionStore
 from router.settler import Settler
-from router.spending import Limits, Spending
-from router.tariff import check_models, price_table
+from router.state import State, nano_usd, scopes_of, state_of
+from router.tariff import check_models
 from router.tasks import Tasks
 from router.telemetry import Telemetry, TelemetrySettings, from_environ
 from router.token_counts import TokenCounts
@@ -92,19 +75,6 @@ logger = logging.getLogger(__name__)
 
 SETTLE_TIMEOUT_S = 10.0
 """At the end: longest wait for broken-off answers to be counted before their floor is booked."""
-MISS_SESSION_LIMIT = 10_000
-"""Sessions whose last prompts' digests are kept to explain misses."""
-MISS_BLOCK_LIMIT = 1_000_000
-"""Blocks of all those prompts together; about 100 bytes each."""
-RECALL_S = 3600.0
-"""How far back the ledger is asked for sessions at the start: no cache entry lives longer unused (A-CACHE, 2026-11)."""
-RECALL_SESSION_LIMIT = 2_000
-RECALL_TIMEOUT_S = 2.0
-"""Longest that asking may delay the start."""
-SPENDING_TIMEOUT_S = 10.0
-"""Longest that reading today's spend may delay the start, where a budget needs it."""
-PROFILE_DAYS = 7
-"""Days of traffic whose shape a budget plans by."""
 SANDBOX_KEY = "sandbox-key"
 """Credential of the built-in sandbox; not a secret."""
 
@@ -155,8 +125,9 @@ async def running(
         OSError: The address or the Prometheus port cannot be bound.
     """
     clock = SystemClock() if clock is None else clock
+    timer = LoopTimer() if timer is None else timer
     check_models(config)
-    state = _state(config, clock.now())
+    state = state_of(config, clock.now())
     circuits = _circuits(config, upstreams, draw)
     async with AsyncExitStack() as stack:
         # What is entered first is left last: the upstreams outlive the tasks that count with them.
@@ -165,97 +136,26 @@ async def running(
         telemetry = Telemetry.build(_telemetry_settings(config, environ))
         stack.push_async_callback(telemetry.shutdown)
         if ledger is None:
-            booking = LedgerSettings(
-                judged_within_s=config.ledger.feedback_days * 86_400.0,
-                keep_s=config.ledger.keep_days * 86_400.0 or inf,
-            )
-            ledger = Ledger.open(
-                config.ledger.path, clock=clock, settings=booking, server=ledger_server(config)
-            )
+            ledger = _opened_ledger(config, clock)
             stack.push_async_callback(ledger.close)
-        telemetry.watch_ledger_lag(ledger.lag_s)
-        index, scopes = state.beliefs.index, _scopes(config)
-        telemetry.watch_calibration(lambda: [(scope.model, index.calibration(scope)) for scope in scopes])
-        for route, upstream in upstreams.items():
-            telemetry.add_target(upstream, route.value)
-        _watch(telemetry, circuits, clock)
-        if state.spending is not None:
-            _watch_spending(telemetry, state.spending, clock)
-        await _recall_sessions(state.misses, ledger, clock)
-        if state.spending is not None and state.spending.day is not None:
-            await _recall_spending(state.spending, ledger, clock)
-        for upstream in upstreams.values():
-            if isinstance(upstream, AnthropicUpstream):
-                upstream.compare_with(state.misses.previous_response_id)
+        _watch(config, state, upstreams, telemetry, ledger, circuits, clock)
+        await _recall(state, upstreams, ledger, clock)
         tasks = await stack.enter_async_context(Tasks())
         stack.push_async_callback(tasks.drain, SETTLE_TIMEOUT_S)
-        learning = Learning(
-            state.classifiers,
-            clock=clock,
-            telemetry=telemetry,
-            tasks=tasks,
-            margin=config.classifier.rollback_margin,
-            window=config.classifier.drift_window,
-        )
-        settler = Settler(
-            upstreams=upstreams,
-            beliefs=state.beliefs,
-            prices=state.prices,
-            ledger=ledger,
-            telemetry=telemetry,
-            tasks=tasks,
-            forecast=state.forecast,
-            misses=state.misses,
-            book=state.book,
-            paddings=state.paddings,
-            spending=state.spending,
-            returns=state.returns,
-            clock=clock,
-            circuits=circuits,
-            learn=learning.settled,
-            keep_features=config.classifier.keep_features,
-            prefixes=PrefixNotes(ledger.prefix_key) if config.ledger.keep_prefixes else None,
-        )
-        timer = LoopTimer() if timer is None else timer
+        learning = _learning(config, state, telemetry, tasks, clock)
+        settler = _settler(config, state, upstreams, ledger, telemetry, tasks, circuits, learning, clock)
         preparation = _preparation(config, state, upstreams, telemetry, settler, learning)
-        flights = _flights(config, state, telemetry, settler, timer) if config.cache.single_flight else None
-        if flights is not None:
-            asked = frozenset({upstreams[Route.OPUS].model})
-            await recall_first_bytes(flights.first_byte, asked, ledger, clock)
-        foresights = None
-        if config.warming.policy != Policy.OFF.value:
-            foresights = Foresights(config.warming.foresight, registry=config.classifier.registry)
-        foreseer = None if foresights is None else foresights.foreseer
-        warming = _warming(config, state, preparation, settler, flights, timer, draw, foreseer)
-        if config.warming.policy != Policy.OFF.value:
-            telemetry.watch_warms(
-                lambda: warming.regret.open_count, lambda: warming.regret.switched_off(clock.now())
-            )
-            await recall(warming, ledger, clock)
+        flights = await _flights(config, state, settler, timer)
+        foresights = _foresights(config)
+        warming = await _warming(config, state, preparation, settler, flights, timer, draw, foresights)
         await stack.enter_async_context(_warmed(warming, foresights, config.classifier.watch_s, sleep))
         encodings = _encodings(config, state, telemetry)
         if encodings is not None:
             stack.callback(encodings.close)
-        services = Services(
-            router=_router_service(
-                config, state, telemetry, settler, preparation, flights, warming, draw, sleep, encodings
-            ),
-            session=SessionService(
-                book=state.book,
-                store=state.held,
-                applications=state.applications,
-                settings=config.sessions,
-                index=state.beliefs.index,
-                clock=clock,
-                warming=warming,
-            ),
-            feedback=FeedbackService(
-                ledger=ledger, telemetry=telemetry, clock=clock, learn=_hearing(learning, state.book)
-            ),
-            operator=_operator_service(config, state, ledger, learning, clock, warming)
-            if config.server.operator_service
-            else None,
+        router = _router_service(
+            config, state, telemetry, settler, preparation, flights, warming, draw, sleep, encodings
         )
+        services = _services(config, state, telemetry, ledger, learning, clock, warming, router)
         await stack.enter_async_context(
             watching(learning, ledger, every_s=config.classifier.watch_s, sleep=sleep)
         )
@@ -269,8 +169,118 @@ async def running(
         yield App(server, ledger, state.beliefs, telemetry, upstreams, counts)
 
 
+def _opened_ledger(config: Config, clock: Clock) -> Ledger:
+    settings = LedgerSettings(
+        judged_within_s=config.ledger.feedback_days * 86_400.0,
+        keep_s=config.ledger.keep_days * 86_400.0 or inf,
+    )
+    return Ledger.open(config.ledger.path, clock=clock, settings=settings, server=ledger_server(config))
+
+
+def _watch(
+    config: Config,
+    state: State,
+    upstreams: Mapping[Route, Upstream],
+    telemetry: Telemetry,
+    ledger: Ledger,
+    circuits: Circuits,
+    clock: Clock,
+) -> None:
+    """Say where the metrics' gauges come from, and whose names may be labels."""
+    telemetry.watch_ledger_lag(ledger.lag_s)
+    watch_belief(telemetry, state.beliefs.index, scopes_of(config))
+    for route, upstream in upstreams.items():
+        telemetry.add_target(upstream, route.value)
+    watch_circuits(telemetry, circuits, clock)
+    if state.spending is not None:
+        watch_spending(telemetry, state.spending, clock)
+
+
+async def _recall(state: State, upstreams: Mapping[Route, Upstream], ledger: Ledger, clock: Clock) -> None:
+    """Take over what the ledger holds of sessions and of today's spend."""
+    await recall_sessions(state.misses, ledger, clock)
+    if state.spending is not None and state.spending.day is not None:
+        await recall_spending(state.spending, ledger, clock)
+    for upstream in upstreams.values():
+        if isinstance(upstream, AnthropicUpstream):
+            upstream.compare_with(state.misses.previous_response_id)
+
+
+def _learning(config: Config, state: State, telemetry: Telemetry, tasks: Tasks, clock: Clock) -> Learning:
+    return Learning(
+        state.classifiers,
+        clock=clock,
+        telemetry=telemetry,
+        tasks=tasks,
+        margin=config.classifier.rollback_margin,
+        window=config.classifier.drift_window,
+    )
+
+
+def _settler(
+    config: Config,
+    state: State,
+    upstreams: Mapping[Route, Upstream],
+    ledger: Ledger,
+    telemetry: Telemetry,
+    tasks: Tasks,
+    circuits: Circuits,
+    learning: Learning,
+    clock: Clock,
+) -> Settler:
+    return Settler(
+        upstreams=upstreams,
+        beliefs=state.beliefs,
+        prices=state.prices,
+        ledger=ledger,
+        telemetry=telemetry,
+        tasks=tasks,
+        forecast=state.forecast,
+        misses=state.misses,
+        book=state.book,
+        paddings=state.paddings,
+        spending=state.spending,
+        returns=state.returns,
+        clock=clock,
+        circuits=circuits,
+        learn=learning.settled,
+        keep_features=config.classifier.keep_features,
+        prefixes=PrefixNotes(ledger.prefix_key) if config.ledger.keep_prefixes else None,
+    )
+
+
+def _services(
+    config: Config,
+    state: State,
+    telemetry: Telemetry,
+    ledger: Ledger,
+    learning: Learning,
+    clock: Clock,
+    warming: Warming,
+    router: RouterService,
+) -> Services:
+    return Services(
+        router=router,
+        session=SessionService(
+            book=state.book,
+            store=state.held,
+            applications=state.applications,
+            settings=config.sessions,
+            index=state.beliefs.index,
+            clock=clock,
+            warming=warming,
+        ),
+        feedback=FeedbackService(
+            ledger=ledger, telemetry=telemetry, clock=clock, learn=_hearing(learning, state.book)
+        ),
+        operator=_operator_service(config, state, ledger, learning, clock, warming)
+        if config.server.operator_service
+        else None,
+    )
+
+
 @asynccontextmanager
-async def _counting(state: "_State", upstreams: Mapping[Route, Upstream]) -> AsyncIterator[TokenCounts]:
+async def _counting(state: State, upstreams: Mapping[Route, Upstream]) -> AsyncIterator[TokenCounts]:
     """Count the applications' layers in the background; what is not counted at the end is not waited for."""
     counts = TokenCounts(upstreams=upstreams, estimator=state.beliefs.estimator)
     async with Tasks() as tasks:
@@ -289,126 +299,7 @@ async def _counting(state: "_State", upstreams: Mapping[Route, Upstream]) -> Asy
             await tasks.drain(0.0)
 
 
-async def _recall_sessions(misses: MissMemory, ledger: Ledger, clock: Clock) -> None:
-    """Tell from the ledger what recent sessions asked of Opus, so that a deploy that changes the model is named.
-
-    A service without it serves as well; it only cannot say "model". So nothing that fails here stops the start.
-    """
-    try:
-        async with asyncio.timeout(RECALL_TIMEOUT_S):
-            since_s = clock.now() - RECALL_S
-            misses.prime(await ledger.last_calls(Route.OPUS.value, since_s, RECALL_SESSION_LIMIT))
-    except Exception as error:
-        logger.warning("the last calls of recent sessions are not known: %s", type(error).__name__)
-
-
-async def _recall_spending(spending: Spending, ledger: Ledger, clock: Clock) -> None:
-    """Take over today's spend and the shape of the days before from the ledger.
-
-    A budget that does not know today's spend would spend it twice, so this is waited for; without it the start goes on
-    and says so.
-    """
-    now_s = clock.now()
-    try:
-        async with asyncio.timeout(SPENDING_TIMEOUT_S):
-            today = await ledger.totals(Filter(since_s=now_s - now_s % DAY_S))
-            rows = await ledger.costs(("hour",), Filter(since_s=now_s - now_s % DAY_S - PROFILE_DAYS * DAY_S))
-    except Exception as error:
-        logger.error("today's spend is not known, the budget begins anew: %s", type(error).__name__)
-        return
-    hours = [
-        (datetime.strptime(row.group["hour"], "%Y-%m-%dT%H:00Z").replace(tzinfo=UTC).timestamp(), row.calls)
-        for row in rows
-    ]
-    spending.prime(now_s, today.cost.total_nano_usd + today.unknown_bound_nano_usd, hours)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
-    """What is learnt and loaded, and shared by the services of one process."""
-
-    classifiers: Classifiers
-    applications: Applications
-    prices: PriceTable
-    beliefs: Beliefs
-    forecast: OutputForecast
-    misses: MissMemory
-    book: SessionBook
-    held: SessionStore
-    paddings: Paddings | None
-    spending: Spending | None
-    returns: Returns | None
-
-
-def _facts(config: Config, now_s: float) -> Facts:
-    """What is known of Opus's cache; answers that do not apply are named in the log."""
-    reading = applying(config, now_s)
-    for answer, why in reading.ignored:
-        logger.warning("%s: %s is ignored: %s", config.cache.facts_file, answer.fact.value, why)
-    return reading.facts
-
-
-def _state(config: Config, now_s: float) -> _State:
-    learning = config.classifier
-    try:
-        embedder = load_encoder(learning.encoder) if learning.encoder else None
-    except EncoderError as error:
-        raise ConfigError(f"classifier.encoder: {error}") from error
-    classifiers = Classifiers(
-        config.routing.classifier, registry=learning.registry, shadow=learning.shadow, embedder=embedder
-    )
-    prices = price_table(config)
-    limit = config.cache.prefix_limit
-    applications, estimator = Applications(config.applications), TokenEstimator()
-    limits = _limits(config)
-    facts = _facts(config, now_s)
-    return _State(
-        classifiers=classifiers,
-        applications=applications,
-        prices=prices,
-        beliefs=Beliefs(
-            prices=prices,
-            workspaces={Route.OPUS: config.opus.workspace, Route.FLASH: config.flash.workspace},
-            index=PrefixIndex(limit, facts),
-            demand=Demand(max_prefixes=limit, max_waiting=limit),
-            estimator=estimator,
-            facts=facts,
-        ),
-        forecast=OutputForecast(),
-        misses=MissMemory(min(config.cache.session_limit, MISS_SESSION_LIMIT), block_limit=MISS_BLOCK_LIMIT),
-        book=SessionBook(config.cache.session_limit),
-        held=MemorySessionStore(SessionLimits(config.sessions.held_limit, config.sessions.bytes_limit)),
-        paddings=Paddings(
-            applications,
-            config.cache.filler,
-            model=config.opus.model,
-            strategy=Strategy(config.cache.strategy),
-            prices=prices,
-            estimator=estimator,
-        )
-        if config.cache.filler
-        else None,
-        spending=Spending(limits, now_s) if limits.any_held else None,
-        returns=Returns(limit) if limits.answer_value_nano_usd is not None or limits.any_held else None,
-    )
-
-
-def _limits(config: Config) -> Limits:
-    routing = config.routing
-    return Limits(
-        answer_value_nano_usd=_nano(routing.answer_value_usd),
-        day_nano_usd=_nano(routing.budget_usd_per_day),
-        opus_share=routing.opus_share_limit,
-        quality_floor=routing.quality_floor,
-    )
-
-
-def _nano(usd: float | None) -> int | None:
-    """Settings in USD as whole nano-USD."""
-    return None if usd is None else round(usd * NANO_PER_USD)
-
-
-def _encodings(config: Config, state: _State, telemetry: Telemetry) -> Encodings | None:
+def _encodings(config: Config, state: State, telemetry: Telemetry) -> Encodings | None:
     embedder = state.classifiers.embedder
     if embedder is None:
         return None
@@ -427,7 +318,7 @@ def _hearing(learning: Learning, book: SessionBook) -> Learn:
 
 def _preparation(
     config: Config,
-    state: _State,
+    state: State,
     upstreams: Mapping[Route, Upstream],
     telemetry: Telemetry,
     settler: Settler,
@@ -449,7 +340,7 @@ def _preparation(
             policy=PolicySettings(
                 threshold=threshold,
                 default_route=Route(routing.default_route),
-                answer_value_nano_usd=_nano(routing.answer_value_usd),
+                answer_value_nano_usd=nano_usd(routing.answer_value_usd),
                 exploration_share=routing.exploration_share,
                 exploration_band=routing.exploration_band,
             ),
@@ -470,7 +361,7 @@ def _preparation(
 
 def _router_service(
     config: Config,
-    state: _State,
+    state: State,
     telemetry: Telemetry,
     settler: Settler,
     preparation: Preparation,
@@ -536,57 +427,76 @@ def cascades_of(config: Config) -> Cascades:
     )
 
 
-def _flights(config: Config, state: _State, telemetry: Telemetry, settler: Settler, timer: Timer) -> Flights:
-    lock, cache = FlightBook(), config.cache
-    telemetry.watch_promotions(lambda: lock.promotions)
-    return Flights(
+async def _flights(config: Config, state: State, settler: Settler, timer: Timer) -> Flights | None:
+    """Single flight, with what the ledger holds of first bytes; None where it is off."""
+    cache, lock = config.cache, FlightBook()
+    if not cache.single_flight:
+        return None
+    settler.telemetry.watch_promotions(lambda: lock.promotions)
+    flights = Flights(
         lock,
         FlightSettings(limit_s=cache.flight_limit_s, second_usd=cache.flight_second_usd),
         beliefs=state.beliefs,
         prices=state.prices,
         clock=settler.clock,
         timer=timer,
-        watch=telemetry,
+        watch=settler.telemetry,
     )
+    asked = frozenset({settler.upstreams[Route.OPUS].model})
+    await recall_first_bytes(flights.first_byte, asked, settler.ledger, settler.clock)
+    return flights
 
 
-def _warming(
+def _foresights(config: Config) -> Foresights | None:
+    if config.warming.policy == Policy.OFF.value:
+        return None
+    return Foresights(config.warming.foresight, registry=config.classifier.registry)
+
+
+async def _warming(
     config: Config,
-    state: _State,
+    state: State,
     preparation: Preparation,
     settler: Settler,
     flights: Flights | None,
     timer: Timer,
     draw: Callable[[], float],
-    foreseer: Foreseer | None,
+    foresights: Foresights | None,
 ) -> Warming:
-    warming, unlearnt = config.warming, prior_of(state.beliefs.facts)
-    opus = settler.upstreams[Route.OPUS]
-    return Warming(
+    """Warming, with what the ledger holds of it; it says nothing and remembers nothing where it is off."""
+    settings, unlearnt = config.warming, prior_of(state.beliefs.facts)
+    opus, telemetry, clock = settler.upstreams[Route.OPUS], settler.telemetry, settler.clock
+    warming = Warming(
         WarmerParts(
             preparation=preparation,
             settler=settler,
-            telemetry=settler.telemetry,
+            telemetry=telemetry,
             timer=timer,
-            pace=Pace(usd_per_hour=warming.usd_per_hour, requests_per_minute=warming.requests_per_minute),
+            pace=Pace(usd_per_hour=settings.usd_per_hour, requests_per_minute=settings.requests_per_minute),
             flights=flights,
             rate_room=opus.rate_room if isinstance(opus, AnthropicUpstream) else lambda: None,
-            rate_reserve=warming.rate_reserve,
+            rate_reserve=settings.rate_reserve,
         ),
         WarmingSettings(
-            policy=Policy(warming.policy),
-            second_usd=warming.second_usd,
-            hold_out=warming.hold_out,
-            actions=frozenset(warming.actions),
-            score=warming.score,
-            recipe_bytes_limit=warming.recipe_bytes_limit,
+            policy=Policy(settings.policy),
+            second_usd=settings.second_usd,
+            hold_out=settings.hold_out,
+            actions=frozenset(settings.actions),
+            score=settings.score,
+            recipe_bytes_limit=settings.recipe_bytes_limit,
         ),
         applications=state.applications,
         prices=state.prices,
         first_byte=(lambda _: unlearnt) if flights is None else flights.first_byte,
         draw=draw,
-        foreseer=foreseer,
+        foreseer=None if foresights is None else foresights.foreseer,
     )
+    if settings.policy != Policy.OFF.value:
+        telemetry.watch_warms(
+            lambda: warming.regret.open_count, lambda: warming.regret.switched_off(clock.now())
+        )
+        await recall(warming, settler.ledger, clock)
+    return warming
 
 
 @asynccontextmanager
@@ -617,9 +527,6 @@ async def _warmed(
             await tasks.drain(0.0)
 
 
-_STATE_NUMBERS = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
-
-
 def _circuits(config: Config, upstreams: Mapping[Route, Upstream], draw: Callable[[], float]) -> Circuits:
     routing = config.routing
     settings = CircuitSettings(
@@ -638,40 +545,9 @@ def _circuits(config: Config, upstreams: Mapping[Route, Upstream], draw: Callabl
     return Circuits(targets, settings, draw=draw)
 
 
-def _watch(telemetry: Telemetry, circuits: Circuits, clock: Clock) -> None:
-    def observe() -> list[tuple[dict[str, str], int]]:
-        return [
-            (
-                {names.ROUTE: each.route.value, names.UPSTREAM: each.upstream, names.MODEL: each.model},
-                _STATE_NUMBERS[each.state],
-            )
-            for each in circuits.snapshot(clock.now())
-        ]
-
-    telemetry.watch_each(names.CIRCUIT_STATE, "{state}", "Circuit: 0 closed, 1 half open, 2 open", observe)
-
-
-def _watch_spending(telemetry: Telemetry, spending: Spending, clock: Clock) -> None:
-    def told(parts: Mapping[str, int]) -> list[tuple[dict[str, str], float]]:
-        return [({names.BUDGET_PART: part}, amount / NANO_PER_USD) for part, amount in parts.items()]
-
-    telemetry.watch_each(
-        names.BUDGET_AMOUNT,
-        names.USD,
-        "USD of today's budget: limit, spent, in progress at expected cost, reserved for Flash",
-        lambda: told(spending.amounts_nano_usd(clock.now())),
-    )
-    telemetry.watch_each(
-        names.BUDGET_ANSWER_VALUE,
-        names.USD,
-        "USD that one needed Opus answer may cost now, by what is held",
-        lambda: told(spending.values_nano_usd()),
-    )
-
-
 def _operator_service(
     config: Config,
-    state: _State,
+    state: State,
     ledger: Ledger,
     learning: Learning,
     clock: Clock,
@@ -680,19 +556,11 @@ def _operator_service(
     return OperatorService(
         ledger=ledger,
         beliefs=state.beliefs,
-        scopes=_scopes(config),
+        scopes=scopes_of(config),
         learning=learning,
         threshold=config.routing.threshold,
         clock=clock,
         warming=warming,
-    )
-
-
-def _scopes(config: Config) -> tuple[CacheScope, ...]:
-    """The caches that prefixes are believed in, Opus's first."""
-    return tuple(
-        CacheScope(rules_for(route.model).upstream, route.workspace, route.model)
-        for route in (config.opus, config.flash)
     )
 
 

@@ -194,7 +194,7 @@ def serve(session: Session, parts: Parts) -> None:
 
 def parts_of(cache: CacheConfig, only: str = "") -> Parts:
     """The structures as the app sizes them; `only` one of them when it is named."""
-    from router.app import MISS_SESSION_LIMIT
+    from router.state import MISS_SESSION_LIMIT
 
     limit = cache.prefix_limit
     make: dict[str, Callable[[], object]] = {

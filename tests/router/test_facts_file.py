@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cache.facts import ASSUMED, FactId, Verdict
-from router.app import _state
 from router.cli import app
 from router.cli.fault import reported
 from router.config import CacheConfig, Config, ConfigError, OpusConfig, load_config
@@ -27,6 +26,7 @@ from router.facts_file import (
     write_facts,
 )
 from router.probe.evidence import Sighting
+from router.state import state_of
 from router.upstreams.anthropic import AnthropicUpstream
 
 NOW_S = 1_795_348_800.0
@@ -211,7 +211,7 @@ def test_the_service_plans_and_believes_by_the_file(tmp_path, caplog):
     """One value reaches index and planner; what is ignored is logged once, at the start."""
     path = tmp_path / "facts.json"
     write_facts(path, merged(FactsFile(), [record(), record(FactId.A6, Verdict.NO, live=False)]))
-    state = _state(configured(path), NOW_S)
+    state = state_of(configured(path), NOW_S)
     assert state.beliefs.facts.upgrade_ping_verified
     assert state.beliefs.index._facts is state.beliefs.facts
     assert [each.getMessage() for each in caplog.records] == [

@@ -70,7 +70,8 @@ def promote(
 
     One that was ever taken back needs --force, whatever the gate said of it.
 
-    Exit code 3: neither, and not forced. A running router takes it up when it is told to reload.
+    Exit code 3: neither, and not forced. A running router that has this registry takes it up by itself
+    within classifier.watch_s, 5 s by default.
 
     Example: hybrid-router promote 1f0c --registry var/models
     """

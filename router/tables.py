@@ -286,7 +286,7 @@ def _headline(summary: Summary) -> Text:
     if summary.cancelled_count:
         parts.append(f"{summary.cancelled_count:,} left by the client")
     parts += [
-        f"{count:,} failed with {status}" + (f" ({reason})" if reason else "")
+        f"{count:,} failed with {status}" + (f" ({reason})" if reason not in ("", status) else "")
         for (status, reason), count in summary.failures.items()
     ]
     if summary.extra_attempt_count:

@@ -287,11 +287,11 @@ def _notes(found: "Report") -> Iterator[str]:
 
 
 def _dollars(nano_usd: int | None) -> str:
-    """An amount of a month, to the cent; finer amounts below a dollar."""
+    """An amount of a month, to the cent; below a dollar to three figures."""
     if nano_usd is None:
         return usd(None)
     if 0 < abs(nano_usd) < 100 * _NANO_PER_CENT:
-        return usd(nano_usd)
+        return usd(round(nano_usd, 3 - len(str(abs(nano_usd))))).rstrip("0").rstrip(".")
     cents = round(Fraction(abs(nano_usd), _NANO_PER_CENT))
     return f"{'-' if nano_usd < 0 else ''}${cents // 100:,}.{cents % 100:02d}"
 

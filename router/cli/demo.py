@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -91,6 +92,12 @@ def demo(
         print(json.dumps(summary_json(summary)))
     else:
         print_whole(summary_tables(summary))
+        if target and "NOT_FOUND" in summary.errors:
+            print(
+                f"NOT_FOUND: has the router at {target} the workload's applications? Those of the shipped workload are "
+                "in router/data/demo.toml.",
+                file=sys.stderr,
+            )
     unreconciled = summary.reconciliation is not None and not summary.reconciliation.agrees
     if summary.errors or unreconciled:
         raise typer.Exit(1)

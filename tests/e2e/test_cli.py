@@ -314,3 +314,14 @@ def test_train_names_the_line_that_is_wrong(hybrid_router: Callable[..., Ended],
     assert ended.code == 2
     assert "2" in ended.err
     assert not (tmp_path / "trained").exists()
+
+
+async def test_a_demo_without_its_applications_says_what_is_missing(tmp_path: Path) -> None:
+    """A router of other settings refuses each request as NOT_FOUND; the reader learns what to give it."""
+    async with serving() as service:
+        code, output, errors = await verb(
+            "demo", "--target", service.app.address, "--limit", "3", cwd=tmp_path
+        )
+    assert code == 1
+    assert "3 failed with NOT_FOUND." in output
+    assert "router/data/demo.toml" in errors

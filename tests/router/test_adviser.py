@@ -19,6 +19,7 @@ from router.adviser import Question, report, snippet
 from router.applications import Applications
 from router.assumed_traffic import Assumption, Gaps, assumed_uses, parse_gaps
 from router.booked_traffic import estimated
+from router.cli.advise import _dollars
 from router.config import ApplicationConfig, Config, ConfigError, OpusConfig, ToolConfig
 from router.cost import Counterfactuals, cost, uncached_nano_usd
 from router.errors import NotFound
@@ -416,3 +417,19 @@ def test_the_settings_are_settings(model):
     tree = tomllib.loads(asked(model=model).snippet)
     read = msgspec.convert(tree, Config)
     assert read.applications["helpdesk"].cache_strategy == "auto"
+
+
+@pytest.mark.parametrize(
+    ("nano_usd", "shown"),
+    [
+        (2_068_994_000_000, "$2,068.99"),
+        (915_356_797, "$0.915"),
+        (28_164_825, "$0.0282"),
+        (999_600_000, "$1"),
+        (-2_400_000, "-$0.0024"),
+        (0, "$0.00"),
+    ],
+)
+def test_amounts_of_a_month_are_to_the_cent_and_below_a_dollar_to_three_figures(nano_usd, shown):
+    """A forecast is not known to the nano-dollar."""
+    assert _dollars(nano_usd) == shown

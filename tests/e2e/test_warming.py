@@ -605,7 +605,8 @@ async def test_a_warm_that_was_ordered_twice_is_one_decision_and_is_judged() -> 
 async def cached_by(strategy: str, policy: str = "session_start") -> AsyncIterator[Service]:
     """A router that warms, whose application is cached by this strategy."""
     desk = msgspec.structs.replace(DESK, cache_strategy=strategy)
-    wanted = WarmingConfig(policy=policy, usd_per_hour=1000.0, actions=("upload_document",))
+    # By actions alone: what the classifier makes of a turn on Flash is another's matter.
+    wanted = WarmingConfig(policy=policy, usd_per_hour=1000.0, actions=("upload_document",), score=1.0)
     async with serving(
         config(warming=wanted, applications={APPLICATION: desk}), settings=SLOW, timer=VirtualTimer
     ) as service:

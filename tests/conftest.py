@@ -1,6 +1,7 @@
 """What every test keeps: seeded properties, no live provider, a clean environment.
 
-Properties run from fixed seeds, so a red test is red for everyone; `HYPOTHESIS_PROFILE=explore` draws anew.
+Properties run from fixed seeds, so a red test is red for everyone: 60 examples where a test does not say more.
+`HYPOTHESIS_PROFILE=explore` draws anew, and 500.
 """
 
 import logging
@@ -15,9 +16,11 @@ from tests.postgres import postgres_schemas, postgres_server, postgres_url
 __all__ = ["postgres_schemas", "postgres_server", "postgres_url"]
 
 settings.register_profile(
-    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "fixed", max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "explore", max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 FOREIGN = ("ANTHROPIC_", "GEMINI_", "GOOGLE_", "OTEL_", "HYBRID_ROUTER__")

@@ -123,7 +123,7 @@ def edited(draw: st.DrawFn, messages: Messages) -> Messages:
     return tuple(kept)
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(st.data())
 def test_any_history_a_client_may_hold_is_taken_by_either(world: World, data: st.DataObject) -> None:
     """Answers of both models in any order, tool loops that change hands, and edits: neither provider says 400."""

@@ -176,7 +176,7 @@ def upstreams():
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(request=ANY | ANY.map(merged) | one_part_changed())
 def test_any_message_is_a_request_or_a_named_error(request, upstreams):
     """Never anything but Request, InvalidRequest and NotFound; what passes can be spelled or is refused by a field."""

@@ -111,7 +111,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(steps, max_size=40),
     st.sampled_from([Strategy.AUTO, Strategy.AUTO, Strategy.A, Strategy.C]),

@@ -12,8 +12,9 @@ from router.ledger import DATABASE, Filter, LedgerReader, StoreError, codec, tol
 from router.ledger.codec import IntentRecord, SettlementRecord
 from router.ledger.rows import COLUMNS
 from router.ledger.sqlite import SqliteStore
-from router.overhead import MEANINGS, overhead_of
+from router.overhead import overhead_of
 from router.page import figures_of, page
+from router.report import MEANINGS
 from router.settlement import CacheRecord, Purpose
 from tests.router.ledger_old import an_old_database
 from tests.router.ledger_samples import START_S, a_settlement, an_intent

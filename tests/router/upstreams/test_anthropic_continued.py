@@ -49,7 +49,7 @@ def assert_equal(found, whole) -> None:
     assert prefix_digests(found.prompt) == prefix_digests(whole.prompt)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(calls(), conversations(), st.sampled_from(CLAUDE_MODELS), st.data())
 def test_a_session_spelled_turn_by_turn_is_the_session_spelled_at_once(asked, more, model, data):
     """Whatever is said, thought, called and shown, and whichever parameters change on the way."""

@@ -241,10 +241,10 @@ class Bench:
     async def _case(self, case: Case) -> Measured:
         server = self.servers[case.target]
         single = await self._load(case, concurrency=1, seconds=self.plan.single_s)
-        before_s = server.cpu_s()
+        before_s = await _at_rest(server)
         callers = STREAM_CONCURRENCY if case.stream else CONCURRENCY
         full = await self._load(case, concurrency=callers, seconds=self.plan.saturated_s)
-        cpu_s = server.cpu_s() - before_s
+        cpu_s = await _at_rest(server) - before_s
         return Measured(
             per_s=full.per_s,
             cpu_ms=cpu_s * 1e3 / full.calls,
@@ -327,6 +327,18 @@ class Bench:
             name: name.replace(" raw ", " lean ") if entry == "raw" else "" for name, entry, *_ in self.direct
         }
         return "\n\n".join(self.rounds.table(shown, stream=stream) for stream in (False, True))
+
+
+async def _at_rest(server: Running) -> float:
+    """CPU seconds of a server once it has done what its last calls left to do, so that no case pays for another's."""
+    before_s = server.cpu_s()
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        now_s = server.cpu_s()
+        if now_s - before_s < 0.005:
+            return now_s
+        before_s = now_s
+    return before_s
 
 
 def free_port() -> int:

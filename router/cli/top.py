@@ -1,6 +1,7 @@
 """`hybrid-router top`: what a router does right now, from its ledger's file or over gRPC, until Ctrl-C."""
 
 import re
+import signal
 import time
 from pathlib import Path
 from threading import Event
@@ -99,12 +100,34 @@ def _once(source: Source, console: Console) -> None:
     console.print(frame_text(frame, console.width))
 
 
+class _Interrupt:
+    """SIGINT, remembered: what it raises may be swallowed by whatever calls back into Python, the database for one."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
 def _live(source: Source, console: Console, interval_s: float, window_s: int) -> None:
+    interrupt = _Interrupt()
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        _frames(source, console, interval_s, window_s, interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _frames(
+    source: Source, console: Console, interval_s: float, window_s: int, interrupt: _Interrupt
+) -> None:
     frame: Frame | None = None
     pause = Event()
     screen = console.is_terminal
     with Live(console=console, screen=screen, auto_refresh=False) as live:
-        while True:
+        while not interrupt.seen:
             now_s = time.time()
             try:
                 frame = source.frame(now_s)

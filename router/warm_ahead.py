@@ -2,8 +2,9 @@
 and by an operator's order.
 
 The rule: what would be sent is prepared like any request, and what that costs by what is warm now is held against the
-chance of a use in time (`cache.schedule.ahead`). A session is warmed once at a time, and one that is held out stays so
-for the window. It does not know how an order is sent, nor what was learnt of it before.
+chance of a use in time (`cache.schedule.ahead`). A prefix is warmed once at a time (a score and an action may each warm
+one of a session's, an answer apart), and a session that is held out stays so for the window. It does not know how an
+order is sent, nor what was learnt of it before.
 """
 
 import asyncio

@@ -109,12 +109,10 @@ class Spending:
             value = raised if value is None else max(value, raised)
         if self._share is not None:
             value = _least(value, self._share.value_nano_usd)
-        fits = True
         if self._day is not None:
             self._day = budgets.advanced(self._day, now_s)
             value = _least(value, self._day.value_nano_usd)
-            fits = self._day.fits(costs.opus_nano_usd or 0, now_s)
-        return Budget(value, fits)
+        return Budget(value, self.fits(costs.opus_nano_usd, now_s))
 
     def fits(self, opus_nano_usd: int | None, now_s: float) -> bool:
         """Whether the day's money holds one more call of this expected cost on Opus; an unknown one it does not."""

@@ -67,6 +67,7 @@ def test_every_attempt_in_progress_holds_its_money_and_counts_one_request() -> N
     spending = Spending(Limits(day_nano_usd=100_000_000), NOON_S)
     assert spending.fits(60_000_000, NOON_S)
     assert not spending.fits(None, NOON_S)
+    assert not spending.budget(RouteCosts(flash_nano_usd=2_000_000), NOON_S).opus_fits, "unknown is not zero"
     flash = spending.sent(decision(Route.FLASH), 2_000_000, 2_000_000)
     again = spending.sent_again(60_000_000)
     assert again == 60_000_000
